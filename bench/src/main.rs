@@ -1,0 +1,3 @@
+//! Measures runionfs beside its peers.
+
+fn main() {}

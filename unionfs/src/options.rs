@@ -1,0 +1,55 @@
+//! Branch strings and mount options as typed values.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// How a branch may be accessed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// `rw`: changes are written here.
+    ReadWrite,
+    /// `ro`: never written.
+    ReadOnly,
+    /// `rr`: never written, and nobody else can change it either.
+    RealReadOnly,
+}
+
+/// One branch as the user names it: `PATH=ACCESS[+ATTRIBUTE…]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BranchSpec {
+    /// The directory; relative paths are relative to the working directory.
+    pub path: PathBuf,
+    /// How it may be accessed.
+    pub access: Access,
+    /// `+wh`: whiteouts and opaque marks are looked at on this read-only branch.
+    pub whiteouts: bool,
+    /// `+init`: takes writes in place to entries whose topmost entry lies here, nothing else.
+    pub init: bool,
+    /// `+nolwh`: accepted for AuFS's sake; whiteouts are never hard links here.
+    pub nolwh: bool,
+}
+
+/// How direct changes to the branches under a mount are noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Udba {
+    /// They are not: timeouts without end. The default and the fastest.
+    #[default]
+    None,
+    /// Looked at again after a second, and at every open.
+    Reval,
+}
+
+/// What shapes the union, apart from its branches.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// How direct changes to branches are noticed.
+    pub udba: Udba,
+    /// No fsync at all; refuses reuse after a crash.
+    pub volatile: bool,
+    /// Where the work area of the topmost writable branch lies, if not at the branch's root.
+    pub workdir: Option<PathBuf>,
+    /// Number of event loops; the number of CPUs, but 2 at least, where not given.
+    pub threads: Option<usize>,
+    /// What `/proc/mounts` shows as the source; the branches where not given.
+    pub fsname: Option<OsString>,
+}
