@@ -1,0 +1,243 @@
+//! Rules 10 to 12: what a directory lists.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use harness::fixture::{Branches, Union};
+use rustix::fs::{Dir, FileType, Mode, OFlags};
+
+const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
+
+/// Three branches with every case of hiding, each name in each of them.
+fn all_cases() -> Option<Branches> {
+    let branches = Branches::new(BIN, &["rw", "ro+wh", "ro+wh"])?;
+    // What a branch holds for a name: nothing, a file, a directory, a whiteout, an opaque directory.
+    for case in 0..125_usize {
+        for (branch, kind) in [case / 25, case / 5 % 5, case % 5].into_iter().enumerate() {
+            let path = format!("{branch}/d/n{case:03}");
+            match kind {
+                1 => branches.file(path, ""),
+                2 => branches.file(format!("{path}/in{branch}"), ""),
+                3 => branches.dir(format!("{branch}/d")).whiteout(path),
+                4 => branches.opaque(&path).file(format!("{path}/in{branch}"), ""),
+                _ => &branches,
+            };
+        }
+    }
+    Some(branches)
+}
+
+/// What rules 3 to 7 say of a case: the kind, and for a directory the names in it.
+fn expected(case: usize) -> Option<Vec<String>> {
+    let mut inside: Option<Vec<String>> = None;
+    for (branch, kind) in [case / 25, case / 5 % 5, case % 5].into_iter().enumerate() {
+        match kind {
+            0 => {}
+            1 if inside.is_none() => return Some(Vec::new()),
+            1 | 3 => break,
+            _ => inside.get_or_insert_default().push(format!("in{branch}")),
+        }
+        if kind == 4 {
+            break;
+        }
+    }
+    inside
+}
+
+#[test]
+fn readdir_lists_exactly_what_lookup_finds_in_all_125_cases() {
+    let Some(branches) = all_cases() else { return };
+    let mut u = branches.mount();
+    for round in ["listed first", "looked up first"] {
+        if round == "looked up first" {
+            u.mounted.remount();
+            (0..125).for_each(|case| assert_eq!(u.exists(format!("d/n{case:03}")), expected(case).is_some()));
+        }
+        let names: Vec<String> =
+            (0..125).filter(|case| expected(*case).is_some()).map(|case| format!("n{case:03}")).collect();
+        assert_eq!(u.list("d"), names, "{round}");
+        for case in 0..125 {
+            let path = format!("d/n{case:03}");
+            assert_eq!(u.exists(&path), expected(case).is_some(), "{path}, {round}");
+            if let Some(inside) = expected(case) {
+                let is_dir = u.stat(&path).is_dir();
+                assert_eq!(is_dir, !inside.is_empty(), "{path}, {round}");
+                assert!(!is_dir || u.list(&path) == inside, "{path}, {round}: {:?}", u.list(&path));
+            }
+        }
+    }
+}
+
+/// The entries of a directory as getdents reports them.
+fn entries(path: &Path) -> Vec<(String, FileType, u64)> {
+    let entries = Dir::new(open_dir(path)).unwrap().map(Result::unwrap);
+    entries.map(|e| (e.file_name().to_string_lossy().into_owned(), e.file_type(), e.ino())).collect()
+}
+
+fn open_dir(path: &Path) -> OwnedFd {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap()
+}
+
+fn all_types(branches: &Branches, branch: usize, prefix: &str) {
+    let at = |name: &str| branches.at(format!("{branch}/d/{prefix}-{name}"));
+    branches.file(format!("{branch}/d/{prefix}-file"), "").dir(format!("{branch}/d/{prefix}-dir"));
+    branches.symlink(format!("{branch}/d/{prefix}-link"), "nowhere");
+    nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    drop(UnixListener::bind(at("socket")).unwrap());
+    for (name, kind) in [("char", nix::sys::stat::SFlag::S_IFCHR), ("block", nix::sys::stat::SFlag::S_IFBLK)] {
+        let device = nix::sys::stat::makedev(1, 7);
+        nix::sys::stat::mknod(&at(name), kind, nix::sys::stat::Mode::S_IRWXU, device).unwrap();
+    }
+}
+
+#[test]
+fn type_and_inode_number_in_a_listing_are_those_of_stat() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    all_types(&branches, 0, "top");
+    all_types(&branches, 1, "low");
+    branches.dir("0/d/low-dir").dir("1/pure");
+    let u = branches.mount();
+    for _before_and_after_lookup in 0..2 {
+        let found = entries(&u.path("d"));
+        assert_eq!(found.len(), 2 + 14);
+        for (name, kind, ino) in found.iter().filter(|(name, ..)| name != "..") {
+            let stat = u.stat(Path::new("d").join(name));
+            assert_eq!(*kind, FileType::from_raw_mode(stat.mode()), "{name}");
+            assert_eq!(*ino, stat.ino(), "{name}");
+        }
+        let dotdot = found.iter().find(|(name, ..)| name == "..").unwrap();
+        assert_eq!(dotdot.2, u.stat("").ino());
+    }
+    let names: BTreeSet<_> = entries(&u.path("pure")).into_iter().map(|(name, ..)| name).collect();
+    assert_eq!(names, BTreeSet::from([".".to_owned(), "..".to_owned()]), "dot and dot-dot are listed, once");
+}
+
+/// A directory of many names, merged or of one branch.
+fn many(merged: bool, count: usize) -> Option<Union> {
+    let branches = Branches::new(BIN, &["rw", "ro+wh"])?;
+    branches.dir("0/d").dir("1");
+    for number in 0..count {
+        let branch = if merged { number % 2 } else { 0 };
+        branches.file(format!("{branch}/d/{number:05}"), "");
+    }
+    Some(branches.mount())
+}
+
+#[test]
+fn reading_and_removing_neither_skips_nor_repeats() {
+    for merged in [false, true] {
+        let Some(u) = many(merged, 3000) else { return };
+        let mut seen = BTreeMap::new();
+        for entry in fs::read_dir(u.path("d")).unwrap() {
+            let name = entry.unwrap().file_name();
+            *seen.entry(name.clone()).or_insert(0) += 1;
+            fs::remove_file(u.path("d").join(name)).unwrap();
+        }
+        assert_eq!(seen.len(), 3000, "merged: {merged}");
+        assert!(seen.values().all(|times| *times == 1));
+        assert_eq!(u.list("d"), [""; 0]);
+        fs::remove_dir(u.path("d")).unwrap();
+    }
+}
+
+#[test]
+fn reading_and_adding_ends() {
+    for merged in [false, true] {
+        let Some(u) = many(merged, 500) else { return };
+        let mut seen = BTreeSet::new();
+        for (number, entry) in fs::read_dir(u.path("d")).unwrap().enumerate() {
+            assert!(seen.insert(entry.unwrap().file_name()), "a name came twice (merged: {merged})");
+            if number < 2000 {
+                u.write(format!("d/new-{number}"), "");
+            }
+        }
+        let old = (0..500).filter(|number| seen.contains(std::ffi::OsStr::new(&format!("{number:05}")))).count();
+        assert_eq!(old, 500, "every name that was there all the time is seen (merged: {merged})");
+    }
+}
+
+#[test]
+fn a_rewound_listing_is_new() {
+    for merged in [false, true] {
+        let Some(u) = many(merged, 10) else { return };
+        let mut directory = Dir::new(open_dir(&u.path("d"))).unwrap();
+        assert_eq!(directory.by_ref().count(), 12);
+        u.write("d/new", "");
+        fs::remove_file(u.path("d/00003")).unwrap();
+        directory.rewind();
+        let names: Vec<_> = directory.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        assert!(names.contains(&"new".into()) && !names.contains(&"00003".into()), "merged: {merged}");
+    }
+}
+
+#[test]
+fn offsets_can_be_returned_to() {
+    for merged in [false, true] {
+        let Some(u) = many(merged, 300) else { return };
+        let descriptor = open_dir(&u.path("d"));
+        let mut buffer = Vec::with_capacity(2048);
+        let mut raw = rustix::fs::RawDir::new(&descriptor, buffer.spare_capacity_mut());
+        let mut all = Vec::new();
+        while let Some(entry) = raw.next() {
+            let entry = entry.unwrap();
+            all.push((entry.file_name().to_owned(), entry.next_entry_cookie()));
+        }
+        assert_eq!(all.len(), 302);
+        for at in [0, 1, 150, 250] {
+            rustix::fs::seek(&descriptor, rustix::fs::SeekFrom::Start(all[at].1)).unwrap();
+            let mut buffer = Vec::with_capacity(2048);
+            let mut raw = rustix::fs::RawDir::new(&descriptor, buffer.spare_capacity_mut());
+            let next = raw.next().unwrap().unwrap().file_name().to_owned();
+            assert_eq!(next, all[at + 1].0, "after entry {at} (merged: {merged})");
+        }
+    }
+}
+
+#[test]
+fn attributes_of_a_listing_are_those_of_now() {
+    for merged in [false, true] {
+        let Some(u) = many(merged, 200) else { return };
+        let open = fs::read_dir(u.path("d")).unwrap();
+        for number in 0..200 {
+            u.write(format!("d/{number:05}"), "x".repeat(100));
+        }
+        for entry in open {
+            let entry = entry.unwrap();
+            let metadata = entry.metadata().unwrap();
+            assert_eq!(metadata.len(), 100, "{:?} (merged: {merged})", entry.file_name());
+            assert_eq!(entry.ino(), metadata.ino());
+        }
+    }
+}
+
+#[test]
+fn a_large_directory_is_listed_whole() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    branches.dir("1/large");
+    for number in 0..20_000 {
+        fs::write(branches.at(format!("1/large/{number:05}")), "").unwrap();
+    }
+    let u = branches.mount();
+    let expected: Vec<String> = (0..20_000).map(|number| format!("{number:05}")).collect();
+    assert_eq!(u.list("large"), expected, "one branch");
+    fs::remove_file(u.path("large/07777")).unwrap();
+    u.write("large/new", "");
+    let mut expected: Vec<String> = expected.into_iter().filter(|name| name != "07777").collect();
+    expected.push("new".into());
+    assert_eq!(u.list("large"), expected, "merged");
+}
+
+#[test]
+fn many_readers_of_one_directory_see_the_same() {
+    let Some(u) = many(true, 2000) else { return };
+    let lists: Vec<_> = std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..8).map(|_| scope.spawn(|| u.list("d"))).collect();
+        readers.into_iter().map(|reader| reader.join().unwrap()).collect()
+    });
+    assert!(lists.iter().all(|list| list.len() == 2000 && *list == lists[0]));
+}
