@@ -14,6 +14,7 @@ pub mod fixture;
 pub mod mount;
 pub mod sandbox;
 pub mod snapshot;
+pub mod world;
 
 mod errno;
 

@@ -1,0 +1,211 @@
+//! What must hold of every view and of every change of a world.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use harness::world::{Access, Dir, Entry, Name, Seen, View, World};
+use unionfs::union::merge::{Listed, merge};
+use unionfs::union::name::Name as UnionName;
+use unionfs::union::{Found, Resolved};
+
+use crate::carry::{Act, Carrier, Change, Id, Path, Prepared, Refusal, act, expected, look_up, place, prepare, word};
+
+/// Asserts that `resolve` and `merge` show what the reference shows, in every directory.
+pub fn assert_seen_as_the_reference_says(world: &World<Id>, names: &[Name]) {
+    assert_directory(world, names, &mut Path::new(), &world.view());
+}
+
+fn assert_directory(world: &World<Id>, names: &[Name], dir: &mut Path, view: &View<Id>) {
+    let here = place(world, dir).unwrap_or_else(|error| panic!("{dir:?} is not found: {error:?}\n{world:?}"));
+    let mut found = BTreeMap::new();
+    for name in names {
+        let resolved = look_up(world, &here.stack, dir, name);
+        let shown = resolved.topmost().map(|branch| about(world, branch.get(), dir, name));
+        let expected = view.get(name).map(|seen| match seen {
+            Seen::Leaf(id) => (*id, false),
+            Seen::Dir(id, _) => (*id, true),
+        });
+        let is_dir = matches!(resolved, Resolved::Dir { .. });
+        assert_eq!(shown.map(|id| (id, is_dir)), expected, "{dir:?} {name:?} is {resolved:?}\n{world:?}");
+        if let Some(branch) = resolved.topmost() {
+            found.insert(name.clone(), branch.get());
+        }
+    }
+    assert_eq!(listed(world, &here.stack, dir), found, "the listing of {dir:?}\n{world:?}");
+    for (name, seen) in view {
+        if let Seen::Dir(_, inner) = seen {
+            dir.push(name.clone());
+            assert_directory(world, names, dir, inner);
+            dir.pop();
+        }
+    }
+}
+
+fn about(world: &World<Id>, branch: usize, dir: &[Name], name: &Name) -> Id {
+    let slot = world.branches[branch].root.at(dir).and_then(|body| body.slots.get(name));
+    match slot.and_then(|slot| slot.entry.as_ref()) {
+        Some(Entry::Leaf(id) | Entry::Dir(id, _)) => *id,
+        None => panic!("branch {branch} has no {name:?} in {dir:?}\n{world:?}"),
+    }
+}
+
+/// The merged listing: each name with the branch of its topmost entry.
+fn listed(world: &World<Id>, stack: &[usize], dir: &[Name]) -> BTreeMap<Name, usize> {
+    let listings = stack.iter().map(|&branch| {
+        let of = &world.branches[branch];
+        let body = of.root.at(dir).expect("a directory of the stack");
+        let words = body.slots.keys().map(|name| {
+            let found = word(body, name, of.access.heeds_whiteouts());
+            let name = UnionName::new(name).expect("worlds have good names").to_owned();
+            Listed { name, found, about: branch }
+        });
+        words.collect::<Vec<_>>()
+    });
+    let merged = merge(listings);
+    let names: BTreeMap<Name, usize> =
+        merged.iter().map(|listed| (listed.name.as_bytes().to_vec(), listed.about)).collect();
+    assert_eq!(names.len(), merged.len(), "a name is listed twice in {dir:?}\n{world:?}");
+    assert!(merged.iter().all(|listed| !matches!(listed.found, Found::Nothing | Found::Whiteout)));
+    names
+}
+
+/// Asserts everything that the rules promise of one change of one world. Says whether it was carried out.
+pub fn assert_change_is_right(world: &World<Id>, change: &Change) -> Result<(), Refusal> {
+    let outcome = prepare(world, change, Carrier::Policy);
+    match &outcome {
+        Ok(prepared) => {
+            if let Err(flaw) = flaw_of(world, change, prepared) {
+                panic!("{change:?}\nof {world:#?}\nby {prepared:?}\n{flaw}");
+            }
+        }
+        Err(refusal @ (Refusal::ReadOnly | Refusal::CrossDevice)) => {
+            if let Some(branch) = carrier_that_works(world, change) {
+                let excused = *refusal == Refusal::CrossDevice;
+                assert!(excused, "{change:?}\nof {world:#?}\nis refused with EROFS, but branch {branch} can carry it");
+            }
+        }
+        Err(refusal) => {
+            let plain = expected(&world.view(), change).err();
+            assert_eq!(plain, Some(*refusal), "{change:?}\nof {world:#?}");
+        }
+    }
+    outcome.map(|_| ())
+}
+
+/// A writable branch on which the change comes out right, found by trying.
+fn carrier_that_works(world: &World<Id>, change: &Change) -> Option<usize> {
+    let writable = |branch: &usize| world.branches[*branch].access == Access::Writable;
+    (0..world.branches.len()).filter(writable).find(|branch| {
+        let prepared = prepare(world, change, Carrier::Forced(*branch));
+        prepared.is_ok_and(|prepared| flaw_of(world, change, &prepared).is_ok())
+    })
+}
+
+/// Carries a change out, looking at the view after every step; says what is wrong.
+fn flaw_of(world: &World<Id>, change: &Change, prepared: &Prepared) -> Result<(), String> {
+    let before = world.view();
+    let after = expected(&before, change).map_err(|refusal| format!("a plain directory says {refusal:?}"))?;
+    if world.branches[prepared.carrier].access != Access::Writable {
+        return Err("the carrier is read-only".into());
+    }
+    let mut now = world.clone();
+    for step in &prepared.acts {
+        act(&mut now, prepared, *step).map_err(|error| format!("{step:?} fails with {error}\nin {now:#?}"))?;
+        let view = now.view();
+        if view != before && view != after {
+            return Err(format!("killed after {step:?}, a remount shows {view:?}\nwhich is neither before nor after"));
+        }
+        if view != before && matches!(step, Act::Parents(_) | Act::CopyUp(_)) {
+            return Err(format!("{step:?} changes the view to {view:?}"));
+        }
+    }
+    if now.view() != after {
+        return Err(format!("ends as {:?}\nand not as {after:?}", now.view()));
+    }
+    others_are_untouched(world, &now, prepared.carrier)?;
+    marks_are_needed(world, &now, change, prepared.carrier)
+}
+
+fn others_are_untouched(before: &World<Id>, after: &World<Id>, carrier: usize) -> Result<(), String> {
+    let mut pairs = before.branches.iter().zip(&after.branches).enumerate();
+    match pairs.find(|(branch, (was, is))| *branch != carrier && was != is) {
+        Some((branch, _)) => Err(format!("branch {branch} is changed, which is not the carrier")),
+        None => Ok(()),
+    }
+}
+
+/// Rule 18: no garbage whiteouts, none in opaque directories; rule 16: a fresh name needs no opaque mark.
+fn marks_are_needed(before: &World<Id>, after: &World<Id>, change: &Change, carrier: usize) -> Result<(), String> {
+    let (had, has) = (Marks::of(before, carrier).with_moved(change), Marks::of(after, carrier));
+    let view = after.view();
+    for path in has.whiteouts.difference(&had.whiteouts) {
+        let (name, dir) = path.split_last().ok_or("a whiteout of the root")?;
+        let mut without = after.clone();
+        let body = without.branches[carrier].root.at_mut(dir).ok_or("no directory")?;
+        if body.opaque {
+            return Err(format!("the whiteout of {path:?} lies in an opaque directory"));
+        }
+        body.slots.entry(name.clone()).or_default().whiteout = false;
+        if without.view() == view {
+            return Err(format!("the whiteout of {path:?} hides nothing"));
+        }
+    }
+    for path in has.opaque.difference(&had.opaque) {
+        let (name, dir) = path.split_last().ok_or("the root became opaque")?;
+        let below = before.branches[carrier + 1..].iter();
+        let mut slots = below.filter_map(|branch| branch.root.at(dir)?.slots.get(name));
+        let on_carrier = before.branches[carrier].root.at(dir).and_then(|body| body.slots.get(name));
+        if !on_carrier.is_some_and(|slot| slot.whiteout) && !slots.any(|slot| slot.entry.is_some()) {
+            return Err(format!("{path:?} is opaque, although nothing of that name is below"));
+        }
+    }
+    Ok(())
+}
+
+/// The whiteouts and opaque directories of one branch.
+#[derive(Default)]
+struct Marks {
+    whiteouts: BTreeSet<Path>,
+    opaque: BTreeSet<Path>,
+}
+
+impl Marks {
+    /// Adds the places to which the change moves marks along with the directories that hold them.
+    fn with_moved(mut self, change: &Change) -> Self {
+        let moves = match change {
+            Change::Create { .. } | Change::Remove { .. } => vec![],
+            Change::Rename { from, to, .. } => vec![(from, to)],
+            Change::Exchange { one, other } => vec![(one, other), (other, one)],
+        };
+        for marks in [&mut self.whiteouts, &mut self.opaque] {
+            let places = marks.iter().flat_map(|path| {
+                let moved = moves.iter().filter_map(|(from, to)| Some([to.as_slice(), path.strip_prefix(from.as_slice())?].concat()));
+                moved.collect::<Vec<_>>()
+            });
+            let places: Vec<Path> = places.collect();
+            marks.extend(places);
+        }
+        self
+    }
+
+    fn of(world: &World<Id>, branch: usize) -> Self {
+        let mut marks = Marks::default();
+        marks.collect(&world.branches[branch].root, &mut Path::new());
+        marks
+    }
+
+    fn collect(&mut self, dir: &Dir<Id>, path: &mut Path) {
+        for (name, slot) in &dir.slots {
+            path.push(name.clone());
+            if slot.whiteout {
+                self.whiteouts.insert(path.clone());
+            }
+            if let Some(Entry::Dir(_, inner)) = &slot.entry {
+                if inner.opaque {
+                    self.opaque.insert(path.clone());
+                }
+                self.collect(inner, path);
+            }
+            path.pop();
+        }
+    }
+}
