@@ -63,10 +63,7 @@ pub fn enter_for(medium: Medium, limit: Duration) -> Option<Sandbox> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .expect("make all mounts private");
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    if fs::read_dir(FUSECTL).is_ok_and(|mut entries| entries.next().is_none()) {
-        // Empty means not mounted, or no connection yet: a second fusectl on top shows the same.
-        mount(Some("none"), FUSECTL, Some("fusectl"), MsFlags::empty(), None::<&str>).expect("mount fusectl");
-    }
+    show_fuse_connections();
     let directory = scratch_directory();
     let path = directory.path().canonicalize().expect("resolve the scratch directory");
     if medium == Medium::Tmpfs {
@@ -137,6 +134,17 @@ pub fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?} failed with {}: {text}", output.status);
+}
+
+/// Makes the control files of FUSE connections visible; on most machines they are.
+fn show_fuse_connections() {
+    // Empty means not mounted, or mounted and without a connection yet.
+    if fs::read_dir(FUSECTL).is_ok_and(|mut entries| entries.next().is_none()) {
+        match mount(Some("none"), FUSECTL, Some("fusectl"), MsFlags::empty(), None::<&str>) {
+            Ok(()) | Err(nix::errno::Errno::EBUSY) => {}
+            Err(errno) => panic!("cannot mount fusectl: {errno}"),
+        }
+    }
 }
 
 /// Why tests with real mounts cannot run here.

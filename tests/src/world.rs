@@ -5,6 +5,7 @@
 //! image layers (OCI image specification, "Applying Changesets"). Whatever both ways agree on is not a slip of one.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// A file name.
 pub type Name = Vec<u8>;
@@ -37,7 +38,7 @@ pub enum Access {
 }
 
 /// A directory of a branch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Dir<T> {
     /// Whether it holds the opaque mark.
     pub opaque: bool,
@@ -55,7 +56,7 @@ pub struct Slot<T> {
 }
 
 /// An entry of a branch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Entry<T> {
     /// Not a directory.
     Leaf(T),
@@ -79,6 +80,38 @@ impl Access {
     /// Whether whiteouts and opaque marks are looked at.
     pub fn heeds_whiteouts(self) -> bool {
         self != Access::Plain
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Dir<T> {
+    /// As `ls` would list it, with `.wh.` names.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut map = f.debug_map();
+        if self.opaque {
+            map.entry(&format_args!(".wh..wh..opq"), &format_args!("opaque"));
+        }
+        for (name, slot) in &self.slots {
+            let name = name.escape_ascii();
+            if slot.whiteout {
+                map.entry(&format_args!(".wh.{name}"), &format_args!("whiteout"));
+            }
+            if let Some(entry) = &slot.entry {
+                map.entry(&format_args!("{name}"), entry);
+            }
+        }
+        map.finish()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Entry<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Entry::Leaf(about) => write!(f, "leaf {about:?}"),
+            Entry::Dir(about, inner) => {
+                write!(f, "dir {about:?} ")?;
+                inner.fmt(f)
+            }
+        }
     }
 }
 
