@@ -65,11 +65,11 @@ pub enum Verdict {
 /// Where the search of a name ended before the last branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// By something of this branch that hides only what is below it: an opaque directory, or a
-    /// whiteout that was found first. A new entry on this branch would be seen.
+    /// By something of this branch that hides only what is below it: an opaque directory or a
+    /// whiteout. A new entry on this branch would be seen, for an entry beats the whiteout of
+    /// its own branch.
     Below(BranchIndex),
-    /// By something of this branch that hides its own branch, too: a whiteout or an entry that
-    /// is not a directory, under a directory.
+    /// By an entry of this branch that is not a directory, under a directory: its place is taken.
     From(BranchIndex),
 }
 
@@ -137,9 +137,9 @@ impl Scan {
         let first = self.stack.is_empty();
         match found {
             Found::Nothing => return Next::More,
-            Found::Whiteout if first => self.cut = Some(Cut::Below(branch)),
+            Found::Whiteout => self.cut = Some(Cut::Below(branch)),
             Found::Leaf if first => self.leaf = Some(branch),
-            Found::Whiteout | Found::Leaf => self.cut = Some(Cut::From(branch)),
+            Found::Leaf => self.cut = Some(Cut::From(branch)),
             Found::Dir { opaque } => {
                 self.stack.push(branch);
                 if !opaque {
