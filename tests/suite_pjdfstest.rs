@@ -1,0 +1,105 @@
+//! `pjdfstest` on a union: 398 cases of what POSIX asks of a file system.
+//!
+//! The expectation is what plain ext4 gives with the same configuration, and one test makes sure that it still does:
+//! a difference is then the union's own.
+
+#[path = "support/tools.rs"]
+mod tools;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use harness::fixture::Branches;
+use harness::sandbox::{self, Medium, Sandbox};
+use nix::mount::{MsFlags, mount};
+
+const RUNIONFS: &str = env!("CARGO_BIN_EXE_runionfs");
+const CONFIGURATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/suites/pjdfstest.toml");
+const EXPECTED: &str = "Summary: 0 failed, 13 skipped, 385 passed, 0 expected failures, 398 total";
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// The suite, a sandbox, and in it the second file system that the EXDEV cases need.
+struct Suite {
+    program: PathBuf,
+    sandbox: Sandbox,
+    second: PathBuf,
+}
+
+impl Suite {
+    /// `None` where the test is skipped.
+    fn prepare() -> Option<Suite> {
+        let program = tools::find("pjdfstest")?;
+        let sandbox = sandbox::enter_for(Medium::Disk, LIMIT)?;
+        let second = sandbox.path().join("second");
+        fs::create_dir(&second).expect("a mount point");
+        mount(Some("tmpfs"), &second, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("mount a tmpfs");
+        Some(Suite { program, sandbox, second })
+    }
+
+    /// The command that runs all cases in `directory`.
+    fn command(&self, directory: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(["-c", CONFIGURATION, "-s"])
+            .arg(&self.second)
+            .arg("-p")
+            .arg(directory)
+            .env_remove("RUST_BACKTRACE");
+        command
+    }
+}
+
+/// Runs all cases and compares the suite's own count.
+#[track_caller]
+fn assert_as_ext4(mut command: Command) {
+    let output = command.output().expect("start pjdfstest");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let summary = text.lines().rev().find(|line| line.starts_with("Summary:"));
+    assert_eq!(summary, Some(EXPECTED), "\n{}\n{}", failures(&text), String::from_utf8_lossy(&output.stderr));
+}
+
+/// The failed cases, each with its reason.
+fn failures(text: &str) -> String {
+    let mut told = String::new();
+    let mut failed = false;
+    for line in text.lines() {
+        failed = line.ends_with("FAILED") || (failed && line.starts_with('\t'));
+        if failed {
+            told.push_str(line);
+            told.push('\n');
+        }
+    }
+    told
+}
+
+#[test]
+fn plain_ext4_gives_what_is_expected_of_a_union() {
+    let Some(suite) = Suite::prepare() else { return };
+    let directory = suite.sandbox.small_ext4("ext4", 64, &[]);
+    assert_as_ext4(suite.command(&directory));
+}
+
+#[test]
+fn all_cases_pass_in_a_directory_of_the_top() {
+    let Some(suite) = Suite::prepare() else { return };
+    let command = suite.command(&suite.sandbox.path().join("mnt/work"));
+    let branches = Branches::inside(suite.sandbox, RUNIONFS, &["rw", "ro+wh"]);
+    branches.file("1/below", "below");
+    let union = branches.mount();
+    fs::create_dir(union.path("work")).expect("a directory in the top");
+    assert!(union.at("0/work").is_dir());
+    assert_as_ext4(command);
+}
+
+#[test]
+fn all_cases_pass_in_a_directory_that_lies_below() {
+    let Some(suite) = Suite::prepare() else { return };
+    let command = suite.command(&suite.sandbox.path().join("mnt/deep/work"));
+    let branches = Branches::inside(suite.sandbox, RUNIONFS, &["rw", "ro+wh"]);
+    branches.file("1/deep/work/below", "below");
+    let union = branches.mount();
+    assert!(!union.at("0/deep").exists());
+    assert_as_ext4(command);
+}
