@@ -1,7 +1,16 @@
 //! Branch strings and mount options as typed values.
+//!
+//! Pure: bytes go in, values or one clear error come out. [`branches`] reads and prints
+//! `br1=rw:br2=ro+wh`, [`words`] reads what follows `-o`.
+
+pub mod branches;
+pub mod words;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+
+pub use branches::BranchesError;
+pub use words::{Words, WordsError};
 
 /// How a branch may be accessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

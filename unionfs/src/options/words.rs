@@ -1,0 +1,320 @@
+//! The words after `-o`: one table of all that is known, and its reader.
+//!
+//! Words are separated by commas; `\,` is a comma in a value. Every other escape is left as it
+//! is, for the branch string has escapes of its own.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use nix::mount::MsFlags;
+
+use super::{Options, Udba};
+
+/// More event loops than this only cost memory.
+const MOST_THREADS: usize = 256;
+
+/// Why a `-o` word is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WordsError {
+    /// A word that is not in the table.
+    #[error("unknown option '{0}' (see 'runionfs mount --help')")]
+    Unknown(String),
+    /// A word that needs a value, without one.
+    #[error("option '{word}' needs a value: {word}={value}")]
+    NoValue {
+        /// The word.
+        word: &'static str,
+        /// What its value is.
+        value: &'static str,
+    },
+    /// A word that takes no value, with one.
+    #[error("option '{0}' takes no value")]
+    NeedlessValue(&'static str),
+    /// A value that the word does not take.
+    #[error("option '{word}={given}': {expected}")]
+    BadValue {
+        /// The word.
+        word: &'static str,
+        /// The value.
+        given: String,
+        /// What is expected.
+        expected: String,
+    },
+}
+
+/// What all `-o` words together say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Words {
+    /// The branch string of `br=`, `append:` and `prepend:`.
+    pub branches: Option<OsString>,
+    /// What shapes the union.
+    pub options: Options,
+    /// Flags of the mount, as mount(2) takes them.
+    pub flags: MsFlags,
+    /// Whether other users may use the mount; it is always so when root mounts.
+    pub allow_other: bool,
+}
+
+impl Default for Words {
+    fn default() -> Self {
+        Words { branches: None, options: Options::default(), flags: MsFlags::empty(), allow_other: false }
+    }
+}
+
+/// What a word does.
+#[derive(Debug, Clone, Copy)]
+enum Effect {
+    /// Names the branches.
+    Branches,
+    /// Adds branches below.
+    Append,
+    /// Adds branches on top.
+    Prepend,
+    /// Chooses how direct changes are noticed.
+    Udba,
+    /// No fsync.
+    Volatile,
+    /// Says where the work area is.
+    Workdir,
+    /// Says how many event loops there are.
+    Threads,
+    /// Says what `/proc/mounts` shows.
+    Fsname,
+    /// Lets other users in.
+    AllowOther,
+    /// Sets flags of the mount.
+    Set(MsFlags),
+    /// Clears flags of the mount.
+    Clear(MsFlags),
+    /// Changes nothing: it is so anyway, or of no meaning here.
+    Accepted,
+}
+
+/// A word that is known after `-o`.
+#[derive(Debug, Clone, Copy)]
+pub struct Word {
+    /// The word.
+    pub name: &'static str,
+    /// What its value is, where it takes one.
+    pub value: Option<&'static str>,
+    /// What it does, in one line.
+    pub help: &'static str,
+    effect: Effect,
+}
+
+const fn word(name: &'static str, value: Option<&'static str>, effect: Effect, help: &'static str) -> Word {
+    Word { name, value, help, effect }
+}
+
+const SO_ANYWAY: &str = "accepted, it is always so";
+const NO_MEANING: &str = "accepted, has no meaning here";
+const FSTAB: &str = "accepted, it is for mount(8)";
+
+/// All words, in the order of the help text.
+pub const WORDS: &[Word] = &[
+    word("br", Some("BRANCHES"), Effect::Branches, "the branches, the top first; also br:BRANCHES"),
+    word("dirs", Some("BRANCHES"), Effect::Branches, "the same"),
+    word("append", Some("BRANCHES"), Effect::Append, "more branches, below the others; also append:BRANCHES"),
+    word("prepend", Some("BRANCHES"), Effect::Prepend, "more branches, above the others; also prepend:BRANCHES"),
+    word(
+        "udba",
+        Some("none|reval"),
+        Effect::Udba,
+        "how direct changes to branches are noticed: not at all, or after 1 s",
+    ),
+    word("volatile", None, Effect::Volatile, "never wait for the disk; a top in use at a crash is refused afterwards"),
+    word("workdir", Some("DIR"), Effect::Workdir, "where the top branch's work area lies, on its file system"),
+    word("threads", Some("N"), Effect::Threads, "number of event loops; the number of CPUs by default, at least 2"),
+    word("fsname", Some("NAME"), Effect::Fsname, "what /proc/mounts shows as the source; the branches by default"),
+    word("ro", None, Effect::Set(MsFlags::MS_RDONLY), "mount read-only"),
+    word("rw", None, Effect::Clear(MsFlags::MS_RDONLY), "mount writable"),
+    word("noatime", None, Effect::Set(MsFlags::MS_NOATIME), "do not update access times"),
+    word("atime", None, Effect::Clear(MsFlags::MS_NOATIME), "update access times"),
+    word("nodiratime", None, Effect::Set(MsFlags::MS_NODIRATIME), "do not update access times of directories"),
+    word("diratime", None, Effect::Clear(MsFlags::MS_NODIRATIME), "update access times of directories"),
+    word("relatime", None, Effect::Set(MsFlags::MS_RELATIME), "update access times only when they are old"),
+    word("norelatime", None, Effect::Clear(MsFlags::MS_RELATIME), "do not set relatime"),
+    word("strictatime", None, Effect::Set(MsFlags::MS_STRICTATIME), "update access times at every access"),
+    word("nodev", None, Effect::Set(MsFlags::MS_NODEV), "device files do nothing"),
+    word("dev", None, Effect::Clear(MsFlags::MS_NODEV), "device files work (default as root)"),
+    word("nosuid", None, Effect::Set(MsFlags::MS_NOSUID), "set-user-id bits and file capabilities do nothing"),
+    word(
+        "suid",
+        None,
+        Effect::Clear(MsFlags::MS_NOSUID),
+        "set-user-id bits and file capabilities work (default as root)",
+    ),
+    word("noexec", None, Effect::Set(MsFlags::MS_NOEXEC), "nothing can be executed"),
+    word("exec", None, Effect::Clear(MsFlags::MS_NOEXEC), "programs can be executed"),
+    word("sync", None, Effect::Set(MsFlags::MS_SYNCHRONOUS), "every write waits for the disk"),
+    word("async", None, Effect::Clear(MsFlags::MS_SYNCHRONOUS), "writes do not wait for the disk"),
+    word("dirsync", None, Effect::Set(MsFlags::MS_DIRSYNC), "every change of a directory waits for the disk"),
+    word("allow_other", None, Effect::AllowOther, "let other users use the mount (always so as root)"),
+    word("default_permissions", None, Effect::Accepted, SO_ANYWAY),
+    word("nonempty", None, Effect::Accepted, SO_ANYWAY),
+    word("dirperm1", None, Effect::Accepted, SO_ANYWAY),
+    word("plink", None, Effect::Accepted, SO_ANYWAY),
+    word("acl", None, Effect::Accepted, SO_ANYWAY),
+    word("dio", None, Effect::Accepted, NO_MEANING),
+    word("nodio", None, Effect::Accepted, NO_MEANING),
+    word("xino", Some("FILE"), Effect::Accepted, NO_MEANING),
+    word("noxino", None, Effect::Accepted, NO_MEANING),
+    word("warn_perm", None, Effect::Accepted, NO_MEANING),
+    word("nowarn_perm", None, Effect::Accepted, NO_MEANING),
+    word("defaults", None, Effect::Accepted, FSTAB),
+    word("auto", None, Effect::Accepted, FSTAB),
+    word("noauto", None, Effect::Accepted, FSTAB),
+    word("user", None, Effect::Accepted, FSTAB),
+    word("nouser", None, Effect::Accepted, FSTAB),
+    word("users", None, Effect::Accepted, FSTAB),
+    word("nofail", None, Effect::Accepted, FSTAB),
+    word("_netdev", None, Effect::Accepted, FSTAB),
+    word("comment", Some("TEXT"), Effect::Accepted, FSTAB),
+];
+
+/// The table as a text for `--help`.
+pub fn help() -> String {
+    let mut text = String::from("Options after -o, separated by commas (\\, is a comma in a value):\n");
+    for group in WORDS.chunk_by(|a, b| a.help == b.help) {
+        let names: Vec<String> = group.iter().map(Word::usage).collect();
+        // a String takes all that is written to it
+        let _ = writeln!(text, "  {:<22} {}", names.join(", "), group[0].help);
+    }
+    text
+}
+
+impl Word {
+    /// The word with its value: `udba=none|reval`.
+    pub fn usage(&self) -> String {
+        match self.value {
+            Some(value) => format!("{}={value}", self.name),
+            None => self.name.to_string(),
+        }
+    }
+}
+
+impl Words {
+    /// Reads one `-o` argument on top of what was said before; later words win.
+    pub fn add(&mut self, argument: &OsStr) -> Result<(), WordsError> {
+        split(argument.as_bytes()).iter().filter(|word| !word.is_empty()).try_for_each(|word| self.add_word(word))
+    }
+
+    fn add_word(&mut self, text: &[u8]) -> Result<(), WordsError> {
+        // comments for mount(8) and systemd, with any value
+        if text.starts_with(b"x-") || text.starts_with(b"X-") {
+            return Ok(());
+        }
+        let (name, value) = cut(text);
+        let Some(word) = WORDS.iter().find(|word| word.name.as_bytes() == name) else {
+            return Err(WordsError::Unknown(lossy(name)));
+        };
+        match (word.value, value) {
+            (Some(expected), None) => Err(WordsError::NoValue { word: word.name, value: expected }),
+            (None, Some(_)) => Err(WordsError::NeedlessValue(word.name)),
+            _ => self.apply(word, value.unwrap_or_default()),
+        }
+    }
+
+    fn apply(&mut self, word: &Word, value: &[u8]) -> Result<(), WordsError> {
+        let text = || OsString::from_vec(value.to_vec());
+        match word.effect {
+            Effect::Branches => self.branches = Some(text()),
+            Effect::Append => self.branches = Some(joined(self.branches.take(), text())),
+            Effect::Prepend => self.branches = Some(joined(Some(text()), self.branches.take().unwrap_or_default())),
+            Effect::Udba => self.options.udba = udba(word, value)?,
+            Effect::Volatile => self.options.volatile = true,
+            Effect::Workdir => self.options.workdir = Some(directory(word, value)?),
+            Effect::Threads => self.options.threads = Some(threads(word, value)?),
+            Effect::Fsname => self.options.fsname = Some(text()),
+            Effect::AllowOther => self.allow_other = true,
+            Effect::Set(flags) => {
+                if flags.intersects(ATIME) {
+                    self.flags.remove(ATIME);
+                }
+                self.flags.insert(flags);
+            }
+            Effect::Clear(flags) => self.flags.remove(flags),
+            Effect::Accepted => {}
+        }
+        Ok(())
+    }
+}
+
+/// Of these the kernel takes one.
+const ATIME: MsFlags = MsFlags::MS_NOATIME.union(MsFlags::MS_RELATIME).union(MsFlags::MS_STRICTATIME);
+
+/// Cuts at the commas that are not escaped, and takes the escape from the others.
+fn split(argument: &[u8]) -> Vec<Vec<u8>> {
+    let mut words = Vec::new();
+    let mut word = Vec::new();
+    let mut bytes = argument.iter().copied();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b',' => words.push(std::mem::take(&mut word)),
+            b'\\' => match bytes.next() {
+                Some(b',') => word.push(b','),
+                other => word.extend([b'\\'].into_iter().chain(other)),
+            },
+            _ => word.push(byte),
+        }
+    }
+    words.push(word);
+    words
+}
+
+/// A word and its value: at the first `=`, or after `br:` and the like, which AuFS writes so.
+fn cut(text: &[u8]) -> (&[u8], Option<&[u8]>) {
+    for prefix in [&b"br:"[..], b"append:", b"prepend:"] {
+        if let Some(value) = text.strip_prefix(prefix) {
+            return (&prefix[..prefix.len() - 1], Some(value));
+        }
+    }
+    match text.iter().position(|byte| *byte == b'=') {
+        Some(at) => (&text[..at], Some(&text[at + 1..])),
+        None => (text, None),
+    }
+}
+
+fn joined(above: Option<OsString>, below: OsString) -> OsString {
+    let mut parts = above.unwrap_or_default().into_vec();
+    if !parts.is_empty() && !below.is_empty() {
+        parts.push(b':');
+    }
+    parts.extend(below.into_vec());
+    OsString::from_vec(parts)
+}
+
+fn udba(word: &Word, value: &[u8]) -> Result<Udba, WordsError> {
+    match value {
+        b"none" => Ok(Udba::None),
+        b"reval" => Ok(Udba::Reval),
+        _ => Err(bad_value(word, value, "none and reval are known")),
+    }
+}
+
+fn directory(word: &Word, value: &[u8]) -> Result<PathBuf, WordsError> {
+    if value.is_empty() {
+        return Err(bad_value(word, value, "a directory is expected"));
+    }
+    Ok(PathBuf::from(OsStr::from_bytes(value)))
+}
+
+fn threads(word: &Word, value: &[u8]) -> Result<usize, WordsError> {
+    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+    number
+        .filter(|number| (1..=MOST_THREADS).contains(number))
+        .ok_or_else(|| bad_value(word, value, &format!("a number from 1 to {MOST_THREADS} is expected")))
+}
+
+fn bad_value(word: &Word, value: &[u8], expected: &str) -> WordsError {
+    WordsError::BadValue { word: word.name, given: lossy(value), expected: expected.into() }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests;
