@@ -108,7 +108,7 @@ fn assert_all_outcomes(tally: &Tally) {
 
 #[test]
 fn moves_in_one_directory_of_two_branches() {
-    let choices = [branches(&two_names(0, Detail::Full), &ANY), branches(&two_names(1, Detail::Full), &ANY[..2])];
+    let choices = [branches(&two_names(0, Detail::Full), &ANY[..2]), branches(&two_names(1, Detail::Full), &ANY[..1])];
     assert_all_outcomes(&try_all(&choices, &moves("a", "b")));
 }
 
@@ -122,9 +122,9 @@ fn moves_between_directories_of_two_branches() {
 #[test]
 fn moves_in_one_directory_of_three_branches() {
     let [rw, wh, plain] = ANY;
-    for accesses in [[rw, rw, wh], [rw, plain, wh], [wh, rw, wh]] {
+    for accesses in [[rw, rw, wh], [rw, plain, rw], [wh, rw, wh]] {
         let one = |branch: usize| branches(&two_names(branch, Detail::Few), &[accesses[branch]]);
         let tally = try_all(&[one(0), one(1), one(2)], &moves("a", "b"));
-        assert!(tally.done > 10_000, "{tally:?}");
+        assert!(tally.done > 2_000, "{tally:?}");
     }
 }

@@ -215,12 +215,7 @@ impl<'a> Looked<'a> {
 type Choice = fn(&[Candidate], BranchIndex) -> Option<BranchIndex>;
 
 /// The carrier of a change that must not lie below `lowest`.
-fn choose(
-    how: Carrier,
-    rule: Choice,
-    candidates: &[Candidate],
-    lowest: Option<usize>,
-) -> Result<usize, Refusal> {
+fn choose(how: Carrier, rule: Choice, candidates: &[Candidate], lowest: Option<usize>) -> Result<usize, Refusal> {
     match how {
         Carrier::Forced(branch) => Ok(branch),
         Carrier::Policy => {

@@ -74,18 +74,18 @@ pub fn assert_change_is_right(world: &World<Id>, change: &Change) -> Result<(), 
     match &outcome {
         Ok(prepared) => {
             if let Err(flaw) = flaw_of(world, change, prepared) {
-                panic!("{change:?}\nof {world:#?}\nby {prepared:?}\n{flaw}");
+                panic!("{change:?}\nof {world:?}\nby {prepared:?}\n{flaw}");
             }
         }
         Err(refusal @ (Refusal::ReadOnly | Refusal::CrossDevice)) => {
             if let Some(branch) = carrier_that_works(world, change) {
                 let excused = *refusal == Refusal::CrossDevice;
-                assert!(excused, "{change:?}\nof {world:#?}\nis refused with EROFS, but branch {branch} can carry it");
+                assert!(excused, "{change:?}\nof {world:?}\nis refused with EROFS, but branch {branch} can carry it");
             }
         }
         Err(refusal) => {
             let plain = expected(&world.view(), change).err();
-            assert_eq!(plain, Some(*refusal), "{change:?}\nof {world:#?}");
+            assert_eq!(plain, Some(*refusal), "{change:?}\nof {world:?}");
         }
     }
     outcome.map(|_| ())
@@ -109,7 +109,7 @@ fn flaw_of(world: &World<Id>, change: &Change, prepared: &Prepared) -> Result<()
     }
     let mut now = world.clone();
     for step in &prepared.acts {
-        act(&mut now, prepared, *step).map_err(|error| format!("{step:?} fails with {error}\nin {now:#?}"))?;
+        act(&mut now, prepared, *step).map_err(|error| format!("{step:?} fails with {error}\nin {now:?}"))?;
         let view = now.view();
         if view != before && view != after {
             return Err(format!("killed after {step:?}, a remount shows {view:?}\nwhich is neither before nor after"));
@@ -178,7 +178,9 @@ impl Marks {
         };
         for marks in [&mut self.whiteouts, &mut self.opaque] {
             let places = marks.iter().flat_map(|path| {
-                let moved = moves.iter().filter_map(|(from, to)| Some([to.as_slice(), path.strip_prefix(from.as_slice())?].concat()));
+                let moved = moves
+                    .iter()
+                    .filter_map(|(from, to)| Some([to.as_slice(), path.strip_prefix(from.as_slice())?].concat()));
                 moved.collect::<Vec<_>>()
             });
             let places: Vec<Path> = places.collect();

@@ -88,7 +88,9 @@ pub fn for_each_world(choices: &[Vec<Branch<Id>>], mut visit: impl FnMut(&World<
     let mut world = World { branches: choices.iter().map(|choice| choice[0].clone()).collect() };
     loop {
         visit(&world);
-        let Some(turned) = (0..choices.len()).rev().find(|branch| at[*branch] + 1 < choices[*branch].len()) else { return };
+        let Some(turned) = (0..choices.len()).rev().find(|branch| at[*branch] + 1 < choices[*branch].len()) else {
+            return;
+        };
         at[turned] += 1;
         at[turned + 1..].fill(0);
         for branch in turned..choices.len() {
