@@ -1,3 +1,5 @@
 //! x
+pub mod control;
+pub mod mount;
 pub mod options;
 pub mod union;

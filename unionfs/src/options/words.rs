@@ -4,7 +4,6 @@
 //! is, for the branch string has escapes of its own.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt::Write as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
@@ -176,13 +175,12 @@ pub const WORDS: &[Word] = &[
 
 /// The table as a text for `--help`.
 pub fn help() -> String {
-    let mut text = String::from("Options after -o, separated by commas (\\, is a comma in a value):\n");
-    for group in WORDS.chunk_by(|a, b| a.help == b.help) {
+    let lines = WORDS.chunk_by(|a, b| a.help == b.help).map(|group| {
         let names: Vec<String> = group.iter().map(Word::usage).collect();
-        // a String takes all that is written to it
-        let _ = writeln!(text, "  {:<22} {}", names.join(", "), group[0].help);
-    }
-    text
+        format!("  {:<22} {}", names.join(", "), group[0].help)
+    });
+    let title = String::from("Options after -o, separated by commas (\\, is a comma in a value):");
+    [title].into_iter().chain(lines).collect::<Vec<_>>().join("\n")
 }
 
 impl Word {

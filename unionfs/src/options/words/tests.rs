@@ -74,7 +74,8 @@ fn a_bad_word_is_one_clear_error() {
         ("threads=99999999999999999999", "a number from 1 to 256 is expected"),
         ("workdir=", "a directory is expected"),
     ] {
-        assert_eq!(read(&[argument]).expect_err(argument).to_string().find(says).is_some(), true, "{argument}");
+        let error = read(&[argument]).expect_err(argument).to_string();
+        assert!(error.contains(says), "{argument}: {error}");
     }
 }
 

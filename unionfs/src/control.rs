@@ -1,0 +1,113 @@
+//! The control socket of a daemon: how `runionfs show` and others ask it.
+//!
+//! A Unix socket, named by the device number of the mount, in a directory that is its owner's
+//! alone. A request is one line with a word, the answer is one line of JSON. Only root and the
+//! user that the daemon runs as are answered.
+
+pub mod client;
+mod place;
+pub mod status;
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+use rustix::process::geteuid;
+
+use crate::mount::DeviceNumber;
+use place::Place;
+pub use status::{Status, Text};
+
+/// The longest request line.
+const LONGEST_REQUEST: u64 = 4096;
+/// Who connects while this many are connected is turned away.
+const MOST_CLIENTS: usize = 32;
+
+/// The only request for now.
+pub const SHOW: &str = "show";
+
+/// The socket of this daemon. Dropping it removes it; its threads end with the process.
+#[derive(Debug)]
+pub struct Control {
+    _place: Place,
+}
+
+impl Control {
+    /// Opens the socket for the mount with this device number, and answers with this status.
+    ///
+    /// A socket of the same name is stale: while our file system lives, no other has its number.
+    pub fn open(device: DeviceNumber, status: Status) -> io::Result<Control> {
+        let (place, listener) = Place::bind(device)?;
+        let answer = status.to_line()?;
+        thread::Builder::new().name("control".into()).spawn(move || accept(&listener, answer.into()))?;
+        Ok(Control { _place: place })
+    }
+}
+
+/// Answers each client in a thread of its own, so that none waits for another.
+fn accept(listener: &UnixListener, answer: Arc<[u8]>) {
+    let clients = Arc::new(AtomicUsize::new(0));
+    for client in listener.incoming() {
+        let client = match client {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::warn!("control socket: cannot accept: {error}");
+                // out of descriptors, most likely: it would fail again at once
+                thread::sleep(std::time::Duration::from_millis(100));
+                continue;
+            }
+        };
+        let slot = Slot::take(&clients);
+        if clients.load(Ordering::Relaxed) > MOST_CLIENTS {
+            continue;
+        }
+        let answer = Arc::clone(&answer);
+        let spawned = thread::Builder::new().name("control-client".into()).spawn(move || {
+            let _slot = slot;
+            if let Err(error) = converse(&client, &answer) {
+                tracing::debug!("control socket: {error}");
+            }
+        });
+        if let Err(error) = spawned {
+            tracing::warn!("control socket: no thread for a client: {error}");
+        }
+    }
+}
+
+/// One of the connected clients, counted while it lives.
+struct Slot(Arc<AtomicUsize>);
+
+impl Slot {
+    fn take(clients: &Arc<AtomicUsize>) -> Slot {
+        clients.fetch_add(1, Ordering::Relaxed);
+        Slot(Arc::clone(clients))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Answers the requests of one client until it hangs up.
+fn converse(client: &UnixStream, answer: &[u8]) -> io::Result<()> {
+    let peer = getsockopt(client, PeerCredentials)?.uid();
+    if peer != 0 && peer != geteuid().as_raw() {
+        return Err(io::Error::other(format!("user {peer} is not answered")));
+    }
+    let mut reader = BufReader::new(client);
+    loop {
+        let mut line = Vec::new();
+        reader.by_ref().take(LONGEST_REQUEST).read_until(b'\n', &mut line)?;
+        match line.strip_suffix(b"\n") {
+            None => return Ok(()),
+            Some(request) if request == SHOW.as_bytes() => (&mut &*client).write_all(answer)?,
+            Some(_) => (&mut &*client).write_all(b"{\"error\":\"unknown request\"}\n")?,
+        }
+    }
+}

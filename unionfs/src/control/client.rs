@@ -1,0 +1,153 @@
+//! Asking the daemon of a mount.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
+
+use super::{SHOW, Status, place};
+use crate::mount::{FS_TYPE, table};
+
+/// A daemon answers at once; one that does not is stuck.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a daemon could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The path cannot be looked at.
+    #[error("cannot look at {}: {error}", path.display())]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// Something else is there.
+    #[error("{} is not a runionfs mount", .0.display())]
+    NotAMount(PathBuf),
+    /// Nobody listens.
+    #[error(
+        "the daemon of {} has no control socket that can be reached ({socket}): it is gone, or could not write there \
+         when it mounted, or belongs to another user",
+        path.display()
+    )]
+    NoSocket {
+        /// The mount point.
+        path: PathBuf,
+        /// Where it was looked for, and why it could not be reached.
+        socket: String,
+    },
+    /// It did not answer, or nothing that can be read.
+    #[error("the daemon of {} does not answer: {error}", path.display())]
+    NoAnswer {
+        /// The mount point.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+}
+
+/// Finds the mount of ours that a path leads to. Neither the file system nor its daemon is asked.
+pub fn find(path: &Path) -> Result<table::Entry, ClientError> {
+    let failed = |error| ClientError::Path { path: path.to_path_buf(), error };
+    let resolved = path.canonicalize().map_err(failed)?;
+    let device = table::device_at(&resolved).map_err(failed)?;
+    let mounts = table::read().map_err(failed)?;
+    let found = match table::at(&mounts, &resolved) {
+        Some(entry) => Some(entry),
+        None => mounts.iter().find(|entry| entry.device == device),
+    };
+    match found {
+        Some(entry) if entry.fs_type == FS_TYPE => Ok(entry.clone()),
+        _ => Err(ClientError::NotAMount(path.to_path_buf())),
+    }
+}
+
+/// A connection to the daemon of a mount.
+#[derive(Debug)]
+pub struct Client {
+    path: PathBuf,
+    stream: UnixStream,
+}
+
+impl Client {
+    /// Connects to the daemon of a mount.
+    pub fn connect(mount: &table::Entry) -> Result<Client, ClientError> {
+        let mut tried = Vec::new();
+        for socket in place::candidates(mount.device, owner(mount)) {
+            match UnixStream::connect(&socket) {
+                Ok(stream) => return Ok(Client { path: mount.target.clone(), stream }),
+                Err(error) => tried.push(format!("{}: {error}", socket.display())),
+            }
+        }
+        if tried.is_empty() {
+            tried.push("XDG_RUNTIME_DIR is not set".into());
+        }
+        Err(ClientError::NoSocket { path: mount.target.clone(), socket: tried.join("; ") })
+    }
+
+    /// Asks for the status.
+    pub fn show(&mut self) -> Result<Status, ClientError> {
+        self.ask().map_err(|error| ClientError::NoAnswer { path: self.path.clone(), error })
+    }
+
+    fn ask(&mut self) -> io::Result<Status> {
+        self.stream.set_read_timeout(Some(PATIENCE))?;
+        self.stream.write_all(format!("{SHOW}\n").as_bytes())?;
+        let mut line = Vec::new();
+        BufReader::new(&self.stream).read_until(b'\n', &mut line)?;
+        if line.is_empty() {
+            return Err(io::Error::other("it hung up"));
+        }
+        Status::from_line(&line)
+    }
+
+    /// Waits until the daemon has ended, so that its branches are free. Whether it did in time.
+    pub fn wait_for_end(self, patience: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + patience;
+        match self.process()? {
+            // its end, when all its descriptors and locks are gone
+            Some(process) => wait(&process, PollFlags::IN, deadline),
+            // the next best: the end of its connection
+            None => wait(&self.stream, PollFlags::IN, deadline),
+        }
+    }
+
+    /// The daemon as a process, where it can be seen from here.
+    fn process(&self) -> io::Result<Option<impl AsFd>> {
+        // 0 where it is in a pid namespace that is not seen from here
+        let Some(pid) = Pid::from_raw(getsockopt(&self.stream, PeerCredentials)?.pid()) else {
+            return Ok(None);
+        };
+        match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(process) => Ok(Some(process)),
+            // before Linux 5.3; ended by now
+            Err(Errno::NOSYS | Errno::INVAL | Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn wait(what: &impl AsFd, event: PollFlags, deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        match rustix::event::poll(&mut [PollFd::new(what, event)], Some(&timeout)) {
+            Err(Errno::INTR) => {}
+            ready => return Ok(ready? > 0),
+        }
+    }
+}
+
+/// The user who mounted it.
+fn owner(mount: &table::Entry) -> u32 {
+    let options = mount.options.to_string_lossy();
+    options.split(',').find_map(|word| word.strip_prefix("user_id=")?.parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,208 @@
+//! Mounting: opening /dev/fuse, the mount call, and the unmount.
+//!
+//! Opening the device, attaching it somewhere, and serving are three steps, so that a launcher
+//! can do each in the process and namespace where it belongs; [`mount`] does the first two.
+//! The kernel library's own mount is not used: it unmounts whatever lies at the path when it is
+//! dropped. Here a mount is told from others by what it is ([`Mounted`]), never by where it is.
+
+mod fusermount;
+pub mod mounted;
+pub mod table;
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::MsFlags;
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{getegid, geteuid};
+
+pub use mounted::Mounted;
+pub use table::DeviceNumber;
+
+/// The type in /proc/mounts.
+pub const FS_TYPE: &str = "fuse.runionfs";
+
+/// The kernel takes one page for the source, with a zero byte at its end.
+const LONGEST_SOURCE: usize = 4095;
+
+/// Why nothing was mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The mount point cannot be used.
+    #[error("cannot use {} as the mount point: {error}{}", path.display(), dead(*error))]
+    Target {
+        /// The mount point.
+        path: PathBuf,
+        /// Why not.
+        error: Errno,
+    },
+    /// The device cannot be opened.
+    #[error("cannot open /dev/fuse: {0}{remedy}", remedy = device_remedy(*.0))]
+    Device(Errno),
+    /// mount(2) failed.
+    #[error("cannot mount on {}: {error}", path.display())]
+    Mount {
+        /// The mount point.
+        path: PathBuf,
+        /// Why not.
+        error: Errno,
+    },
+    /// fusermount3 failed, or is not there.
+    #[error("cannot mount on {} without privilege: {reason}", path.display())]
+    Fusermount {
+        /// The mount point.
+        path: PathBuf,
+        /// What fusermount3 said.
+        reason: String,
+    },
+    /// The table of mounts cannot be read.
+    #[error("cannot read /proc/self/mountinfo: {0} (mount /proc first)")]
+    NoTable(io::Error),
+    /// The same union is there already.
+    #[error("{} is a mount of the same branches already", path.display())]
+    Already {
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// The mount is not to be seen at its mount point.
+    #[error("mounted, but {} leads elsewhere; was something else mounted there at the same time?", path.display())]
+    Elsewhere {
+        /// The mount point.
+        path: PathBuf,
+    },
+}
+
+fn dead(error: Errno) -> &'static str {
+    match error {
+        Errno::ENOTCONN => " (a dead mount lies there; umount it first)",
+        _ => "",
+    }
+}
+
+fn device_remedy(error: Errno) -> &'static str {
+    match error {
+        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => " (load the module: modprobe fuse)",
+        _ => "",
+    }
+}
+
+/// How to mount.
+#[derive(Debug, Clone)]
+pub struct MountOptions {
+    /// The source in /proc/mounts; shortened where the kernel takes no more.
+    pub source: OsString,
+    /// Flags as mount(2) takes them.
+    pub flags: MsFlags,
+    /// Whether other users may use the mount.
+    pub allow_other: bool,
+}
+
+/// Opens /dev/fuse, for one mount.
+pub fn open_device() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Mounts the device on a directory by mount(2), always with `default_permissions`.
+///
+/// Nothing is served yet, so whoever looks at the directory from now on waits.
+pub fn attach(device: BorrowedFd<'_>, target: &Path, options: &MountOptions) -> Result<(), MountError> {
+    let mut data = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        geteuid().as_raw(),
+        getegid().as_raw()
+    );
+    if options.allow_other {
+        data.push_str(",allow_other");
+    }
+    let source = shortened(&options.source);
+    nix::mount::mount(Some(source.as_os_str()), target, Some(FS_TYPE), options.flags, Some(data.as_str()))
+        .map_err(|error| MountError::Mount { path: target.to_path_buf(), error })
+}
+
+/// Opens a device and mounts it, with the help of fusermount3 where the privilege is missing.
+pub fn mount(target: &Path, options: &MountOptions) -> Result<(OwnedFd, Mounted), MountError> {
+    let target = resolve_target(target)?;
+    refuse_same(&target, options)?;
+    let device = match attach_own(&target, options) {
+        Err(MountError::Mount { error: Errno::EPERM, .. } | MountError::Device(Errno::EACCES)) => {
+            fusermount::mount(&target, options)?
+        }
+        other => other?,
+    };
+    Ok((device, Mounted::find(target)?))
+}
+
+/// The mount point without symbolic links, from the root: the daemon leaves its directory.
+pub fn resolve_target(target: &Path) -> Result<PathBuf, MountError> {
+    let failed = |error| MountError::Target { path: target.to_path_buf(), error };
+    let resolved = target.canonicalize().map_err(|error| failed(errno_of(&error)))?;
+    // no request goes to a file system that lies there already, so that a stuck one stops nobody
+    rustix::fs::open(&resolved, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| failed(errno(error)))?;
+    Ok(resolved)
+}
+
+/// Refuses to lay a union on itself, as a second call of the same command would.
+fn refuse_same(target: &Path, options: &MountOptions) -> Result<(), MountError> {
+    let table = table::read().map_err(MountError::NoTable)?;
+    match table::at(&table, target) {
+        Some(entry) if entry.fs_type == FS_TYPE && entry.source == shortened(&options.source) => {
+            Err(MountError::Already { path: target.to_path_buf() })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn attach_own(target: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+    let device = open_device().map_err(|error| MountError::Device(errno_of(&error)))?;
+    attach(device.as_fd(), target, options)?;
+    Ok(device)
+}
+
+/// The source as the kernel takes it: the beginning, and an ellipsis where it is too long.
+pub fn shortened(source: &OsStr) -> OsString {
+    let bytes = source.as_bytes();
+    if bytes.len() <= LONGEST_SOURCE {
+        return source.to_os_string();
+    }
+    let ellipsis = b"...";
+    OsString::from_vec([&bytes[..LONGEST_SOURCE - ellipsis.len()], ellipsis].concat())
+}
+
+fn errno(error: rustix::io::Errno) -> Errno {
+    Errno::from_raw(error.raw_os_error())
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_no_longer_than_the_kernel_takes() {
+        let short = OsString::from("/a=rw:/b=ro");
+        assert_eq!(shortened(&short), short);
+        let fits = OsString::from("x".repeat(4095));
+        assert_eq!(shortened(&fits), fits);
+        let long = shortened(OsStr::new(&"x".repeat(4096)));
+        assert_eq!(long.len(), 4095);
+        assert!(long.as_bytes().ends_with(b"x..."));
+    }
+
+    #[test]
+    fn a_file_is_no_mount_point() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = resolve_target(file.path()).unwrap_err();
+        assert!(matches!(error, MountError::Target { error: Errno::ENOTDIR, .. }), "{error}");
+        let error = resolve_target(Path::new("/nonexistent")).unwrap_err();
+        assert!(matches!(error, MountError::Target { error: Errno::ENOENT, .. }), "{error}");
+    }
+}

@@ -1,0 +1,128 @@
+//! A mount of ours: told from others by its identity, unmounted by it, gone with its owner.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+use nix::mount::MntFlags;
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+
+use super::{DeviceNumber, FS_TYPE, MountError, errno, table};
+
+/// `STATX_MNT_ID_UNIQUE` (Linux 6.8): an id that is never given again.
+const UNIQUE_ID: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+
+/// What tells a mount from every other. As long as our file system is mounted anywhere, nothing
+/// else has its device number; the id tells this mount from a bind of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: DeviceNumber,
+    /// The mount's id: unique since Linux 6.8, else used again after the mount's end; not known
+    /// before 5.8.
+    id: Option<u64>,
+}
+
+/// A mount of ours. Dropping it unmounts it, unless it was [released](Mounted::release).
+#[derive(Debug)]
+pub struct Mounted {
+    target: PathBuf,
+    identity: Identity,
+    released: AtomicBool,
+}
+
+impl Mounted {
+    /// Takes over what was just mounted at this path, which must be resolved.
+    pub fn find(target: PathBuf) -> Result<Mounted, MountError> {
+        let identity = match look(&target) {
+            Ok((_, identity)) => identity,
+            Err(error) => return Err(MountError::Mount { path: target, error }),
+        };
+        let table = table::read().map_err(MountError::NoTable)?;
+        match table::at(&table, &target) {
+            Some(entry) if entry.fs_type == FS_TYPE && entry.device == identity.device => {
+                Ok(Mounted { target, identity, released: AtomicBool::new(false) })
+            }
+            _ => Err(MountError::Elsewhere { path: target }),
+        }
+    }
+
+    /// Where it was mounted.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// The number of its device.
+    pub fn device(&self) -> DeviceNumber {
+        self.identity.device
+    }
+
+    /// Checks that its path leads to it.
+    pub fn check(&self) -> Result<(), MountError> {
+        match look(&self.target) {
+            Ok((_, identity)) if identity == self.identity => Ok(()),
+            _ => Err(MountError::Elsewhere { path: self.target.clone() }),
+        }
+    }
+
+    /// Gives it up: it is gone, or somebody else's to unmount. Its path is not touched any more.
+    pub fn release(&self) {
+        self.released.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes it out of the tree of mounts; it lives on for those who have files open in it.
+    ///
+    /// Whatever else lies at its path is left alone; then the answer is ENOENT.
+    pub fn unmount(&self) -> io::Result<()> {
+        let (root, identity) = look(&self.target)?;
+        if identity != self.identity {
+            return Err(Errno::ENOENT.into());
+        }
+        // by the descriptor: what comes to lie at the path meanwhile is not what is unmounted
+        let by_descriptor = format!("/proc/self/fd/{}", root.as_raw_fd());
+        match nix::mount::umount2(by_descriptor.as_str(), MntFlags::MNT_DETACH) {
+            // fusermount3 knows the path only
+            Err(Errno::EPERM) => unmount_as_user(&self.target, true),
+            other => Ok(other?),
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if *self.released.get_mut() {
+            return;
+        }
+        if let Err(error) = self.unmount() {
+            tracing::warn!("cannot unmount {}: {error}", self.target.display());
+        }
+    }
+}
+
+/// Unmounts with the help of fusermount3, which lets users unmount what is theirs.
+pub fn unmount_as_user(target: &Path, lazy: bool) -> io::Result<()> {
+    let mut command = Command::new("fusermount3");
+    command.arg("-u").args(lazy.then_some("-z")).arg("--").arg(target);
+    let output = command.stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(said.trim().replace('\n', "; ")))
+}
+
+/// What is mounted at a path. Nothing is asked of the file system, which may not be served.
+fn look(target: &Path) -> Result<(OwnedFd, Identity), Errno> {
+    let open = || {
+        let root = rustix::fs::open(target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let about = rustix::fs::statx(&root, "", flags, StatxFlags::MNT_ID | UNIQUE_ID)?;
+        Ok((root, about))
+    };
+    let (root, about) = open().map_err(errno)?;
+    let known = StatxFlags::from_bits_retain(about.stx_mask).intersects(StatxFlags::MNT_ID | UNIQUE_ID);
+    let device = DeviceNumber { major: about.stx_dev_major, minor: about.stx_dev_minor };
+    Ok((root, Identity { device, id: known.then_some(about.stx_mnt_id) }))
+}
