@@ -86,7 +86,10 @@ fn a_union_without_a_writable_branch_is_erofs_for_everything() {
     assert_eq!(fs::remove_file(u.path("g")).errno(), Errno::EROFS);
     assert_eq!(fs::remove_dir(u.path("d")).errno(), Errno::EROFS);
     assert_eq!(fs::rename(u.path("g"), u.path("h")).errno(), Errno::EROFS);
-    assert_eq!(fs::set_permissions(u.path("g"), std::os::unix::fs::PermissionsExt::from_mode(0)).errno(), Errno::EROFS);
+    assert_eq!(
+        fs::set_permissions(u.path("g"), std::os::unix::fs::PermissionsExt::from_mode(0o0)).errno(),
+        Errno::EROFS
+    );
     assert_eq!(std::os::unix::fs::chown(u.path("g"), Some(1), None).errno(), Errno::EROFS);
     let set = rustix::fs::setxattr(u.path("g"), "user.x", b"", rustix::fs::XattrFlags::empty());
     assert_eq!(set.errno(), Errno::EROFS);
