@@ -8,12 +8,17 @@
 //! - What a test mounts is seen by nobody else and is gone when its [`sandbox::Sandbox`] is dropped.
 //! - No test hangs: a watchdog aborts its FUSE connections and, when that does not help, the process.
 //! - A test that cannot run says why; where `CI=true`, that is a failure.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod fixture;
+pub mod mapping;
+pub mod model;
 pub mod mount;
+pub mod ops;
 pub mod sandbox;
 pub mod snapshot;
+pub mod tree;
+pub mod trial;
 pub mod world;
 
 mod errno;
