@@ -1,0 +1,44 @@
+//! A union looks exactly like a plain directory that is filled with the merged tree.
+//!
+//! Random branches, random operations, remounts in the middle; the oracle is a plain directory on the same file system
+//! that is told to do the same. `RUNIONFS_ORACLE_CASES` sets how often, `RUNIONFS_ORACLE_OPS` how long.
+
+use std::cell::Cell;
+use std::path::Path;
+use std::time::Duration;
+
+use harness::ops::acts_and_remounts;
+use harness::sandbox::{self, Medium};
+use harness::tree::layouts;
+use harness::trial::{Ground, Trial, number, try_many};
+use proptest::prelude::*;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_runionfs");
+
+fn try_on(parent: &Path, cases: u32) {
+    let length = usize::try_from(number("RUNIONFS_ORACLE_OPS", 120)).expect("a length");
+    let trials = Cell::new(0);
+    let values = (layouts(), prop::collection::vec(acts_and_remounts(), 0..length));
+    try_many(cases, &values, |(layout, acts)| {
+        trials.set(trials.get() + 1);
+        let ground = Ground::new(parent, &trials.get().to_string(), &layout).expect("write the branches");
+        let mut trial = Trial::new(ground, BINARY).expect("write the plain directory");
+        trial.compare()?;
+        for act in &acts {
+            trial.act(act)?;
+        }
+        trial.compare()
+    });
+}
+
+#[test]
+fn a_union_on_disk_looks_like_a_plain_directory() {
+    let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
+    try_on(sandbox.path(), number("RUNIONFS_ORACLE_CASES", 200));
+}
+
+#[test]
+fn a_union_on_tmpfs_looks_like_a_plain_directory() {
+    let Some(sandbox) = sandbox::enter_for(Medium::Tmpfs, Duration::from_secs(1_200)) else { return };
+    try_on(sandbox.path(), number("RUNIONFS_ORACLE_CASES", 200));
+}

@@ -1,0 +1,141 @@
+//! Operations drawn at random.
+
+use proptest::prelude::*;
+
+use super::{Act, Allocate, HANDLES, HandleUse, Node, Op, OpenHow, RenameHow, Times, Who, Xattr, XattrHow};
+use crate::tree::{link_targets, paths};
+
+/// Whatever a caller may do.
+pub fn acts() -> impl Strategy<Value = Act> {
+    let id = prop_oneof![6 => Just(0), 1 => Just(1_000)];
+    let umask = prop_oneof![4 => Just(0o022), 1 => Just(0o077), 1 => Just(0)];
+    let op = prop_oneof![
+        5 => file_ops(),
+        5 => name_ops(),
+        3 => attribute_ops(),
+        3 => handle_ops(),
+    ];
+    (id, umask, op).prop_map(|(id, umask, op)| Act { who: Who { id, umask }, op })
+}
+
+/// As [`acts`], with remounts in the middle.
+pub fn acts_and_remounts() -> impl Strategy<Value = Act> {
+    let remount = Act { who: Who { id: 0, umask: 0o022 }, op: Op::Remount };
+    prop_oneof![40 => acts(), 1 => Just(remount)]
+}
+
+/// Changes that are one request to the file system each, so that a crash leaves the state before or after it.
+pub fn single_changes() -> impl Strategy<Value = Act> {
+    let op = prop_oneof![
+        4 => (paths(), offsets(), 1..4_000usize).prop_map(|(at, offset, length)| Op::Write { at, offset, length }),
+        1 => (paths(), offsets()).prop_map(|(at, length)| Op::Truncate { at, length }),
+        8 => name_ops(),
+        3 => attribute_ops(),
+    ];
+    op.prop_map(|op| Act { who: Who { id: 0, umask: 0o022 }, op })
+}
+
+fn modes() -> impl Strategy<Value = u32> {
+    prop::sample::select(vec![0o644, 0o600, 0o666, 0o755, 0o777, 0o000, 0o4755, 0o2755, 0o2770, 0o1777])
+}
+
+fn offsets() -> impl Strategy<Value = u64> {
+    prop::sample::select(vec![0, 1, 50, 4_095, 4_096, 10_000, 80_000])
+}
+
+fn lengths() -> impl Strategy<Value = usize> {
+    prop::sample::select(vec![1, 10, 300, 4_096, 20_000])
+}
+
+fn seconds() -> impl Strategy<Value = i64> {
+    1_100_000_000..1_200_000_000_i64
+}
+
+fn open_hows() -> impl Strategy<Value = OpenHow> {
+    prop::sample::select(vec![
+        OpenHow::Read,
+        OpenHow::Write,
+        OpenHow::ReadWrite,
+        OpenHow::Create,
+        OpenHow::CreateExclusive,
+        OpenHow::CreateTruncate,
+        OpenHow::WriteTruncate,
+        OpenHow::ReadTruncate,
+        OpenHow::Append,
+    ])
+}
+
+fn file_ops() -> impl Strategy<Value = Op> {
+    let write = prop_oneof![1 => Just(0), 2 => lengths()];
+    let manners = vec![Allocate::Plain, Allocate::KeepSize, Allocate::PunchHole, Allocate::ZeroRange];
+    prop_oneof![
+        4 => (paths(), open_hows(), modes(), write).prop_map(|(at, how, mode, write)| Op::Open { at, how, mode, write }),
+        3 => (paths(), offsets(), lengths()).prop_map(|(at, offset, length)| Op::Write { at, offset, length }),
+        2 => (paths(), lengths()).prop_map(|(at, length)| Op::Append { at, length }),
+        3 => paths().prop_map(|at| Op::Read { at }),
+        2 => (paths(), offsets()).prop_map(|(at, length)| Op::Truncate { at, length }),
+        1 => (paths(), prop::sample::select(manners), offsets(), 1..9_000_u64)
+            .prop_map(|(at, manner, offset, length)| Op::Allocate { at, manner, offset, length }),
+        1 => (paths(), paths(), offsets(), lengths())
+            .prop_map(|(from, to, offset, length)| Op::Copy { from, to, offset, length }),
+    ]
+}
+
+fn name_ops() -> impl Strategy<Value = Op> {
+    let kinds = vec![Node::File, Node::Fifo, Node::Socket, Node::Null];
+    let hows =
+        prop_oneof![4 => Just(RenameHow::Plain), 1 => Just(RenameHow::NoReplace), 2 => Just(RenameHow::Exchange)];
+    prop_oneof![
+        4 => (paths(), modes()).prop_map(|(at, mode)| Op::Mkdir { at, mode }),
+        3 => paths().prop_map(|at| Op::Rmdir { at }),
+        5 => paths().prop_map(|at| Op::Unlink { at }),
+        2 => (paths(), link_targets()).prop_map(|(at, target)| Op::Symlink { at, target }),
+        3 => (paths(), paths()).prop_map(|(from, to)| Op::Link { from, to }),
+        7 => (paths(), paths(), hows).prop_map(|(from, to, how)| Op::Rename { from, to, how }),
+        2 => (paths(), prop::sample::select(kinds), modes()).prop_map(|(at, kind, mode)| Op::Mknod { at, kind, mode }),
+        2 => prop_oneof![paths(), Just(".".to_owned())].prop_map(|at| Op::List { at }),
+        1 => paths().prop_map(|at| Op::Readlink { at }),
+    ]
+}
+
+fn attribute_ops() -> impl Strategy<Value = Op> {
+    let times = || {
+        prop_oneof![
+            2 => seconds().prop_map(Times::Old),
+            1 => seconds().prop_map(Times::OldModification),
+            1 => Just(Times::Now),
+        ]
+    };
+    let owner = || prop_oneof![2 => Just(None), 1 => Just(Some(0)), 1 => Just(Some(1_000)), 1 => Just(Some(7))];
+    let hows = prop_oneof![3 => Just(XattrHow::Any), 1 => Just(XattrHow::Create), 1 => Just(XattrHow::Replace)];
+    prop_oneof![
+        2 => (paths(), any::<bool>()).prop_map(|(at, follow)| Op::Stat { at, follow }),
+        3 => (paths(), modes()).prop_map(|(at, mode)| Op::Chmod { at, mode }),
+        2 => (paths(), owner(), owner()).prop_map(|(at, uid, gid)| Op::Chown { at, uid, gid }),
+        2 => (paths(), times(), any::<bool>()).prop_map(|(at, times, follow)| Op::Times { at, times, follow }),
+        2 => (paths(), xattrs(), any::<u8>(), 0..200usize, hows)
+            .prop_map(|(at, name, value, length, how)| Op::SetXattr { at, name, value, length, how }),
+        1 => (paths(), xattrs()).prop_map(|(at, name)| Op::GetXattr { at, name }),
+        1 => (paths(), xattrs()).prop_map(|(at, name)| Op::RemoveXattr { at, name }),
+    ]
+}
+
+fn xattrs() -> impl Strategy<Value = Xattr> {
+    prop::sample::select(vec![Xattr::UserA, Xattr::UserLook, Xattr::Trusted, Xattr::AccessAcl, Xattr::DefaultAcl])
+}
+
+fn handle_ops() -> impl Strategy<Value = Op> {
+    let what = prop_oneof![
+        3 => (offsets(), lengths()).prop_map(|(offset, length)| HandleUse::Read { offset, length }),
+        3 => (offsets(), lengths()).prop_map(|(offset, length)| HandleUse::Write { offset, length }),
+        1 => offsets().prop_map(|length| HandleUse::Truncate { length }),
+        2 => Just(HandleUse::Stat),
+        1 => modes().prop_map(|mode| HandleUse::Chmod { mode }),
+        1 => Just(HandleUse::Sync),
+    ];
+    prop_oneof![
+        4 => (0..HANDLES, paths(), open_hows()).prop_map(|(handle, at, how)| Op::Hold { handle, at, how }),
+        8 => (0..HANDLES, what).prop_map(|(handle, what)| Op::Use { handle, what }),
+        1 => (0..HANDLES).prop_map(|handle| Op::Close { handle }),
+    ]
+}

@@ -1,0 +1,203 @@
+//! One trial of a property: branches, a union over them, the plain directory beside it, and what both are told to do.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use proptest::test_runner::{Config, TestCaseError, TestCaseResult, TestError, TestRunner};
+use rustix::io::Errno;
+
+use crate::model::{self, Clock, Naming};
+use crate::mount::Mounted;
+use crate::ops::{Act, Caller, Op, Sight};
+use crate::snapshot::Snapshot;
+use crate::tree::{self, Layout};
+
+/// The number in an environment variable, or the default that continuous integration uses.
+///
+/// # Panics
+/// When the variable holds no number.
+#[must_use]
+pub fn number(variable: &str, default: u32) -> u32 {
+    std::env::var(variable).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number")))
+}
+
+/// Tries a property on many values, and shows the smallest one that fails.
+///
+/// # Panics
+/// When the property does not hold.
+#[track_caller]
+pub fn try_many<S: proptest::strategy::Strategy>(
+    cases: u32,
+    values: &S,
+    property: impl Fn(S::Value) -> TestCaseResult,
+) {
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 400, ..Config::default() };
+    match TestRunner::new(config).run(values, property) {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, value)) => panic!("{}\nof {value:#?}", reason.message()),
+        Err(TestError::Abort(reason)) => panic!("given up: {}", reason.message()),
+    }
+}
+
+/// Branches on disk and a place to mount them; removed with everything in it when dropped.
+#[derive(Debug)]
+pub struct Ground {
+    directory: PathBuf,
+    layout: Layout,
+}
+
+impl Ground {
+    /// Writes the branches of a layout into the new directory `parent/name`.
+    ///
+    /// # Errors
+    /// The first system call that fails.
+    pub fn new(parent: &Path, name: &str, layout: &Layout) -> io::Result<Ground> {
+        let directory = parent.join(name);
+        for path in [&directory, &directory.join("mnt"), &directory.join("elsewhere")] {
+            fs::create_dir(path)?;
+        }
+        let ground = Ground { directory, layout: layout.clone() };
+        tree::write_branches(&layout.world(), &ground.directory)?;
+        Ok(ground)
+    }
+
+    /// Writes the merged tree into the plain directory.
+    ///
+    /// # Errors
+    /// The first system call that fails.
+    pub fn write_plain(&self) -> io::Result<PathBuf> {
+        let plain = self.at("plain");
+        tree::write_merged(&self.layout.world(), &plain, &self.at("elsewhere"))?;
+        Ok(plain)
+    }
+
+    /// Mounts the branches.
+    #[must_use]
+    pub fn mount(&self, binary: &str) -> Mounted {
+        Mounted::mount(binary, self.layout.branch_string(&self.directory), &self.at("mnt"), &[])
+    }
+
+    /// A path in the directory of the trial: `"0/a"` lies in the topmost branch.
+    #[must_use]
+    pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.directory.join(path)
+    }
+
+    /// The read-only branches as they are on disk.
+    #[must_use]
+    pub fn read_only_branches(&self) -> Vec<(usize, Snapshot)> {
+        let accesses = self.layout.branches.iter().enumerate();
+        let read_only = accesses.filter(|(_, access)| **access != crate::world::Access::Writable);
+        read_only.map(|(index, _)| (index, Snapshot::take(&self.at(index.to_string())))).collect()
+    }
+
+    /// Whether a directory at this path may be refused to be renamed: it lies, or lay, in more than one branch or in
+    /// one that is not written.
+    fn may_have_content_below(&self, path: &str) -> bool {
+        let branches = self.layout.branches.iter().enumerate();
+        let holders: Vec<_> = branches.filter(|(index, _)| self.at(format!("{index}/{path}")).is_dir()).collect();
+        holders.len() > 1 || holders.iter().any(|(_, access)| **access != crate::world::Access::Writable)
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.directory) {
+            eprintln!("cannot remove {}: {error}", self.directory.display());
+        }
+    }
+}
+
+/// A union and the plain directory that it must look like.
+#[derive(Debug)]
+pub struct Trial {
+    union: Caller,
+    plain: Caller,
+    plain_root: PathBuf,
+    mounted: Mounted,
+    naming: Naming,
+    ground: Ground,
+}
+
+impl Trial {
+    /// Mounts a layout beside its plain directory.
+    ///
+    /// # Errors
+    /// The first system call that fails.
+    pub fn new(ground: Ground, binary: &str) -> io::Result<Trial> {
+        let plain_root = ground.write_plain()?;
+        let mounted = ground.mount(binary);
+        let (union, plain) = (Caller::new(mounted.target()), Caller::new(&plain_root));
+        Ok(Trial { union, plain, plain_root, mounted, naming: Naming::default(), ground })
+    }
+
+    /// Lets both do the same and compares what they say.
+    ///
+    /// # Errors
+    /// What differs.
+    pub fn act(&mut self, act: &Act) -> TestCaseResult {
+        let found = self.union.act(act);
+        if found.as_ref().is_err_and(|errno| self.excuses(&act.op, *errno)) {
+            return Ok(());
+        }
+        let expected = self.plain.act(act);
+        if found != expected {
+            return fail(format!("{act:?}\nsays {}\nbut a plain directory {}", told(&found), told(&expected)));
+        }
+        if act.op == Op::Remount { self.remount() } else { Ok(()) }
+    }
+
+    /// Errors that a plain directory does not know.
+    fn excuses(&self, op: &Op, errno: Errno) -> bool {
+        match (op, errno) {
+            // a directory with content below is not renamed: mv(1) copies it then
+            (Op::Rename { from, to, .. }, Errno::XDEV) => {
+                [from, to].iter().any(|path| self.ground.may_have_content_below(path))
+            }
+            (_, Errno::ROFS) => !self.ground.layout.top_is_writable(),
+            _ => false,
+        }
+    }
+
+    fn remount(&mut self) -> TestCaseResult {
+        self.compare()?;
+        self.mounted.remount();
+        self.compare()
+    }
+
+    /// Compares the whole trees.
+    ///
+    /// # Errors
+    /// What differs.
+    pub fn compare(&mut self) -> TestCaseResult {
+        let union = match Snapshot::try_take(self.mounted.target()) {
+            Ok(union) => union,
+            Err((path, error)) => return fail(format!("the union cannot be read: {}: {error}", path.display())),
+        };
+        let plain = Snapshot::take(&self.plain_root);
+        let clock = if self.ground.layout.only_top_is_writable() { Clock::All } else { Clock::NotDirectories };
+        let mut lines = model::difference(&union, &plain, clock);
+        lines.extend(self.naming.check(&union, &plain, &self.plain_root));
+        if lines.is_empty() {
+            Ok(())
+        } else {
+            fail(format!("the union is not the plain directory:\n{}", lines.join("\n")))
+        }
+    }
+}
+
+fn told(outcome: &Result<Sight, Errno>) -> String {
+    match outcome {
+        Ok(Sight::Bytes(bytes)) if bytes.len() > 200 => format!("{} bytes", bytes.len()),
+        other => format!("{other:?}"),
+    }
+}
+
+/// A property that does not hold.
+///
+/// # Errors
+/// Always.
+pub fn fail(why: impl Into<String>) -> TestCaseResult {
+    Err(TestCaseError::fail(why.into()))
+}
