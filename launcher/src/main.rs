@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The `rlaunch` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    launcher::main()
+}

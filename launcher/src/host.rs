@@ -1,0 +1,99 @@
+//! What is looked at on the host before a container is described: the only place that observes it.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access};
+use rustix::termios::isatty;
+
+use crate::failure::{Doing as _, Failure};
+use crate::mount_table;
+
+/// Where a copy of the host has fresh file systems instead of the host's.
+pub(crate) const FRESH: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
+
+/// What is taken over from the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// The caller's environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The caller's working directory; none where it is gone or out of reach.
+    pub directory: Option<PathBuf>,
+    /// Which standard streams are terminals.
+    pub terminals: StandardStreams,
+    /// Mount points below `/` that hold ordinary files, parents first. Looked at for a copy of the host only.
+    pub submounts: Vec<PathBuf>,
+    /// Files that programs need although they lie where the container has a fresh file system. For a copy only.
+    pub files: Vec<(PathBuf, Vec<u8>)>,
+}
+
+/// One answer for each of the three standard streams.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StandardStreams {
+    /// Standard input.
+    pub input: bool,
+    /// Standard output.
+    pub output: bool,
+    /// Standard error.
+    pub error: bool,
+}
+
+impl StandardStreams {
+    fn that_are_terminals() -> Self {
+        Self { input: isatty(std::io::stdin()), output: isatty(std::io::stdout()), error: isatty(std::io::stderr()) }
+    }
+
+    /// Whether the command is used by a person at a terminal.
+    #[must_use]
+    pub fn wants_terminal(self) -> bool {
+        self.input && self.output
+    }
+}
+
+impl Host {
+    /// Looks at what every container needs.
+    #[must_use]
+    pub fn observe() -> Host {
+        Host {
+            environment: std::env::vars_os().collect(),
+            // A directory that was removed, or is outside of a chroot: the container starts in its `/`.
+            directory: std::env::current_dir().ok(),
+            terminals: StandardStreams::that_are_terminals(),
+            submounts: Vec::new(),
+            files: Vec::new(),
+        }
+    }
+
+    /// Looks at what a copy of the host needs as well.
+    ///
+    /// # Errors
+    /// Where the mount table cannot be read.
+    pub fn observe_for_a_copy() -> Result<Host, Failure> {
+        let table = fs::read("/proc/self/mountinfo").doing("read the mount table /proc/self/mountinfo")?;
+        let submounts = mount_table::ordinary_submounts(&mount_table::parse(&table), &FRESH);
+        Ok(Host { submounts, files: resolver_configuration().into_iter().collect(), ..Host::observe() })
+    }
+}
+
+/// `/etc/resolv.conf` where it is a link into `/run`, as with systemd-resolved and resolvconf.
+fn resolver_configuration() -> Option<(PathBuf, Vec<u8>)> {
+    let path = Path::new("/etc/resolv.conf").canonicalize().ok()?;
+    let is_covered = FRESH.iter().any(|fresh| path.starts_with(fresh));
+    // A link that dangles, or a file that cannot be read, is no worse inside than it is outside.
+    is_covered.then(|| fs::read(&path).ok()).flatten().map(|content| (path, content))
+}
+
+/// Resolves the directory for `--rootfs`.
+///
+/// # Errors
+/// Where it is not a directory that can be entered.
+pub(crate) fn resolve_tree(path: &Path) -> Result<PathBuf, Failure> {
+    let doing = format!("use {} as the root", path.display());
+    let resolved = path.canonicalize().doing(&doing)?;
+    if !resolved.is_dir() {
+        return Err(Failure::because(&doing, "it is not a directory"));
+    }
+    access(&resolved, AccessFlags::X_OK).doing(&doing)?;
+    Ok(resolved)
+}

@@ -1,0 +1,97 @@
+//! Processes: making them, talking to them, and waiting for them. The only place with `unsafe` code.
+//!
+//! The parent is single-threaded whenever it makes a process, so its children may do anything that it could do.
+
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sched::CloneFlags;
+use nix::sys::signal::{SigHandler, Signal};
+use nix::unistd::{ForkResult, Pid};
+
+pub(crate) mod channel;
+pub(crate) mod init;
+pub(crate) mod signals;
+pub(crate) mod supervisor;
+
+/// Virtual memory that is only touched as far as it is used.
+const STACK: usize = 8 << 20;
+
+/// Starts a process in new namespaces, which runs `child` and exits with what that returns.
+pub(crate) fn clone_into(namespaces: CloneFlags, mut child: impl FnMut() -> u8) -> Result<Pid, Errno> {
+    assert_single_threaded();
+    let mut stack = vec![0; STACK];
+    let run = Box::new(|| isize::from(child()));
+    // SAFETY: without CLONE_VM the child has its own copy of all memory, the stack included, and no other thread of
+    // ours existed that could have held a lock in it. A panic in `run` cannot unwind past it: it is called through an
+    // `extern "C"` function, where a panic aborts.
+    unsafe { nix::sched::clone(run, &mut stack, namespaces, Some(libc::SIGCHLD)) }
+}
+
+/// Starts a copy of this process, which runs `child` and exits with what that returns.
+pub(crate) fn fork(child: impl FnOnce() -> u8) -> Result<Pid, Errno> {
+    assert_single_threaded();
+    // SAFETY: this process has one thread, so the child inherits no lock that nobody would ever release.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
+            exit_now(status.unwrap_or(crate::failure::OWN_FAILURE))
+        }
+    }
+}
+
+/// Ends this process without dropping anything: neither what its parent has registered for its own end, nor descriptors
+/// that are closed already.
+pub(crate) fn exit_now(status: u8) -> ! {
+    // SAFETY: _exit(2) has no preconditions.
+    unsafe { libc::_exit(status.into()) }
+}
+
+fn assert_single_threaded() {
+    debug_assert_eq!(std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count), 1, "no thread before a fork");
+}
+
+/// Closes every descriptor but the standard streams.
+///
+/// For the start of a process, before it has opened anything, and for one that uses none of them any more and ends with
+/// [`exit_now`].
+pub(crate) fn close_all_descriptors() -> Result<(), Errno> {
+    const FIRST: libc::c_uint = 3;
+    // SAFETY: callers own no descriptor beyond the standard streams that they go on using.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0) };
+    match Errno::result(result) {
+        Err(Errno::ENOSYS | Errno::EPERM) => close_listed_descriptors(FIRST),
+        result => result.map(drop),
+    }
+}
+
+/// The same before Linux 5.9, and under filters that do not know the call.
+fn close_listed_descriptors(first: libc::c_uint) -> Result<(), Errno> {
+    let entries = std::fs::read_dir("/proc/self/fd").map_err(|error| crate::failure::errno_of(&error))?;
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok());
+    let numbers: Vec<RawFd> = numbers.filter(|number| number.cast_unsigned() >= first).collect();
+    for number in numbers {
+        // SAFETY: as above; EBADF for the descriptor that listed the others, which is closed by now.
+        unsafe { libc::close(number) };
+    }
+    Ok(())
+}
+
+/// Takes a descriptor that another program has put on standard input or output.
+pub(crate) fn take_standard_stream(number: RawFd) -> Result<OwnedFd, Errno> {
+    let copy = nix::fcntl::fcntl(
+        // SAFETY: the standard streams are open from the start of every Rust program on.
+        unsafe { std::os::fd::BorrowedFd::borrow_raw(number) },
+        nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3),
+    )?;
+    // SAFETY: the descriptor was made in the line above and has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Lets a signal do what it does by default.
+pub(crate) fn reset_signal(signal: Signal) -> Result<(), Errno> {
+    // SAFETY: SIG_DFL runs no code of ours.
+    unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.map(drop)
+}

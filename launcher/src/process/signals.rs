@@ -1,0 +1,65 @@
+//! Signals, taken as values instead of interrupting anything.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// The signals that are passed on to the command.
+pub(crate) const FORWARDED: [Signal; 8] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+    Signal::SIGCONT,
+];
+
+/// The signals of this process, blocked and read one by one.
+///
+/// A blocked signal waits, also where it would be ignored by default, and also for pid 1 (signal(7)).
+pub(crate) struct Signals {
+    queue: SignalFd,
+    taken: SigSet,
+    before: SigSet,
+}
+
+impl Signals {
+    pub(crate) fn take_over() -> Result<Signals, Errno> {
+        // A caller that ignores SIGCHLD would leave nobody to wait for. Rust ignores SIGPIPE, which every program
+        // inherits through exec; what we write ourselves is told EPIPE or, with the default, ends us as any other.
+        super::reset_signal(Signal::SIGCHLD)?;
+        let taken: SigSet = FORWARDED.into_iter().chain([Signal::SIGCHLD]).collect();
+        let mut before = SigSet::empty();
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&taken), Some(&mut before))?;
+        let queue = SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        Ok(Signals { queue, taken, before })
+    }
+
+    /// The next signal that has arrived, if there is one.
+    pub(crate) fn next(&self) -> Result<Option<Signal>, Errno> {
+        let Some(information) = self.queue.read_signal()? else { return Ok(None) };
+        let number = i32::try_from(information.ssi_signo).map_err(|_| Errno::EINVAL)?;
+        Signal::try_from(number).map(Some)
+    }
+
+    /// Waits for the next signal; needs no descriptor.
+    pub(crate) fn wait(&self) -> Result<Signal, Errno> {
+        self.taken.wait()
+    }
+
+    /// Gives a process that is about to run another program what that program expects.
+    pub(crate) fn give_back(&self) -> Result<(), Errno> {
+        super::reset_signal(Signal::SIGPIPE)?;
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None)
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
+    }
+}

@@ -1,0 +1,198 @@
+//! The parent's side of a container: it hears the child out, passes signals and bytes on, and waits for the end.
+
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use super::channel::{Channel, Message};
+use super::init::exit_status;
+use super::signals::Signals;
+use crate::failure::{Doing as _, Failure};
+use crate::message::warn;
+use crate::steps::Step;
+use crate::terminal::Proxy;
+use crate::union::Daemon;
+
+/// Who has to be looked after.
+pub(crate) struct Supervisor<'a> {
+    steps: &'a [Step],
+    signals: &'a Signals,
+    init: Pid,
+    /// Open until the command runs, or has failed to.
+    channel: Option<Channel>,
+    daemon: Option<&'a mut Daemon>,
+    proxy: Option<Proxy>,
+    failure: Option<Failure>,
+}
+
+/// What poll(2) has found.
+#[derive(Default)]
+struct Ready {
+    signals: bool,
+    channel: bool,
+    input: bool,
+    terminal: bool,
+}
+
+impl<'a> Supervisor<'a> {
+    /// For the child `init`, which waits for a word on `channel`.
+    pub(crate) fn new(
+        steps: &'a [Step],
+        signals: &'a Signals,
+        init: Pid,
+        channel: Channel,
+        daemon: Option<&'a mut Daemon>,
+    ) -> Self {
+        Supervisor { steps, signals, init, channel: Some(channel), daemon, proxy: None, failure: None }
+    }
+
+    /// Starts the child and stays until it has ended. The exit status is the command's.
+    pub(crate) fn run(mut self) -> Result<u8, Failure> {
+        self.go()?;
+        let result = loop {
+            match self.turn() {
+                Ok(None) => {}
+                Ok(Some(status)) => break Ok(status),
+                Err(failure) => break Err(failure),
+            }
+        };
+        if result.is_err() {
+            self.kill_and_wait();
+        }
+        while self.channel.is_some() {
+            self.listen()?;
+        }
+        if let Some(proxy) = self.proxy.take() {
+            proxy.finish().doing("copy the rest of the container's output")?;
+        }
+        match self.failure.take() {
+            Some(failure) => Err(failure),
+            None => result,
+        }
+    }
+
+    fn go(&self) -> Result<(), Failure> {
+        match &self.channel {
+            // EPIPE: it has ended already, which is found out below.
+            Some(channel) => match channel.send(&Message::Go) {
+                Err(Errno::EPIPE) => Ok(()),
+                result => result.doing("speak to the container's first process"),
+            },
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for something to happen and handles it; the exit status, once the child has ended.
+    fn turn(&mut self) -> Result<Option<u8>, Failure> {
+        let ready = self.wait().doing("wait for the container")?;
+        if ready.channel {
+            self.listen()?;
+        }
+        if let Some(proxy) = self.proxy.as_mut().filter(|_| ready.input || ready.terminal) {
+            proxy.copy(ready.input).doing("copy between the terminals")?;
+        }
+        if ready.signals {
+            while let Some(signal) = self.signals.next().doing("read a signal")? {
+                if let Some(status) = self.handle(signal)? {
+                    return Ok(Some(status));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn wait(&self) -> Result<Ready, Errno> {
+        let input = io::stdin();
+        let mut sources = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        sources.extend(self.channel.as_ref().map(|channel| PollFd::new(channel.as_fd(), PollFlags::POLLIN)));
+        sources.extend(self.proxy.iter().flat_map(|proxy| proxy.interests(input.as_fd())));
+        match poll(&mut sources, PollTimeout::NONE) {
+            Err(Errno::EINTR) => return Ok(Ready::default()),
+            result => result?,
+        };
+        let mut ready = Ready::default();
+        let channel = self.channel.as_ref().map(|channel| channel.as_fd().as_raw_fd());
+        for source in sources.iter().filter(|source| source.any().unwrap_or(true)) {
+            match source.as_fd().as_raw_fd() {
+                number if number == self.signals.as_fd().as_raw_fd() => ready.signals = true,
+                number if Some(number) == channel => ready.channel = true,
+                number if number == input.as_raw_fd() => ready.input = true,
+                _ => ready.terminal = true,
+            }
+        }
+        Ok(ready)
+    }
+
+    /// Hears one message of the child.
+    fn listen(&mut self) -> Result<(), Failure> {
+        let Some(channel) = &self.channel else { return Ok(()) };
+        match channel.receive().doing("hear the container's first process")? {
+            None => self.channel = None,
+            Some(Message::Mounted) => {
+                if let Some(daemon) = self.daemon.as_mut() {
+                    daemon.serve()?;
+                }
+                self.go()?;
+            }
+            Some(Message::Terminal(master)) => {
+                self.proxy = Some(Proxy::start(master).doing("use this terminal for the container")?);
+            }
+            Some(Message::Warning(number, errno)) => {
+                if let Some(step) = self.steps.get(number as usize) {
+                    warn(step.warning(errno));
+                }
+            }
+            Some(Message::Failed(number, errno)) => {
+                let step = self.steps.get(number as usize);
+                self.failure = step.map(|step| step.failure(errno));
+            }
+            Some(Message::Go | Message::Opened | Message::Serving | Message::Refused(_)) => {
+                return Err(Failure::new("the container's first process says what it cannot know"));
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, signal: Signal) -> Result<Option<u8>, Failure> {
+        match signal {
+            Signal::SIGCHLD => self.reap(),
+            Signal::SIGWINCH if self.proxy.is_some() => {
+                self.proxy.as_ref().map_or(Ok(()), Proxy::resize).doing("resize the container's terminal")?;
+                Ok(None)
+            }
+            // Nobody is there yet who could decide what the signal means, and a step may take long.
+            _ if self.channel.is_some() && ends_by_default(signal) => self.send(Signal::SIGKILL),
+            _ => self.send(signal),
+        }
+    }
+
+    fn send(&self, signal: Signal) -> Result<Option<u8>, Failure> {
+        // The child is ours and not waited for, so its number is its own: this cannot fail.
+        kill(self.init, signal).doing("pass a signal to the container")?;
+        Ok(None)
+    }
+
+    fn reap(&mut self) -> Result<Option<u8>, Failure> {
+        if let Some(failure) = self.daemon.as_mut().and_then(|daemon| daemon.unexpected_end()) {
+            return Err(failure);
+        }
+        let ended = waitpid(self.init, Some(WaitPidFlag::WNOHANG)).doing("wait for the container's first process")?;
+        Ok(exit_status(ended))
+    }
+
+    fn kill_and_wait(&self) {
+        // Our child cannot refuse this signal; ECHILD and ESRCH mean that it has been waited for.
+        if kill(self.init, Signal::SIGKILL).is_ok() {
+            while waitpid(self.init, None) == Err(Errno::EINTR) {}
+        }
+    }
+}
+
+fn ends_by_default(signal: Signal) -> bool {
+    !matches!(signal, Signal::SIGWINCH | Signal::SIGCONT | Signal::SIGCHLD)
+}

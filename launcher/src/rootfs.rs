@@ -1,0 +1,181 @@
+//! The root of a container while it is being filled: mounts, devices, links and files, relative to an open directory.
+//!
+//! What lies in a root is not to be trusted: its `/dev` may be a link that leads to the host's. So every path is walked
+//! component by component, no link is ever followed, and a mount goes onto the descriptor that the walk ended with.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat, makedev, mkdirat, mknodat};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::unistd::{symlinkat, write};
+
+use crate::steps::{Device, FileSystem};
+
+const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// An open root directory.
+#[derive(Debug)]
+pub(crate) struct Rootfs {
+    directory: OwnedFd,
+}
+
+impl Rootfs {
+    /// Opens a directory of the host as the root; what is mounted there now is what counts.
+    pub(crate) fn open(path: &Path) -> Result<Rootfs, Errno> {
+        let directory = openat(AT_FDCWD, path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(Rootfs { directory })
+    }
+
+    pub(crate) fn directory(&self) -> &OwnedFd {
+        &self.directory
+    }
+
+    /// Mounts a fresh file system; its directory is made where it is missing.
+    pub(crate) fn mount(&self, file_system: &FileSystem) -> Result<(), Errno> {
+        let target = self.make_directories(Path::new(file_system.at), Mode::from_bits_truncate(0o755))?;
+        let FileSystem { kind, flags, data, .. } = *file_system;
+        mount(Some(kind), &path_of(&target), Some(kind), flags, Some(data))
+    }
+
+    /// Binds what the host has at `path` to the same place, and makes that read-only.
+    pub(crate) fn bind_read_only(&self, path: &Path) -> Result<(), Errno> {
+        self.bind(path, path)?;
+        // The flags of a bind are set by a second call, which must keep those that are there: dropping them is not
+        // allowed in a user namespace, and nobody asked for it anywhere else.
+        let bound = self.walk(path)?;
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | mount_flags(&bound)?;
+        mount(None::<&str>, &path_of(&bound), None::<&str>, flags, None::<&str>)
+    }
+
+    fn bind(&self, source: &Path, at: &Path) -> Result<(), Errno> {
+        let target = self.walk(at)?;
+        // Mounting a directory over a link would follow it, or be refused with ENOTDIR: tell what it is.
+        if is_link(&target)? {
+            return Err(Errno::ELOOP);
+        }
+        mount(Some(source), &path_of(&target), None::<&str>, MsFlags::MS_BIND, None::<&str>)
+    }
+
+    /// Makes a character device with mode 0666, or binds the host's where no devices can be made.
+    pub(crate) fn make_device(&self, device: &Device) -> Result<(), Errno> {
+        let (parent, name) = self.parent_of(Path::new(device.at))?;
+        let mode = Mode::from_bits_truncate(0o666);
+        match mknodat(&parent, name, SFlag::S_IFCHR, mode, makedev(device.major, device.minor)) {
+            Err(Errno::EPERM) => {
+                let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                openat(&parent, name, flags, mode)?;
+                self.bind(Path::new(device.at), Path::new(device.at))
+            }
+            result => result,
+        }
+    }
+
+    /// Makes a symbolic link.
+    pub(crate) fn make_link(&self, at: &Path, to: &str) -> Result<(), Errno> {
+        let (parent, name) = self.parent_of(at)?;
+        symlinkat(to, &parent, name)
+    }
+
+    /// Makes a directory and those above it, where they are missing; `mode` is that of the last one.
+    pub(crate) fn make_directory(&self, at: &Path, mode: u32) -> Result<(), Errno> {
+        self.make_directories(at, Mode::from_bits_truncate(mode)).map(drop)
+    }
+
+    /// Makes a file that is not there yet.
+    pub(crate) fn make_file(&self, at: &Path, content: &[u8]) -> Result<(), Errno> {
+        let (parent, name) = self.parent_of(at)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&parent, name, flags, Mode::from_bits_truncate(0o644))?;
+        let mut rest = content;
+        while !rest.is_empty() {
+            let written = write(&file, rest)?;
+            rest = rest.get(written..).unwrap_or_default();
+        }
+        // Not what is left of the mode by a umask.
+        fchmod(&file, Mode::from_bits_truncate(0o644))
+    }
+
+    /// Opens what is at `path`; the last component may be anything, also a link itself.
+    fn walk(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        let Ok((parent, name)) = self.parent_of(path) else { return self.walk_directories(path) };
+        openat(&parent, name, HANDLE, Mode::empty())
+    }
+
+    fn parent_of<'path>(&self, path: &'path Path) -> Result<(OwnedFd, &'path OsStr), Errno> {
+        let name = path.file_name().ok_or(Errno::EINVAL)?;
+        Ok((self.walk_directories(path.parent().ok_or(Errno::EINVAL)?)?, name))
+    }
+
+    fn walk_directories(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        let mut directory = self.directory.try_clone().map_err(|error| crate::failure::errno_of(&error))?;
+        for name in components(path)? {
+            directory = open_directory(&directory, name)?;
+        }
+        Ok(directory)
+    }
+
+    fn make_directories(&self, path: &Path, mode: Mode) -> Result<OwnedFd, Errno> {
+        let mut directory = self.directory.try_clone().map_err(|error| crate::failure::errno_of(&error))?;
+        let mut so_far = PathBuf::from("/");
+        for name in components(path)? {
+            so_far.push(name);
+            directory = match open_directory(&directory, name) {
+                Err(Errno::ENOENT) => {
+                    let mode = if so_far == path { mode } else { Mode::from_bits_truncate(0o755) };
+                    mkdirat(&directory, name, mode)?;
+                    open_directory(&directory, name)?
+                }
+                result => result?,
+            };
+        }
+        Ok(directory)
+    }
+}
+
+/// The names in an absolute path. One that could lead upwards is refused.
+fn components(path: &Path) -> Result<Vec<&OsStr>, Errno> {
+    let name = |component| match component {
+        Component::RootDir => None,
+        Component::Normal(name) => Some(Ok(name)),
+        Component::CurDir | Component::ParentDir | Component::Prefix(_) => Some(Err(Errno::EINVAL)),
+    };
+    path.components().filter_map(name).collect()
+}
+
+/// Enters one directory, and a mount on it; a link is ELOOP, anything else that is not a directory ENOTDIR.
+fn open_directory(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    match openat(parent, name, HANDLE | OFlag::O_DIRECTORY, Mode::empty()) {
+        // The kernel says ENOTDIR for a link as well.
+        Err(Errno::ENOTDIR) if is_link(&openat(parent, name, HANDLE, Mode::empty())?)? => Err(Errno::ELOOP),
+        result => result,
+    }
+}
+
+fn is_link(handle: &OwnedFd) -> Result<bool, Errno> {
+    let kind = SFlag::from_bits_truncate(fstat(handle)?.st_mode) & SFlag::S_IFMT;
+    Ok(kind == SFlag::S_IFLNK)
+}
+
+/// A path to an open descriptor, for calls that take none. It cannot be redirected: /proc is still the host's.
+fn path_of(handle: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", handle.as_raw_fd()).into()
+}
+
+/// The flags of the mount on which `handle` lies.
+fn mount_flags(handle: &OwnedFd) -> Result<MsFlags, Errno> {
+    let set = fstatvfs(handle)?.flags();
+    let pairs = [
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
+        (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
+        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
+    ];
+    Ok(pairs.into_iter().filter(|(bit, _)| set.contains(*bit)).map(|(_, flag)| flag).collect())
+}

@@ -1,0 +1,233 @@
+//! The directory on disk that holds what a throw-away container writes, for as long as it runs.
+//!
+//! Whoever uses one holds a shared lock on it: the launcher, and the union's daemon, which may outlive a launcher that
+//! is killed. A directory that can be locked exclusively was left behind, and the next start removes it.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
+use nix::unistd::geteuid;
+
+use crate::failure::Failure;
+use crate::message::warn;
+
+const PREFIX: &str = "rlaunch-";
+const TOP: &str = "top";
+const MOUNT_POINT: &str = "root";
+const ATTEMPTS: usize = 100;
+/// linux/magic.h
+const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+
+/// A directory of a container's own; removed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Scratch {
+    /// Makes one on the first of the usual places that is on disk, and removes what killed launchers left there.
+    pub(crate) fn create() -> Result<Scratch, Failure> {
+        let places = places(std::env::var_os("TMPDIR"));
+        let mut reasons = Vec::new();
+        for place in &places {
+            remove_leftovers(place);
+            match Scratch::create_in(place) {
+                Ok(scratch) => return Ok(scratch),
+                Err(reason) => reasons.push(format!("{}: {reason}", place.display())),
+            }
+        }
+        let failure = Failure::because("make a directory for what the container writes", reasons.join("; "));
+        Err(failure.remedy("set TMPDIR to a directory on a disk"))
+    }
+
+    fn create_in(place: &Path) -> io::Result<Scratch> {
+        if is_in_memory(statfs(place)?.filesystem_type()) {
+            return Err(io::Error::other("it is not on a disk"));
+        }
+        for _ in 0..ATTEMPTS {
+            let path = make_private_directory(place)?;
+            // Somebody who cleans up may have come between: then the lock is taken, or the directory gone.
+            if let Some(lock) = lock(&path, FlockArg::LockSharedNonblock)? {
+                let scratch = Scratch { path, _lock: lock };
+                scratch.fill()?;
+                return Ok(scratch);
+            }
+        }
+        Err(io::Error::other("somebody keeps removing the directories that are made there"))
+    }
+
+    /// The top shows as `/` in the container, so it looks like the host's.
+    fn fill(&self) -> io::Result<()> {
+        let root = fs::metadata("/")?;
+        fs::create_dir(self.mount_point())?;
+        fs::create_dir(self.top())?;
+        chown(self.top(), Some(root.uid()), Some(root.gid()))?;
+        fs::set_permissions(self.top(), root.permissions())
+    }
+
+    /// The writable branch.
+    pub(crate) fn top(&self) -> PathBuf {
+        self.path.join(TOP)
+    }
+
+    /// An empty directory, for the container to mount its union on.
+    pub(crate) fn mount_point(&self) -> PathBuf {
+        self.path.join(MOUNT_POINT)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.path) {
+            warn(format_args!("cannot remove {}: {error}", self.path.display()));
+        }
+    }
+}
+
+/// Keeps the directory around a top from being removed by others, for another process that uses it.
+pub(crate) fn hold(top: &Path) -> io::Result<Flock<File>> {
+    let directory = top.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    lock(directory, FlockArg::LockSharedNonblock)?.ok_or(io::ErrorKind::NotFound.into())
+}
+
+fn places(tmpdir: Option<OsString>) -> Vec<PathBuf> {
+    let mut places = vec![PathBuf::from("/var/tmp")];
+    places.extend(tmpdir.map(PathBuf::from).filter(|path| path.is_absolute() && *path != places[0]));
+    places
+}
+
+/// What a container writes may be secret, or a set-id program: nobody else gets in.
+fn make_private_directory(place: &Path) -> io::Result<PathBuf> {
+    let private = fs::Permissions::from_mode(0o700);
+    Ok(tempfile::Builder::new().prefix(PREFIX).permissions(private).tempdir_in(place)?.keep())
+}
+
+fn is_in_memory(kind: FsType) -> bool {
+    kind == TMPFS_MAGIC || kind == RAMFS_MAGIC
+}
+
+/// Locks a directory; `None` where somebody else does, or it is not there any more.
+fn lock(path: &Path, kind: FlockArg) -> io::Result<Option<Flock<File>>> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    let directory = match File::options().read(true).custom_flags(flags.bits()).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result?,
+    };
+    let inode = directory.metadata()?.ino();
+    let locked = match Flock::lock(directory, kind) {
+        Ok(locked) => locked,
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Ok(None),
+        Err((_, errno)) => return Err(errno.into()),
+    };
+    let is_there = fs::symlink_metadata(path).is_ok_and(|now| now.ino() == inode);
+    Ok(is_there.then_some(locked))
+}
+
+fn remove_leftovers(place: &Path) {
+    // A place that is not there has no leftovers; what else is wrong with it shows when it is to be used.
+    let Ok(entries) = fs::read_dir(place) else { return };
+    let ours = entries.flatten().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()));
+    for path in ours.map(|entry| entry.path()).filter(|path| may_be_ours(path)) {
+        let result = lock(&path, FlockArg::LockExclusiveNonblock).and_then(|lock| match lock {
+            Some(_held) => remove(&path),
+            None => Ok(()),
+        });
+        if let Err(error) = result {
+            warn(format_args!("cannot remove what another start left in {}: {error}", path.display()));
+        }
+    }
+}
+
+/// In a directory that everybody writes to, anybody may use our names.
+fn may_be_ours(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| {
+        metadata.is_dir() && metadata.uid() == geteuid().as_raw() && metadata.permissions().mode() & 0o7777 == 0o700
+    })
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On disk, for /tmp may be in memory.
+    fn place() -> tempfile::TempDir {
+        tempfile::tempdir_in("/var/tmp").unwrap()
+    }
+
+    fn leave_behind(place: &Path) -> PathBuf {
+        let path = make_private_directory(place).unwrap();
+        fs::create_dir_all(path.join("top/etc")).unwrap();
+        path
+    }
+
+    #[test]
+    fn it_is_private_and_its_top_looks_like_the_hosts_root() {
+        let place = place();
+        let scratch = Scratch::create_in(place.path()).unwrap();
+        assert_eq!(fs::metadata(&scratch.path).unwrap().mode() & 0o7777, 0o700);
+        let (top, root) = (fs::metadata(scratch.top()).unwrap(), fs::metadata("/").unwrap());
+        assert_eq!((top.mode(), top.gid()), (root.mode(), root.gid()));
+        let path = scratch.path.clone();
+        drop(scratch);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn leftovers_go_and_those_in_use_stay() {
+        let place = place();
+        let abandoned = leave_behind(place.path());
+        let used = Scratch::create_in(place.path()).unwrap();
+        remove_leftovers(place.path());
+        assert!(!abandoned.exists());
+        assert!(used.top().exists());
+    }
+
+    #[test]
+    fn a_daemon_that_still_runs_keeps_the_directory() {
+        let place = place();
+        let path = leave_behind(place.path());
+        let held = hold(&path.join(TOP)).unwrap();
+        remove_leftovers(place.path());
+        assert!(path.exists());
+        drop(held);
+        remove_leftovers(place.path());
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_others_put_under_our_names_is_left_alone() {
+        let place = place();
+        let public = place.path().join("rlaunch-public");
+        fs::create_dir(&public).unwrap();
+        fs::set_permissions(&public, fs::Permissions::from_mode(0o755)).unwrap();
+        let precious = place.path().join("precious");
+        fs::create_dir(&precious).unwrap();
+        std::os::unix::fs::symlink(&precious, place.path().join("rlaunch-link")).unwrap();
+        fs::write(place.path().join("rlaunch-file"), "").unwrap();
+        remove_leftovers(place.path());
+        for name in ["rlaunch-public", "precious", "rlaunch-link", "rlaunch-file"] {
+            assert!(fs::symlink_metadata(place.path().join(name)).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn tmpdir_is_a_second_choice_and_must_be_absolute() {
+        assert_eq!(places(None), [Path::new("/var/tmp")]);
+        assert_eq!(places(Some("/big".into())), [Path::new("/var/tmp"), Path::new("/big")]);
+        assert_eq!(places(Some("/var/tmp".into())), [Path::new("/var/tmp")]);
+        assert_eq!(places(Some("relative".into())), [Path::new("/var/tmp")]);
+    }
+}

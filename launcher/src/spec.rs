@@ -1,0 +1,159 @@
+//! What is to be started: the options and what they leave open, decided, as plain values.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::failure::Failure;
+use crate::host::{Host, StandardStreams};
+use crate::options::Options;
+
+/// Where commands are looked for with `--rootfs`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const DEFAULT_HOSTNAME: &str = "rlaunch";
+/// HOST_NAME_MAX of Linux; see gethostname(2).
+const HOSTNAME_LENGTH: usize = 64;
+
+/// One container, before it is known how to make it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spec {
+    /// What becomes `/`.
+    pub root: Root,
+    /// The command and its arguments, never empty.
+    pub command: Vec<CString>,
+    /// `NAME=VALUE`, all of it.
+    pub environment: Vec<CString>,
+    /// Where the command starts, as an absolute path in the container.
+    pub directory: PathBuf,
+    /// The host name; the host's own where there is none.
+    pub hostname: Option<OsString>,
+    /// Which standard streams are to be a terminal of the container's own; none, when it gets no terminal.
+    pub terminal: Option<StandardStreams>,
+}
+
+/// What becomes `/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Root {
+    /// A directory tree, or a mounted union.
+    Tree(PathBuf),
+    /// A throw-away copy of the host.
+    HostCopy {
+        /// Mount points of the host that are shown read-only, parents first.
+        submounts: Vec<PathBuf>,
+        /// Files of the host that lie where the container has a fresh file system, with their content.
+        files: Vec<(PathBuf, Vec<u8>)>,
+    },
+}
+
+impl Spec {
+    /// Decides what the options leave open.
+    ///
+    /// # Errors
+    /// Where a word cannot be passed to a program.
+    pub fn new(options: Options, host: Host) -> Result<Spec, Failure> {
+        let command = options.command.into_iter().map(c_string).collect::<Result<Vec<_>, _>>()?;
+        let terminal = host.terminals.wants_terminal().then_some(host.terminals);
+        let (environment, directory, hostname, root) = match options.rootfs {
+            Some(tree) => (clean_environment(&host), "/".into(), Some(hostname_of(&tree)), Root::Tree(tree)),
+            None => {
+                let root = Root::HostCopy { submounts: host.submounts, files: host.files };
+                (host.environment, host.directory.unwrap_or_else(|| "/".into()), None, root)
+            }
+        };
+        let environment = environment.into_iter().map(assignment).collect::<Result<Vec<_>, _>>()?;
+        Ok(Spec { root, command, environment, directory, hostname, terminal })
+    }
+}
+
+fn clean_environment(host: &Host) -> Vec<(OsString, OsString)> {
+    let mut environment = vec![("PATH".into(), DEFAULT_PATH.into()), ("HOME".into(), "/root".into())];
+    environment.extend(host.environment.iter().find(|(name, _)| name == "TERM").cloned());
+    environment
+}
+
+/// The name of the directory, as far as it can be a host name.
+fn hostname_of(tree: &Path) -> OsString {
+    let is_valid = |name: &&OsStr| {
+        let bytes = name.as_bytes();
+        let valid = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+        bytes.len() <= HOSTNAME_LENGTH
+            && bytes.iter().all(valid)
+            && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+    };
+    tree.file_name().filter(is_valid).unwrap_or(OsStr::new(DEFAULT_HOSTNAME)).to_owned()
+}
+
+fn assignment((name, value): (OsString, OsString)) -> Result<CString, Failure> {
+    let mut text = name;
+    text.push("=");
+    text.push(value);
+    c_string(text)
+}
+
+fn c_string(text: OsString) -> Result<CString, Failure> {
+    CString::new(text.into_vec()).map_err(|error| Failure::because("pass a word with a zero byte to a program", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> Host {
+        Host {
+            environment: vec![("TERM".into(), "vt100".into()), ("SECRET".into(), "1".into())],
+            directory: Some("/home/me".into()),
+            terminals: StandardStreams::default(),
+            submounts: vec!["/home".into()],
+            files: Vec::new(),
+        }
+    }
+
+    fn spec(rootfs: Option<&str>, host: Host) -> Spec {
+        let options = Options { rootfs: rootfs.map(PathBuf::from), command: vec!["sh".into()] };
+        Spec::new(options, host).unwrap()
+    }
+
+    #[test]
+    fn a_tree_starts_clean() {
+        let spec = spec(Some("/srv/bookworm"), host());
+        let environment: Vec<_> = spec.environment.iter().map(|text| text.to_str().unwrap()).collect();
+        assert_eq!(environment, [&format!("PATH={DEFAULT_PATH}"), "HOME=/root", "TERM=vt100"]);
+        assert_eq!(spec.directory, Path::new("/"));
+        assert_eq!(spec.hostname, Some("bookworm".into()));
+        assert_eq!(spec.root, Root::Tree("/srv/bookworm".into()));
+    }
+
+    #[test]
+    fn a_copy_of_the_host_takes_over_environment_and_directory() {
+        let spec = spec(None, host());
+        assert_eq!(spec.environment, [c"TERM=vt100".to_owned(), c"SECRET=1".to_owned()]);
+        assert_eq!(spec.directory, Path::new("/home/me"));
+        assert_eq!(spec.hostname, None);
+        assert_eq!(spec.root, Root::HostCopy { submounts: vec!["/home".into()], files: Vec::new() });
+    }
+
+    #[test]
+    fn a_terminal_is_made_only_where_input_and_output_are_one() {
+        let terminal = |input, output, error| {
+            spec(None, Host { terminals: StandardStreams { input, output, error }, ..host() }).terminal.is_some()
+        };
+        assert!(terminal(true, true, true));
+        assert!(terminal(true, true, false));
+        assert!(!terminal(true, false, true));
+        assert!(!terminal(false, true, true));
+    }
+
+    #[test]
+    fn host_names_are_valid() {
+        for (tree, expected) in [
+            ("/srv/web-1.example", "web-1.example"),
+            ("/", DEFAULT_HOSTNAME),
+            ("/srv/with space", DEFAULT_HOSTNAME),
+            ("/srv/-x", DEFAULT_HOSTNAME),
+            ("/srv/ünïcode", DEFAULT_HOSTNAME),
+        ] {
+            assert_eq!(hostname_of(Path::new(tree)), expected, "{tree}");
+        }
+        assert_eq!(hostname_of(Path::new(&"x".repeat(65))), DEFAULT_HOSTNAME);
+    }
+}

@@ -1,0 +1,247 @@
+//! How a container is made: a list of steps, decided before anything is done.
+//!
+//! The child does them in order. A step that fails is told to the parent by its number, so the words for what was
+//! being done and what helps live here and nowhere else.
+
+use std::ffi::{CString, OsString};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::MsFlags;
+
+use crate::failure::{CANNOT_EXECUTE, Failure, NOT_FOUND};
+use crate::host::StandardStreams;
+use crate::spec::{Root, Spec};
+
+/// One thing to do in the child. Paths are absolute in the container, unless they are said to be the host's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Cut off mount propagation to the host.
+    Isolate,
+    /// Make a directory of the host the new root.
+    BindRoot(PathBuf),
+    /// Mount the union as the new root and wait until it serves.
+    MountUnion,
+    /// Mount a fresh file system.
+    Mount(FileSystem),
+    /// Show what the host has at this path, read-only.
+    Bind(PathBuf),
+    /// Make a directory, where it is not there.
+    Directory(PathBuf, u32),
+    /// Make a character device that everybody may use.
+    Device(Device),
+    /// Make a symbolic link: its path, and what it points to.
+    Link(&'static str, &'static str),
+    /// Make a file.
+    File(PathBuf, Vec<u8>),
+    /// Set the host name.
+    Hostname(OsString),
+    /// Make the new root `/`, and let go of the old one.
+    EnterRoot,
+    /// Change the working directory.
+    ChangeDirectory(PathBuf),
+    /// Give the standard streams that are named a terminal of the container's own.
+    OpenTerminal(StandardStreams),
+    /// Run the command, with this environment.
+    Execute(Vec<CString>, Vec<CString>),
+}
+
+/// A file system to mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Its type, which serves as the source as well.
+    pub kind: &'static str,
+    /// Where; the directory is made where it is missing.
+    pub at: &'static str,
+    /// The flags of the mount.
+    pub flags: MsFlags,
+    /// Its own options.
+    pub data: &'static str,
+}
+
+/// A character device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device {
+    /// Its path, the same on the host.
+    pub at: &'static str,
+    /// The major number.
+    pub major: u64,
+    /// The minor number.
+    pub minor: u64,
+}
+
+/// One action, and whether the container can do without it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What to do.
+    pub action: Action,
+    /// What follows if it fails; a failure ends the start where there is nothing.
+    pub otherwise: Option<&'static str>,
+}
+
+/// The steps for a container, in order. The last one is always [`Action::Execute`].
+#[must_use]
+pub fn plan(spec: &Spec) -> Vec<Step> {
+    let mut steps = vec![must(Action::Isolate)];
+    match &spec.root {
+        Root::Tree(tree) => steps.push(must(Action::BindRoot(tree.clone()))),
+        Root::HostCopy { submounts, .. } => {
+            steps.push(must(Action::MountUnion));
+            let bind = |path: &PathBuf| may(Action::Bind(path.clone()), "it is empty in the container");
+            steps.extend(submounts.iter().map(bind));
+        }
+    }
+    steps.extend(kernel_interfaces());
+    steps.extend(devices());
+    if let Root::HostCopy { files, .. } = &spec.root {
+        steps.extend(volatile_directories());
+        for (path, content) in files {
+            let parents = path.parent().unwrap_or(Path::new("/")).to_owned();
+            steps.push(may(Action::Directory(parents, 0o755), "a file is missing in the container"));
+            steps.push(may(Action::File(path.clone(), content.clone()), "it is missing in the container"));
+        }
+    }
+    steps.extend(spec.hostname.clone().map(|name| must(Action::Hostname(name))));
+    steps.push(must(Action::EnterRoot));
+    steps.push(may(Action::ChangeDirectory(spec.directory.clone()), "starting in / instead"));
+    steps.extend(spec.terminal.map(|streams| must(Action::OpenTerminal(streams))));
+    steps.push(must(Action::Execute(spec.command.clone(), spec.environment.clone())));
+    steps
+}
+
+fn must(action: Action) -> Step {
+    Step { action, otherwise: None }
+}
+
+fn may(action: Action, otherwise: &'static str) -> Step {
+    Step { action, otherwise: Some(otherwise) }
+}
+
+const PRIVATE: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
+const INERT: MsFlags = PRIVATE.union(MsFlags::MS_NOEXEC);
+
+fn file_system(kind: &'static str, at: &'static str, flags: MsFlags, data: &'static str) -> Action {
+    Action::Mount(FileSystem { kind, at, flags, data })
+}
+
+fn kernel_interfaces() -> [Step; 2] {
+    [
+        must(file_system("proc", "/proc", INERT, "")),
+        may(file_system("sysfs", "/sys", INERT.union(MsFlags::MS_RDONLY), ""), "there is no /sys in the container"),
+    ]
+}
+
+/// What the OCI runtime specification asks for in /dev.
+fn devices() -> Vec<Step> {
+    const NODES: [(&str, u64, u64); 6] = [
+        ("/dev/null", 1, 3),
+        ("/dev/zero", 1, 5),
+        ("/dev/full", 1, 7),
+        ("/dev/random", 1, 8),
+        ("/dev/urandom", 1, 9),
+        ("/dev/tty", 5, 0),
+    ];
+    const LINKS: [(&str, &str); 5] = [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+        ("/dev/ptmx", "pts/ptmx"),
+    ];
+    let dev = MsFlags::MS_NOSUID | MsFlags::MS_STRICTATIME;
+    let pty = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    let mut steps = vec![must(file_system("tmpfs", "/dev", dev, "mode=755,size=64m"))];
+    steps.extend(NODES.map(|(at, major, minor)| must(Action::Device(Device { at, major, minor }))));
+    steps.extend(LINKS.map(|(at, to)| must(Action::Link(at, to))));
+    steps.extend([
+        must(file_system("devpts", "/dev/pts", pty, "newinstance,ptmxmode=0666,mode=0620,gid=5")),
+        must(file_system("tmpfs", "/dev/shm", PRIVATE, "mode=1777")),
+        may(file_system("mqueue", "/dev/mqueue", INERT, ""), "there are no POSIX message queues in the container"),
+    ]);
+    steps
+}
+
+/// What every boot starts empty.
+fn volatile_directories() -> [Step; 3] {
+    [
+        must(file_system("tmpfs", "/run", PRIVATE, "mode=755")),
+        // Debian's /var/lock; package managers want it.
+        must(Action::Directory("/run/lock".into(), 0o1777)),
+        must(file_system("tmpfs", "/tmp", PRIVATE, "mode=1777")),
+    ]
+}
+
+impl Action {
+    /// What the action does, to be read after "cannot".
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Action::Isolate => "separate the container's mounts from the host's".into(),
+            Action::BindRoot(tree) => format!("make {} the root of the container", tree.display()),
+            Action::MountUnion => "mount the union over the host's files".into(),
+            Action::Mount(file_system) => format!("mount {} at {} of the container", file_system.kind, file_system.at),
+            Action::Bind(path) => format!("show the host's {} read-only in the container", path.display()),
+            Action::Directory(path, _) => format!("make the directory {} in the container", path.display()),
+            Action::Device(device) => format!("make the device {} in the container", device.at),
+            Action::Link(at, _) => format!("make the link {at} in the container"),
+            Action::File(path, _) => format!("make the file {} in the container", path.display()),
+            Action::Hostname(name) => format!("set the host name {}", name.display()),
+            Action::EnterRoot => "enter the root of the container".into(),
+            Action::ChangeDirectory(path) => format!("enter the working directory {}", path.display()),
+            Action::OpenTerminal(_) => "open a terminal in the container".into(),
+            Action::Execute(command, _) => {
+                let program = command.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+                format!("run '{program}' in the container")
+            }
+        }
+    }
+
+    /// What to do about an error, where that is known.
+    fn remedy(&self, errno: Errno) -> Option<&'static str> {
+        match (self, errno) {
+            (Action::Mount(_) | Action::Bind(_) | Action::Directory(..), Errno::ELOOP) => Some(
+                "it is a symbolic link or lies behind one, which could lead out of the container; replace it by a \
+                      directory",
+            ),
+            (Action::Mount(_), Errno::EROFS) => {
+                Some("the directory is missing and the root is read-only; make it there first")
+            }
+            (Action::Mount(_) | Action::Bind(_), Errno::ENOTDIR) => Some("something else has that name in the root"),
+            (Action::Execute(..), Errno::ENOEXEC) => {
+                Some("it is neither a program for this machine nor a script that begins with #!")
+            }
+            (Action::Isolate, Errno::EINVAL) => Some("/ is not a mount point; leave the chroot first"),
+            _ => None,
+        }
+    }
+}
+
+impl Step {
+    /// The failure that ends the start.
+    #[must_use]
+    pub fn failure(&self, errno: Errno) -> Failure {
+        let status = match (&self.action, errno) {
+            (Action::Execute(..), Errno::ENOENT | Errno::ENOTDIR) => NOT_FOUND,
+            (Action::Execute(..), _) => CANNOT_EXECUTE,
+            _ => return self.explain(errno),
+        };
+        self.explain(errno).with_status(status)
+    }
+
+    /// The warning for a step that the container can do without.
+    #[must_use]
+    pub fn warning(&self, errno: Errno) -> String {
+        format!("{}; {}", self.explain(errno), self.otherwise.unwrap_or("going on without it"))
+    }
+
+    fn explain(&self, errno: Errno) -> Failure {
+        let failure = Failure::because(&self.action.describe(), errno.desc());
+        match self.action.remedy(errno) {
+            Some(remedy) => failure.remedy(remedy),
+            None => failure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

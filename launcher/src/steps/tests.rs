@@ -1,0 +1,135 @@
+use super::*;
+
+fn spec(root: Root) -> Spec {
+    Spec {
+        root,
+        command: vec![c"sh".to_owned()],
+        environment: Vec::new(),
+        directory: "/work".into(),
+        hostname: Some("box".into()),
+        terminal: None,
+    }
+}
+
+fn tree() -> Spec {
+    spec(Root::Tree("/srv/root".into()))
+}
+
+fn copy() -> Spec {
+    let files = vec![("/run/systemd/resolve/stub-resolv.conf".into(), b"nameserver 127.0.0.53\n".to_vec())];
+    spec(Root::HostCopy { submounts: vec!["/home".into(), "/home/me".into()], files })
+}
+
+fn actions(spec: &Spec) -> Vec<Action> {
+    plan(spec).into_iter().map(|step| step.action).collect()
+}
+
+#[track_caller]
+fn position(spec: &Spec, wanted: impl Fn(&Action) -> bool) -> usize {
+    let found = actions(spec).iter().position(wanted);
+    found.unwrap_or_else(|| panic!("not in the plan: {:?}", actions(spec)))
+}
+
+fn mounts_at(path: &'static str) -> impl Fn(&Action) -> bool {
+    move |action| matches!(action, Action::Mount(file_system) if file_system.at == path)
+}
+
+#[test]
+fn nothing_is_mounted_before_the_mounts_are_separated_and_nothing_is_made_after_the_root_is_entered() {
+    for spec in [tree(), copy()] {
+        let enter = position(&spec, |action| *action == Action::EnterRoot);
+        assert_eq!(actions(&spec)[0], Action::Isolate);
+        for (index, action) in actions(&spec).iter().enumerate() {
+            let is_after = matches!(
+                action,
+                Action::EnterRoot | Action::ChangeDirectory(_) | Action::OpenTerminal(_) | Action::Execute(..)
+            );
+            assert_eq!(index >= enter, is_after, "{action:?}");
+        }
+    }
+}
+
+#[test]
+fn the_command_comes_last() {
+    for spec in [tree(), copy()] {
+        assert_eq!(actions(&spec).last(), Some(&Action::Execute(vec![c"sh".to_owned()], Vec::new())));
+    }
+}
+
+#[test]
+fn a_tree_gets_kernel_interfaces_and_keeps_its_own_run_and_tmp() {
+    let mounted: Vec<_> = actions(&tree())
+        .iter()
+        .filter_map(|action| match action {
+            Action::Mount(file_system) => Some(file_system.at),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(mounted, ["/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"]);
+}
+
+#[test]
+fn a_copy_of_the_host_has_fresh_run_and_tmp_over_its_submounts() {
+    let spec = copy();
+    let last_bind = position(&spec, |action| *action == Action::Bind("/home/me".into()));
+    assert_eq!(position(&spec, |action| *action == Action::Bind("/home".into())) + 1, last_bind);
+    for path in ["/run", "/tmp", "/proc", "/dev"] {
+        assert!(position(&spec, mounts_at(path)) > last_bind, "{path}");
+    }
+}
+
+#[test]
+fn the_resolvers_file_is_made_once_run_is_there() {
+    let spec = copy();
+    let file = position(&spec, |action| matches!(action, Action::File(..)));
+    assert!(position(&spec, mounts_at("/run")) < file);
+    assert_eq!(actions(&spec)[file - 1], Action::Directory("/run/systemd/resolve".into(), 0o755));
+}
+
+#[test]
+fn flags_of_file_systems_keep_devices_and_set_id_programs_out() {
+    for step in plan(&copy()) {
+        let Action::Mount(file_system) = step.action else { continue };
+        assert!(file_system.flags.contains(MsFlags::MS_NOSUID), "{}", file_system.at);
+        let holds_devices = matches!(file_system.at, "/dev" | "/dev/pts");
+        assert_eq!(file_system.flags.contains(MsFlags::MS_NODEV), !holds_devices, "{}", file_system.at);
+        assert_eq!(file_system.flags.contains(MsFlags::MS_RDONLY), file_system.at == "/sys", "{}", file_system.at);
+    }
+}
+
+#[test]
+fn a_terminal_is_opened_right_before_the_command() {
+    let streams = StandardStreams { input: true, output: true, error: false };
+    let spec = Spec { terminal: Some(streams), ..tree() };
+    let steps = actions(&spec);
+    assert_eq!(steps[steps.len() - 2], Action::OpenTerminal(streams));
+}
+
+#[test]
+fn statuses_tell_a_missing_command_from_one_that_cannot_run_and_from_our_own_failures() {
+    let execute = must(Action::Execute(vec![c"x".to_owned()], Vec::new()));
+    for (step, errno, status) in [
+        (&execute, Errno::ENOENT, 127),
+        (&execute, Errno::ENOTDIR, 127),
+        (&execute, Errno::EACCES, 126),
+        (&execute, Errno::ENOEXEC, 126),
+        (&execute, Errno::ENOMEM, 126),
+        (&must(Action::EnterRoot), Errno::ENOENT, 125),
+        (&must(Action::Isolate), Errno::EPERM, 125),
+    ] {
+        assert_eq!(step.failure(errno).status, status, "{:?} {errno}", step.action);
+    }
+}
+
+#[test]
+fn messages_say_what_was_being_done_and_what_helps() {
+    let dev = must(file_system("tmpfs", "/dev", MsFlags::empty(), ""));
+    let message = dev.failure(Errno::ELOOP).to_string();
+    assert!(message.starts_with("cannot mount tmpfs at /dev of the container: "), "{message}");
+    assert!(message.ends_with("replace it by a directory)"), "{message}");
+    let cwd = may(Action::ChangeDirectory("/gone".into()), "starting in / instead");
+    assert_eq!(
+        cwd.warning(Errno::ENOENT),
+        "cannot enter the working directory /gone: No such file or directory; starting in / instead"
+    );
+}
