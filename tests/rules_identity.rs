@@ -268,7 +268,7 @@ fn spoil(work: &Path, damage: &str) {
         match damage {
             "missing" => fs::remove_file(file).unwrap(),
             "empty" => fs::write(file, "").unwrap(),
-            "garbage" => fs::write(file, (0..5000_u32).map(|i| (i * 7919 >> 3) as u8).collect::<Vec<_>>()).unwrap(),
+            "garbage" => fs::write(file, (0..5000_u32).map(|i| ((i * 7919) >> 3) as u8).collect::<Vec<_>>()).unwrap(),
             _ => fs::File::options().write(true).open(file).unwrap().set_len(entry.size / 2 + 1).unwrap(),
         }
     }
