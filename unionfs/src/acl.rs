@@ -1,0 +1,107 @@
+//! POSIX ACLs as the extended attributes that hold them (`linux/posix_acl_xattr.h`).
+
+/// The ACL that decides who may use an entry.
+pub const ACCESS: &[u8] = b"system.posix_acl_access";
+/// The ACL that new entries of a directory inherit.
+pub const DEFAULT: &[u8] = b"system.posix_acl_default";
+
+const VERSION: u32 = 2;
+const HEAD: usize = 4;
+const ENTRY: usize = 8;
+
+const USER_OBJ: u16 = 0x01;
+const USER: u16 = 0x02;
+const GROUP_OBJ: u16 = 0x04;
+const GROUP: u16 = 0x08;
+const MASK: u16 = 0x10;
+const OTHER: u16 = 0x20;
+
+/// What a new entry inherits from its directory's default ACL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inherited {
+    /// The mode bits, which the caller's umask does not touch.
+    pub mode: u32,
+    /// The access ACL; nothing if the mode says it all.
+    pub access: Option<Vec<u8>>,
+}
+
+/// The access ACL and mode of an entry that is created with `mode` under a default ACL, as
+/// acl(5), "Object creation and default ACLs". Nothing if the value is not an ACL.
+pub fn inherit(default: &[u8], mode: u32) -> Option<Inherited> {
+    let (head, entries) = default.split_at_checked(HEAD)?;
+    if u32::from_le_bytes(head.try_into().ok()?) != VERSION || entries.len() % ENTRY != 0 {
+        return None;
+    }
+    let mut access = default.to_vec();
+    let mut mode = mode;
+    let tag_at = |acl: &[u8], at: usize| u16::from_le_bytes([acl[at], acl[at + 1]]);
+    let places = (HEAD..default.len()).step_by(ENTRY);
+    let has_mask = places.clone().any(|at| tag_at(default, at) == MASK);
+    let mut minimal = true;
+    for at in places {
+        let shift = match tag_at(&access, at) {
+            USER_OBJ => 6,
+            OTHER => 0,
+            MASK => 3,
+            GROUP_OBJ if !has_mask => 3,
+            GROUP_OBJ => continue,
+            USER | GROUP => {
+                minimal = false;
+                continue;
+            }
+            _ => return None,
+        };
+        // the entry allows no more than the mode asks for, and the mode no more than the entry
+        let allowed = u32::from(u16::from_le_bytes([access[at + 2], access[at + 3]])) & (mode >> shift) & 7;
+        access[at + 2..at + 4].copy_from_slice(&(allowed as u16).to_le_bytes());
+        mode = mode & !(7 << shift) | allowed << shift;
+    }
+    Some(Inherited { mode, access: (!minimal || has_mask).then_some(access) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+        let mut bytes = VERSION.to_le_bytes().to_vec();
+        for (tag, permissions, id) in entries {
+            bytes.extend_from_slice(&tag.to_le_bytes());
+            bytes.extend_from_slice(&permissions.to_le_bytes());
+            bytes.extend_from_slice(&id.to_le_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_minimal_default_acl_only_shapes_the_mode() {
+        let none = u32::MAX;
+        let default = acl(&[(USER_OBJ, 7, none), (GROUP_OBJ, 5, none), (OTHER, 0, none)]);
+        assert_eq!(inherit(&default, 0o666), Some(Inherited { mode: 0o640, access: None }));
+        assert_eq!(inherit(&default, 0o2777), Some(Inherited { mode: 0o2750, access: None }));
+    }
+
+    #[test]
+    fn the_mask_takes_the_group_bits_of_the_mode() {
+        let none = u32::MAX;
+        let of = |user, group, mask, other| {
+            acl(&[
+                (USER_OBJ, user, none),
+                (USER, 7, 33),
+                (GROUP_OBJ, group, none),
+                (MASK, mask, none),
+                (OTHER, other, none),
+            ])
+        };
+        let inherited = inherit(&of(7, 5, 7, 5), 0o640).expect("it is an ACL");
+        assert_eq!(inherited.mode, 0o640);
+        assert_eq!(inherited.access, Some(of(6, 5, 4, 0)));
+    }
+
+    #[test]
+    fn garbage_is_no_acl() {
+        for bytes in [&b""[..], b"\x02\0\0", b"\x03\0\0\0", b"\x02\0\0\0\x01"] {
+            assert_eq!(inherit(bytes, 0o666), None);
+        }
+    }
+}

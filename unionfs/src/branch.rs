@@ -1,0 +1,141 @@
+//! One branch: a directory of the union's stack, opened so that nothing else of the machine's
+//! mount table shows in it.
+
+pub mod at;
+pub mod dir;
+pub mod stat;
+pub mod work;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
+use rustix::io::Errno;
+use rustix::mount::OpenTreeFlags;
+
+use crate::options::{Access, BranchSpec};
+use dir::Dir;
+use work::Work;
+
+/// An open branch.
+#[derive(Debug)]
+pub struct Branch {
+    /// What the user said of it.
+    pub spec: BranchSpec,
+    /// Its root.
+    pub root: Arc<Dir>,
+    /// The work area, if names may be written to the branch.
+    pub work: Option<Work>,
+    /// Device and inode of directories in this branch that are other branches: shown empty.
+    pub covered: Vec<(u64, u64)>,
+    /// Whether a listing tells the inode numbers that stat tells, all of one device.
+    pub honest_listing: bool,
+}
+
+/// File systems (by `f_type`, statfs(2)) whose listings tell the same inode numbers as stat, for
+/// one device: ext2 to ext4, xfs, tmpfs, squashfs, erofs, f2fs. On others (overlayfs, FUSE, btrfs
+/// with its subvolumes) each entry is asked.
+const HONEST: [u32; 6] = [0xEF53, 0x5846_5342, 0x0102_1994, 0x7371_7368, 0xE0F5_E1E2, 0xF2F5_2010];
+
+/// Whether a listing of this directory's file system can be trusted.
+pub fn has_honest_listing(dir: &Dir) -> Result<bool, Errno> {
+    let magic = rustix::fs::fstatfs(dir)?.f_type as u32;
+    Ok(HONEST.contains(&magic))
+}
+
+impl Branch {
+    /// Whether whiteouts and opaque marks count here.
+    pub fn honours_whiteouts(&self) -> bool {
+        self.spec.whiteouts || self.writable()
+    }
+
+    /// Whether names may be written here.
+    pub fn writable(&self) -> bool {
+        self.spec.access == Access::ReadWrite
+    }
+
+    /// Whether an entry that lies here is changed in its place, not copied up.
+    pub fn in_place(&self) -> bool {
+        self.writable() || self.spec.init
+    }
+}
+
+/// Opens the directory of a branch, cut off from the mount table: a mount of its own that holds
+/// the one file system, without the mounts below it (rule 40), read-only for read-only branches
+/// so that not even an access time changes.
+///
+/// Where the kernel has no open_tree(2) or does not allow it, the directory itself is opened;
+/// mounts below it are then refused one by one (see [`Dir::open_dir`]).
+pub fn open_root(path: &Path, read_only: bool) -> Result<Dir, Errno> {
+    // the path is opened first: open_tree(2) alone does not mind a file
+    let plain = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let clone = match rustix::mount::open_tree(&plain, c"", flags) {
+        Ok(clone) => clone,
+        Err(errno) => {
+            tracing::debug!(%errno, ?path, "cloning the mount of a branch");
+            return Ok(Dir::new(plain));
+        }
+    };
+    if read_only && let Err(errno) = crate::sys::set_mount_read_only(clone.as_fd()) {
+        tracing::debug!(%errno, ?path, "making the mount of a branch read-only");
+    }
+    Ok(Dir::new(clone))
+}
+
+/// Opens a writable branch's root and the directory of its work area from **one** clone of their
+/// common ancestor, for a rename between two clones is EXDEV.
+///
+/// # Errors
+/// EXDEV if they do not lie on the same mount.
+pub fn open_root_and_workdir(root: &Path, workdir: &Path) -> Result<(Dir, Dir), Errno> {
+    let (root, workdir) = (canonical(root)?, canonical(workdir)?);
+    let ancestor: PathBuf =
+        root.components().zip(workdir.components()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
+    let base = open_root(&ancestor, false)?;
+    let open = |path: &Path| -> Result<Dir, Errno> {
+        let below = path.strip_prefix(&ancestor).map_err(|_| Errno::INVAL)?;
+        let dir = below
+            .components()
+            .try_fold(reopen(&base)?, |dir, component| dir.open_dir(component.as_os_str().as_encoded_bytes()))?;
+        let direct = rustix::fs::stat(path)?;
+        let id = dir.stat()?.id;
+        // in the clone a mount below the ancestor does not show
+        if (id.dev, id.ino) != (direct.st_dev, direct.st_ino) {
+            return Err(Errno::XDEV);
+        }
+        Ok(dir)
+    };
+    Ok((open(&root)?, open(&workdir)?))
+}
+
+fn canonical(path: &Path) -> Result<PathBuf, Errno> {
+    std::fs::canonicalize(path).map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
+}
+
+fn reopen(dir: &Dir) -> Result<Dir, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(Dir::new(rustix::fs::openat(dir, c".", flags, Mode::empty())?))
+}
+
+/// Whether the file system of a directory takes writes.
+pub fn is_read_only(dir: &Dir) -> Result<bool, Errno> {
+    Ok(rustix::fs::fstatvfs(dir)?.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+/// Device and inode of a directory and all its ancestors, nearest first.
+pub fn ancestry(path: &Path) -> Result<Vec<(u64, u64)>, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut at: OwnedFd = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    let mut ids = Vec::new();
+    loop {
+        let stat = rustix::fs::fstat(&at)?;
+        let id = (stat.st_dev, stat.st_ino);
+        if ids.last() == Some(&id) {
+            return Ok(ids);
+        }
+        ids.push(id);
+        at = rustix::fs::openat(&at, c"..", flags, Mode::empty())?;
+    }
+}

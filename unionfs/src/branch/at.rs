@@ -1,0 +1,163 @@
+//! The attributes of one entry, reached by an open directory and a single name, or of an open
+//! file itself with an empty name. Symbolic links are never followed.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::stat::{Stat, Time};
+
+/// A place whose attributes are read and changed.
+#[derive(Debug, Clone, Copy)]
+pub struct At<'a> {
+    pub(super) fd: BorrowedFd<'a>,
+    pub(super) name: &'a [u8],
+}
+
+/// What becomes of a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetTime {
+    /// It stays.
+    Keep,
+    /// The present.
+    Now,
+    /// This time.
+    To(Time),
+}
+
+impl<'a> At<'a> {
+    /// What a descriptor holds.
+    pub fn open(fd: BorrowedFd<'a>) -> At<'a> {
+        At { fd, name: b"" }
+    }
+
+    /// The attributes.
+    pub fn stat(self) -> Result<Stat, Errno> {
+        Stat::at(self.fd, self.name)
+    }
+
+    /// Changes owner and group.
+    pub fn chown(self, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
+        rustix::fs::chownat(self.fd, self.name, uid.map(Uid::from_raw), gid.map(Gid::from_raw), flags)
+    }
+
+    /// Changes the mode of what is not a symbolic link.
+    pub fn chmod(self, bits: u32) -> Result<(), Errno> {
+        let mode = Mode::from_raw_mode(bits & 0o7777);
+        if self.name.is_empty() {
+            return rustix::fs::chmod(proc_path(self.fd, b""), mode);
+        }
+        // chmod(2) follows links, so the entry is held first
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let entry = rustix::fs::openat(self.fd, self.name, flags, Mode::empty())?;
+        rustix::fs::chmod(proc_path(entry.as_fd(), b""), mode)
+    }
+
+    /// Sets access and modification time.
+    pub fn set_times(self, atime: SetTime, mtime: SetTime) -> Result<(), Errno> {
+        let times = Timestamps { last_access: timespec(atime), last_modification: timespec(mtime) };
+        if self.name.is_empty() {
+            return rustix::fs::utimensat(CWD, proc_path(self.fd, b""), &times, AtFlags::empty());
+        }
+        rustix::fs::utimensat(self.fd, self.name, &times, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// Reads an extended attribute; nothing if there is none of that name.
+    pub fn xattr(self, attribute: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
+        let path = proc_path(self.fd, self.name);
+        let read = grow(|buffer| match self.name {
+            b"" => rustix::fs::getxattr(&path, attribute, buffer),
+            _ => rustix::fs::lgetxattr(&path, attribute, buffer),
+        });
+        match read {
+            Ok(value) => Ok(Some(value)),
+            Err(Errno::NODATA) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The names of the extended attributes, each with a zero byte after it.
+    pub fn xattr_names(self) -> Result<Vec<u8>, Errno> {
+        let path = proc_path(self.fd, self.name);
+        grow(|buffer| match self.name {
+            b"" => rustix::fs::listxattr(&path, buffer),
+            _ => rustix::fs::llistxattr(&path, buffer),
+        })
+    }
+
+    /// Sets an extended attribute.
+    pub fn set_xattr(self, attribute: &[u8], value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
+        let path = proc_path(self.fd, self.name);
+        match self.name {
+            b"" => rustix::fs::setxattr(path, attribute, value, flags),
+            _ => rustix::fs::lsetxattr(path, attribute, value, flags),
+        }
+    }
+
+    /// Removes an extended attribute.
+    pub fn remove_xattr(self, attribute: &[u8]) -> Result<(), Errno> {
+        let path = proc_path(self.fd, self.name);
+        match self.name {
+            b"" => rustix::fs::removexattr(path, attribute),
+            _ => rustix::fs::lremovexattr(path, attribute),
+        }
+    }
+
+    /// Gives this place the owner, mode, extended attributes and times of another, in the order
+    /// in which none undoes another: a change of owner strips set-id bits and capabilities.
+    pub fn take_attributes(self, from: At<'_>, stat: &Stat) -> Result<(), Errno> {
+        self.chown(Some(stat.uid), Some(stat.gid))?;
+        if stat.kind != super::stat::Kind::Symlink {
+            self.chmod(stat.mode)?;
+        }
+        match from.xattr_names() {
+            Ok(names) => {
+                for attribute in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+                    if let Some(value) = from.xattr(attribute)? {
+                        self.set_xattr(attribute, &value, XattrFlags::empty())?;
+                    }
+                }
+            }
+            // a branch without extended attributes has none to give
+            Err(Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error),
+        }
+        self.set_times(SetTime::To(stat.atime), SetTime::To(stat.mtime))
+    }
+}
+
+fn timespec(time: SetTime) -> Timespec {
+    match time {
+        SetTime::Keep => Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        SetTime::Now => Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
+        SetTime::To(time) => time.into(),
+    }
+}
+
+/// A path to what a descriptor holds, or to an entry of it, for the calls that exist only with
+/// paths (extended attributes, chmod). The descriptor is held, so no component is walked twice.
+fn proc_path(fd: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
+    let mut path = format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes();
+    if !name.is_empty() {
+        path.push(b'/');
+        path.extend_from_slice(name);
+    }
+    path
+}
+
+/// Calls with a buffer that grows until the value fits (64 KiB is the kernel's limit).
+fn grow(mut call: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+    let mut buffer = vec![0; 256];
+    loop {
+        match call(&mut buffer) {
+            Ok(length) => {
+                buffer.truncate(length);
+                return Ok(buffer);
+            }
+            Err(Errno::RANGE) if buffer.len() < 65_536 => buffer.resize(buffer.len() * 16, 0),
+            Err(error) => return Err(error),
+        }
+    }
+}

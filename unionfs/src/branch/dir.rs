@@ -1,0 +1,197 @@
+//! One directory of one branch, and the calls relative to it.
+//!
+//! Every call takes a single component and follows no symbolic link, so it cannot leave the
+//! directory, whatever somebody planted in the branch.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Dev, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::at::At;
+use super::stat::{Kind, Stat};
+
+/// An open directory of a branch.
+#[derive(Debug)]
+pub struct Dir(OwnedFd);
+
+/// One entry of a directory as it is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawEntry {
+    /// The name as it stands in the branch.
+    pub name: Box<[u8]>,
+    /// Its inode number on the branch's file system.
+    pub ino: u64,
+    /// Its type.
+    pub kind: Kind,
+    /// Where reading goes on after it (`d_off`).
+    pub next: u64,
+}
+
+const DIR_FLAGS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+fn mode(bits: u32) -> Mode {
+    Mode::from_raw_mode(bits & 0o7777)
+}
+
+fn absent(error: Errno) -> Result<Option<Stat>, Errno> {
+    // a name that the branch's file system cannot hold is a name that is not there (rule 9)
+    if matches!(error, Errno::NOENT | Errno::NAMETOOLONG) { Ok(None) } else { Err(error) }
+}
+
+impl Dir {
+    /// Takes an open directory.
+    pub fn new(fd: OwnedFd) -> Dir {
+        Dir(fd)
+    }
+
+    /// An entry of the directory, for its attributes.
+    pub fn at<'a>(&'a self, name: &'a [u8]) -> At<'a> {
+        At { fd: self.0.as_fd(), name }
+    }
+
+    /// The attributes of the directory itself.
+    pub fn stat(&self) -> Result<Stat, Errno> {
+        Stat::at(&self.0, b"")
+    }
+
+    /// The attributes of an entry, or nothing if there is none.
+    pub fn find(&self, name: &[u8]) -> Result<Option<Stat>, Errno> {
+        Stat::at(&self.0, name).map_or_else(absent, |stat| Ok(Some(stat)))
+    }
+
+    /// Opens a directory below, never one of another mount.
+    pub fn open_dir(&self, name: &[u8]) -> Result<Dir, Errno> {
+        let resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        match rustix::fs::openat2(&self.0, name, DIR_FLAGS, Mode::empty(), resolve) {
+            Err(Errno::NOSYS) => Ok(Dir(rustix::fs::openat(&self.0, name, DIR_FLAGS, Mode::empty())?)),
+            opened => Ok(Dir(opened?)),
+        }
+    }
+
+    /// Opens a regular file below. The access time stays as it is where that is allowed.
+    ///
+    /// # Errors
+    /// ESTALE if something else stands there by now.
+    pub fn open_file(&self, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let opened = match rustix::fs::openat(&self.0, name, flags | OFlags::NOATIME, Mode::empty()) {
+            Err(Errno::PERM) => rustix::fs::openat(&self.0, name, flags, Mode::empty()),
+            opened => opened,
+        };
+        match opened {
+            Ok(file) if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::RegularFile => Ok(file),
+            // somebody put a link, a device or a directory in its place
+            Ok(_) | Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => Err(Errno::STALE),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a new regular file and opens it for reading and writing.
+    pub fn create_file(&self, name: &[u8], bits: u32) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.0, name, flags, mode(bits))
+    }
+
+    /// Makes a directory.
+    pub fn make_dir(&self, name: &[u8], bits: u32) -> Result<(), Errno> {
+        rustix::fs::mkdirat(&self.0, name, mode(bits))
+    }
+
+    /// Makes a fifo, socket or device, or an empty regular file.
+    pub fn make_node(&self, name: &[u8], kind: Kind, bits: u32, rdev: u64) -> Result<(), Errno> {
+        rustix::fs::mknodat(&self.0, name, kind.file_type(), mode(bits), rdev as Dev)
+    }
+
+    /// Makes a symbolic link.
+    pub fn make_symlink(&self, name: &[u8], target: &[u8]) -> Result<(), Errno> {
+        rustix::fs::symlinkat(target, &self.0, name)
+    }
+
+    /// Gives an entry a second name, here or in another directory of the same mount.
+    pub fn link(&self, name: &[u8], to: &Dir, new: &[u8]) -> Result<(), Errno> {
+        rustix::fs::linkat(&self.0, name, &to.0, new, AtFlags::empty())
+    }
+
+    /// Renames an entry, here or into another directory of the same mount.
+    pub fn rename(&self, name: &[u8], to: &Dir, new: &[u8], flags: RenameFlags) -> Result<(), Errno> {
+        if flags.is_empty() {
+            return rustix::fs::renameat(&self.0, name, &to.0, new);
+        }
+        rustix::fs::renameat_with(&self.0, name, &to.0, new, flags)
+    }
+
+    /// Removes an entry that is not a directory.
+    pub fn unlink(&self, name: &[u8]) -> Result<(), Errno> {
+        rustix::fs::unlinkat(&self.0, name, AtFlags::empty())
+    }
+
+    /// Removes an empty directory.
+    pub fn remove_dir(&self, name: &[u8]) -> Result<(), Errno> {
+        rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)
+    }
+
+    /// The target of a symbolic link.
+    pub fn read_link(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        Ok(rustix::fs::readlinkat(&self.0, name, Vec::new())?.into_bytes())
+    }
+
+    /// Opens the directory for reading its entries, or for fsync.
+    pub fn open_for_reading(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.0, c".", flags | OFlags::NOATIME, Mode::empty()) {
+            Err(Errno::PERM) => rustix::fs::openat(&self.0, c".", flags, Mode::empty()),
+            opened => opened,
+        }
+    }
+
+    /// All entries but `.` and `..`, types resolved.
+    pub fn entries(&self) -> Result<Vec<RawEntry>, Errno> {
+        let mut entries = Vec::new();
+        let fd = self.open_for_reading()?;
+        while self.read_some(fd.as_fd(), |entry| entries.push(entry))? {}
+        entries.retain(|entry| *entry.name != *b"." && *entry.name != *b"..");
+        Ok(entries)
+    }
+
+    /// Reads a bufferful of entries, `.` and `..` included, from a descriptor of
+    /// [`Dir::open_for_reading`]; false at the end. A directory that was removed has none.
+    pub fn read_some(&self, fd: BorrowedFd<'_>, mut take: impl FnMut(RawEntry)) -> Result<bool, Errno> {
+        let mut buffer = [const { MaybeUninit::uninit() }; 32 * 1024];
+        let mut reader = RawDir::new(fd, &mut buffer);
+        let mut any = false;
+        while let Some(entry) = reader.next() {
+            let entry = match entry {
+                Err(Errno::NOENT) => return Ok(false),
+                entry => entry?,
+            };
+            any = true;
+            let name = entry.file_name().to_bytes();
+            let kind = match entry.file_type() {
+                FileType::Unknown => self.find(name)?.map(|stat| stat.kind),
+                known => Some(Kind::of(known)?),
+            };
+            // gone between reading its name and asking for its type: not an entry any more
+            if let Some(kind) = kind {
+                take(RawEntry { name: name.into(), ino: entry.ino(), kind, next: entry.next_entry_cookie() });
+            }
+            if reader.is_buffer_empty() {
+                break;
+            }
+        }
+        Ok(any)
+    }
+
+    /// Makes the directory's entries durable.
+    pub fn sync(&self) -> Result<(), Errno> {
+        rustix::fs::fsync(self.open_for_reading()?)
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,139 @@
+//! What a branch says of one entry: `statx` as a plain value.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, FileType, StatxFlags, Timespec, makedev};
+use rustix::io::Errno;
+
+/// The type of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Kind {
+    File,
+    Dir,
+    Symlink,
+    Fifo,
+    Socket,
+    Char,
+    Block,
+}
+
+impl Kind {
+    /// Reads the type out of the mode bits.
+    ///
+    /// # Errors
+    /// EIO for a type that Linux does not have.
+    pub fn of(file_type: FileType) -> Result<Kind, Errno> {
+        Ok(match file_type {
+            FileType::RegularFile => Kind::File,
+            FileType::Directory => Kind::Dir,
+            FileType::Symlink => Kind::Symlink,
+            FileType::Fifo => Kind::Fifo,
+            FileType::Socket => Kind::Socket,
+            FileType::CharacterDevice => Kind::Char,
+            FileType::BlockDevice => Kind::Block,
+            FileType::Unknown => return Err(Errno::IO),
+        })
+    }
+
+    /// The same for rustix.
+    pub fn file_type(self) -> FileType {
+        match self {
+            Kind::File => FileType::RegularFile,
+            Kind::Dir => FileType::Directory,
+            Kind::Symlink => FileType::Symlink,
+            Kind::Fifo => FileType::Fifo,
+            Kind::Socket => FileType::Socket,
+            Kind::Char => FileType::CharacterDevice,
+            Kind::Block => FileType::BlockDevice,
+        }
+    }
+}
+
+/// Seconds since 1970 (may be negative) and nanoseconds (0 to 999,999,999, counted forwards).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[allow(missing_docs)]
+pub struct Time {
+    pub sec: i64,
+    pub nsec: u32,
+}
+
+impl From<Time> for Timespec {
+    fn from(time: Time) -> Timespec {
+        Timespec { tv_sec: time.sec, tv_nsec: time.nsec.into() }
+    }
+}
+
+/// The real identity of an entry: which file of which file system, and born when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RealId {
+    /// Device number, as `st_dev`.
+    pub dev: u64,
+    /// Inode number on that device.
+    pub ino: u64,
+    /// A value that differs for a later file with the same inode number; 0 where the file
+    /// system tells no birth time.
+    pub birth: u64,
+}
+
+/// Attributes of one entry of a branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Stat {
+    pub id: RealId,
+    pub kind: Kind,
+    /// Permission bits with set-id and sticky bits.
+    pub mode: u32,
+    pub nlink: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub rdev: u64,
+    /// In bytes.
+    pub size: u64,
+    /// In units of 512 bytes.
+    pub blocks: u64,
+    pub blksize: u32,
+    pub atime: Time,
+    pub mtime: Time,
+    pub ctime: Time,
+}
+
+impl Stat {
+    /// Asks for an entry below `dir`, or for `dir` itself with an empty name; symbolic links are
+    /// not followed.
+    pub(super) fn at(dir: impl AsFd, name: &[u8]) -> Result<Stat, Errno> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        let x = rustix::fs::statx(dir, name, flags, wanted)?;
+        let time = |t: rustix::fs::StatxTimestamp| Time { sec: t.tv_sec, nsec: t.tv_nsec };
+        let birth = if x.stx_mask & StatxFlags::BTIME.bits() == 0 {
+            0
+        } else {
+            // never 0, which stands for "unknown"
+            (x.stx_btime.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(x.stx_btime.tv_nsec.into()) | 1 << 63
+        };
+        Ok(Stat {
+            id: RealId { dev: makedev(x.stx_dev_major, x.stx_dev_minor), ino: x.stx_ino, birth },
+            kind: Kind::of(FileType::from_raw_mode(x.stx_mode.into()))?,
+            mode: u32::from(x.stx_mode) & 0o7777,
+            nlink: x.stx_nlink,
+            uid: x.stx_uid,
+            gid: x.stx_gid,
+            rdev: makedev(x.stx_rdev_major, x.stx_rdev_minor),
+            size: x.stx_size,
+            blocks: x.stx_blocks,
+            blksize: x.stx_blksize,
+            atime: time(x.stx_atime),
+            mtime: time(x.stx_mtime),
+            ctime: time(x.stx_ctime),
+        })
+    }
+
+    /// The attributes of an open file.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn of_file(file: impl AsFd) -> Result<Stat, Errno> {
+        Stat::at(file, b"")
+    }
+}

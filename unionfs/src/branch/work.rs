@@ -1,0 +1,245 @@
+//! The work area of a writable branch: temporary entries, hard-link records and the table of
+//! inode numbers. One mount at a time holds it.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::dir::Dir;
+use super::stat::{Kind, RealId};
+use crate::union::name::WORK_AREA;
+
+const LOCK: &[u8] = b"lock";
+const TEMPORARY: &[u8] = b"tmp";
+const LINKS: &[u8] = b"links";
+const NUMBERS: &[u8] = b"numbers";
+const VOLATILE: &[u8] = b"volatile";
+/// First word of the table of numbers.
+const MAGIC: u64 = u64::from_le_bytes(*b"runionf1");
+/// Length of a row of the table of numbers: two little-endian words.
+const ROW: u64 = 16;
+/// How long a mount waits for the one before it to let go.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An open, locked work area.
+#[derive(Debug)]
+pub struct Work {
+    area: Dir,
+    temporary: Dir,
+    links: Arc<Dir>,
+    numbers: OwnedFd,
+    /// Bytes of the table; nothing is read beyond it.
+    numbers_end: AtomicU64,
+    /// Counts the mounts of this branch, so that substitute numbers never repeat.
+    epoch: u64,
+    sequence: AtomicU64,
+    _lock: OwnedFd,
+}
+
+/// Why a work area cannot be used.
+#[derive(Debug)]
+pub enum WorkError {
+    /// Another mount holds it.
+    Busy,
+    /// The last mount was volatile and did not end well.
+    Volatile,
+    /// A system call failed.
+    Errno(Errno),
+}
+
+impl From<Errno> for WorkError {
+    fn from(errno: Errno) -> Self {
+        WorkError::Errno(errno)
+    }
+}
+
+impl Work {
+    /// Makes, locks and cleans the work area in a directory.
+    pub fn open(parent: &Dir, volatile: bool) -> Result<Work, WorkError> {
+        let area = make_and_open(parent, WORK_AREA)?;
+        let lock = lock(&area)?;
+        if area.find(VOLATILE)?.is_some() {
+            return Err(WorkError::Volatile);
+        }
+        if volatile {
+            area.create_file(VOLATILE, 0o600)?;
+        }
+        let temporary = make_and_open(&area, TEMPORARY)?;
+        clear(&temporary)?;
+        let links = Arc::new(make_and_open(&area, LINKS)?);
+        let (numbers, epoch) = open_numbers(&area)?;
+        let numbers_end = AtomicU64::new(rustix::fs::fstat(&numbers)?.st_size as u64);
+        Ok(Work { area, temporary, links, numbers, numbers_end, epoch, sequence: AtomicU64::new(0), _lock: lock })
+    }
+
+    /// The directory where entries are prepared.
+    pub fn temporary(&self) -> &Dir {
+        &self.temporary
+    }
+
+    /// The directory of hard-link records.
+    pub fn links(&self) -> &Arc<Dir> {
+        &self.links
+    }
+
+    /// A name for a temporary entry, used only once.
+    pub fn temporary_name(&self) -> Vec<u8> {
+        self.next().to_string().into_bytes()
+    }
+
+    fn next(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A number that no object of this branch ever had: for an entry whose own number is taken.
+    pub fn substitute_number(&self) -> u64 {
+        0xFE << 56 | (self.epoch & 0xFF_FFFF) << 32 | (self.next() & 0xFFFF_FFFF)
+    }
+
+    /// The number that was given to an entry of this branch, if it is not its natural one.
+    ///
+    /// A table that cannot be read costs stable numbers, never more.
+    pub fn number(&self, id: RealId) -> Option<u64> {
+        let offset = id.ino.checked_mul(ROW)?;
+        if offset.checked_add(ROW)? > self.numbers_end.load(Ordering::Relaxed) {
+            return None;
+        }
+        let (number, birth) = read_row(&self.numbers, offset)?;
+        (number > 1 && birth == id.birth).then_some(number)
+    }
+
+    /// Remembers the number of an entry over remounts; with `None` forgets it.
+    pub fn set_number(&self, id: RealId, number: Option<u64>) {
+        let Some(offset) = id.ino.checked_mul(ROW).filter(|_| id.ino > 0) else { return };
+        if number.is_none() && offset >= self.numbers_end.load(Ordering::Relaxed) {
+            return;
+        }
+        let row = number.map_or((0, 0), |number| (number, id.birth));
+        match write_row(&self.numbers, offset, row) {
+            Ok(()) => {
+                self.numbers_end.fetch_max(offset + ROW, Ordering::Relaxed);
+            }
+            // e.g. a full file system: the number is stable only while the kernel knows the entry
+            Err(errno) => tracing::debug!(%errno, "recording an inode number"),
+        }
+    }
+
+    /// Whether an entry may have another number than its natural one.
+    pub fn may_have_number(&self, ino: u64) -> bool {
+        ino.checked_mul(ROW).is_some_and(|offset| offset < self.numbers_end.load(Ordering::Relaxed))
+    }
+
+    /// Moves a directory out of sight and removes it with the whiteouts in it.
+    pub fn retire(&self, dir: &Dir, name: &[u8]) -> Result<(), Errno> {
+        let temporary = self.temporary_name();
+        dir.rename(name, &self.temporary, &temporary, RenameFlags::empty())?;
+        if let Err(errno) = remove(&self.temporary, &temporary, Kind::Dir) {
+            // it is out of the union; the next mount cleans the rest
+            tracing::warn!(%errno, "cleaning up a removed directory");
+        }
+        Ok(())
+    }
+
+    /// Removes a temporary entry after a failure.
+    pub fn discard(&self, name: &[u8]) {
+        match self.temporary.find(name) {
+            Ok(Some(stat)) => {
+                if let Err(errno) = remove(&self.temporary, name, stat.kind) {
+                    tracing::warn!(%errno, "removing a temporary entry");
+                }
+            }
+            Ok(None) => {}
+            Err(errno) => tracing::warn!(%errno, "looking for a temporary entry"),
+        }
+    }
+
+    /// Says that a volatile mount ended well.
+    pub fn end_volatile(&self) -> Result<(), Errno> {
+        match self.area.unlink(VOLATILE) {
+            Err(Errno::NOENT) => Ok(()),
+            result => result,
+        }
+    }
+}
+
+fn make_and_open(parent: &Dir, name: &[u8]) -> Result<Dir, Errno> {
+    match parent.make_dir(name, 0o700) {
+        Ok(()) | Err(Errno::EXIST) => parent.open_dir(name),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Takes the lock, waiting for the daemon of a quick remount that is still ending.
+fn lock(area: &Dir) -> Result<OwnedFd, WorkError> {
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(area, LOCK, flags, Mode::from_raw_mode(0o600))?;
+    let start = Instant::now();
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK) if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(20)),
+            Err(Errno::WOULDBLOCK) => return Err(WorkError::Busy),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+fn open_numbers(area: &Dir) -> Result<(OwnedFd, u64), Errno> {
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let numbers = rustix::fs::openat(area, NUMBERS, flags, Mode::from_raw_mode(0o600))?;
+    let epoch = match read_row(&numbers, 0) {
+        Some((MAGIC, epoch)) => epoch.wrapping_add(1),
+        _ => {
+            rustix::fs::ftruncate(&numbers, 0)?;
+            1
+        }
+    };
+    match write_row(&numbers, 0, (MAGIC, epoch)) {
+        // a full file system can still be read and cleaned up through a mount
+        Ok(()) | Err(Errno::NOSPC | Errno::DQUOT) => Ok((numbers, epoch)),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn read_row(numbers: &OwnedFd, offset: u64) -> Option<(u64, u64)> {
+    let mut row = [0; ROW as usize];
+    match rustix::io::pread(numbers, &mut row, offset) {
+        Ok(length) if length == row.len() => {
+            let (first, second) = row.split_at(8);
+            Some((u64::from_le_bytes(first.try_into().ok()?), u64::from_le_bytes(second.try_into().ok()?)))
+        }
+        _ => None,
+    }
+}
+
+fn write_row(numbers: &OwnedFd, offset: u64, row: (u64, u64)) -> Result<(), Errno> {
+    let mut bytes = [0; ROW as usize];
+    let (first, second) = bytes.split_at_mut(8);
+    first.copy_from_slice(&row.0.to_le_bytes());
+    second.copy_from_slice(&row.1.to_le_bytes());
+    match rustix::io::pwrite(numbers, &bytes, offset)? {
+        ROW_LENGTH => Ok(()),
+        _ => Err(Errno::NOSPC),
+    }
+}
+const ROW_LENGTH: usize = ROW as usize;
+
+/// Removes everything in a directory of the work area, which nobody else writes to.
+fn clear(dir: &Dir) -> Result<(), Errno> {
+    for entry in dir.entries()? {
+        remove(dir, &entry.name, entry.kind)?;
+    }
+    Ok(())
+}
+
+fn remove(dir: &Dir, name: &[u8], kind: Kind) -> Result<(), Errno> {
+    if kind != Kind::Dir {
+        return dir.unlink(name);
+    }
+    clear(&dir.open_dir(name)?)?;
+    dir.remove_dir(name)
+}

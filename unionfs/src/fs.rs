@@ -1,0 +1,210 @@
+//! The union at work: the state, the lock order, and what all operations share.
+//!
+//! An operation **observes** the branches, lets [`crate::union`] **decide**, and then **acts**.
+//! Each family of operations has its file below; this one holds what they stand on:
+//! directories of branches ([`Union::dir`]), the search of a name ([`Union::look`]), and how
+//! what was found becomes an inode ([`Union::adopt`]).
+//!
+//! # Lock order
+//!
+//! 1. the gate of an inode ([`Inode::gate`]): one copy-up at a time; held while data is copied,
+//!    which no other lock is;
+//! 2. names of directories ([`Inode::names`]): parents before children, two unrelated ones by
+//!    number. The kernel already keeps operations apart that hold more than one;
+//! 3. the tree ([`Union::tree`]): shared to walk from a directory to its parents, exclusive to
+//!    move a directory;
+//! 4. the state of an inode, then tables. No system call is made under either.
+
+mod attr;
+mod copy_data;
+mod copy_up;
+mod create;
+mod dirs;
+mod file;
+mod lookup;
+mod parents;
+mod readdir;
+mod remove;
+mod rename;
+mod setup;
+mod steps;
+mod sync;
+mod xattr;
+
+use std::collections::HashSet;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Mutex, RwLock};
+use rustix::io::Errno;
+use smallvec::SmallVec;
+
+use crate::branch::Branch;
+use crate::branch::dir::Dir;
+use crate::branch::stat::Stat;
+use crate::branch::work::Work;
+use crate::handle::Handles;
+use crate::identity::Numbers;
+use crate::inode::{Inode, Inodes, Ref, Stack};
+use crate::options::{BranchSpec, Options, Udba};
+use crate::union::policy::Candidate;
+use crate::union::{BranchIndex, Name, NameError, Resolved};
+
+pub use attr::Change;
+pub use create::New;
+pub use file::Opened;
+pub use readdir::{DirEntry, Stream};
+pub use rename::RenameFlags;
+pub use setup::SetupError;
+
+/// A mounted or mountable union.
+#[derive(Debug)]
+pub struct Union {
+    branches: Vec<Branch>,
+    specs: Vec<BranchSpec>,
+    options: Options,
+    numbers: Numbers,
+    inodes: Arc<Inodes>,
+    root: Arc<Inode>,
+    handles: Handles,
+    dirs: Arc<dirs::DirCache>,
+    tree: RwLock<()>,
+    /// Shown in the place of directories that are other branches.
+    empty: Option<Arc<Dir>>,
+    /// Hard-link records that were checked against the branches in this mount.
+    checked_records: Mutex<HashSet<u64>>,
+    /// Tells the kernel that attributes of an inode changed on their own.
+    on_stale: OnceLock<StaleHook>,
+}
+
+/// Told the number of an inode whose attributes the kernel must ask for again.
+pub struct StaleHook(Box<dyn Fn(u64) + Send + Sync>);
+
+impl std::fmt::Debug for StaleHook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StaleHook")
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Caller {
+    pub uid: u32,
+    pub gid: u32,
+    pub pid: u32,
+}
+
+/// Attributes as the kernel is told them: the topmost entry's, with the union's number and link
+/// count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// The union's number.
+    pub ino: u64,
+    /// All else.
+    pub stat: Stat,
+}
+
+/// An entry that is handed to the kernel.
+#[derive(Debug)]
+pub struct Entry {
+    /// The lookup that comes with it.
+    pub lookup: Ref,
+    /// Its attributes.
+    pub attr: Attr,
+}
+
+/// What was found under a name.
+#[derive(Debug)]
+struct Sight {
+    resolved: Resolved,
+    /// Of the topmost entry.
+    stat: Option<Stat>,
+}
+
+/// A directory on each of its branches, top first.
+type Level = SmallVec<[(BranchIndex, Arc<Dir>); 4]>;
+
+impl Union {
+    /// The branches as they were given, top first.
+    pub fn branches(&self) -> &[BranchSpec] {
+        &self.specs
+    }
+
+    /// The options it was opened with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Whether direct changes to branches are looked for.
+    pub fn revalidates(&self) -> bool {
+        self.options.udba == Udba::Reval
+    }
+
+    /// Sets who is told of attributes that changed on their own. Only the first call counts.
+    pub fn on_stale(&self, hook: impl Fn(u64) + Send + Sync + 'static) {
+        if self.on_stale.set(StaleHook(Box::new(hook))).is_err() {
+            tracing::debug!("somebody is told of stale attributes already");
+        }
+    }
+
+    fn tell_stale(&self, ino: u64) {
+        if let Some(StaleHook(hook)) = self.on_stale.get() {
+            hook(ino);
+        }
+    }
+
+    /// The kernel gives lookups back.
+    pub fn forget(&self, ino: u64, lookups: u64) {
+        self.inodes.forget(ino, lookups);
+    }
+
+    /// Ends a mount well: says so in the work areas of volatile ones.
+    pub fn finish(&self) {
+        for work in self.branches.iter().filter_map(|branch| branch.work.as_ref()) {
+            if let Err(errno) = work.end_volatile() {
+                tracing::warn!(%errno, "marking the end of a volatile mount");
+            }
+        }
+    }
+
+    fn branch(&self, index: BranchIndex) -> &Branch {
+        &self.branches[index.get()]
+    }
+
+    /// The work area of a branch that takes new names.
+    fn work(&self, index: BranchIndex) -> Result<&Work, Errno> {
+        self.branch(index).work.as_ref().ok_or(Errno::ROFS)
+    }
+
+    /// The branches that take new names, top first.
+    fn writable(&self) -> impl Iterator<Item = (BranchIndex, &Work)> {
+        (0..).map(BranchIndex).zip(&self.branches).filter_map(|(index, b)| Some((index, b.work.as_ref()?)))
+    }
+
+    fn candidates(&self, parent: &Stack) -> Vec<Candidate> {
+        let candidate = |(index, branch): (u16, &Branch)| Candidate {
+            branch: BranchIndex(index),
+            writable: branch.writable(),
+            has_parent: parent.branches.contains(&BranchIndex(index)),
+        };
+        (0..).zip(&self.branches).map(candidate).collect()
+    }
+
+    /// The directory `inode` as it is on each of its branches.
+    fn level(&self, inode: &Arc<Inode>) -> Result<Level, Errno> {
+        let stack = inode.stack()?;
+        stack.branches.iter().map(|branch| Ok((*branch, self.dir(inode, *branch)?))).collect()
+    }
+}
+
+/// Checks a caller's name.
+///
+/// # Errors
+/// EPERM for `.wh.` names, ENAMETOOLONG, EINVAL.
+fn name(bytes: &[u8]) -> Result<Name<'_>, Errno> {
+    Name::new(bytes).map_err(|error| match error {
+        NameError::Invalid => Errno::INVAL,
+        NameError::TooLong => Errno::NAMETOOLONG,
+        NameError::Reserved => Errno::PERM,
+    })
+}

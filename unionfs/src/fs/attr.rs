@@ -1,0 +1,162 @@
+//! Attributes: getattr, setattr, readlink, statfs.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::fs::{OFlags, StatVfs};
+use rustix::io::Errno;
+
+use super::copy_data::Keep;
+use super::{Attr, Union};
+use crate::branch::at::{At, SetTime};
+use crate::branch::dir::Dir;
+use crate::branch::stat::Kind;
+use crate::handle::Real;
+use crate::inode::{Inode, Place, ROOT};
+use crate::union::BranchIndex;
+
+/// A change of attributes; what is `None` stays.
+#[derive(Debug, Clone, Copy)]
+pub struct Change {
+    /// Permission bits with set-id and sticky bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length in bytes.
+    pub size: Option<u64>,
+    /// Access time.
+    pub atime: SetTime,
+    /// Modification time.
+    pub mtime: SetTime,
+}
+
+impl Change {
+    fn is_empty(&self) -> bool {
+        let times = self.atime == SetTime::Keep && self.mtime == SetTime::Keep;
+        times && self.mode.is_none() && self.uid.is_none() && self.gid.is_none() && self.size.is_none()
+    }
+}
+
+/// Where the attributes of an inode are.
+#[derive(Debug)]
+pub(super) enum Where {
+    /// Under a name of a directory; without a name, those of the directory itself.
+    Named(Arc<Dir>, Vec<u8>),
+    /// In a file that is open.
+    Open(Arc<Real>),
+}
+
+impl Where {
+    pub(super) fn at(&self) -> At<'_> {
+        match self {
+            Where::Named(dir, name) => dir.at(name),
+            Where::Open(real) => At::open(real.file.as_fd()),
+        }
+    }
+}
+
+impl Union {
+    /// The attributes of an inode.
+    ///
+    /// # Errors
+    /// ESTALE if the kernel should look its name up again.
+    pub fn getattr(&self, ino: u64) -> Result<Attr, Errno> {
+        let inode = self.inode(ino)?;
+        let stat = match (inode.place(), inode.open_file()) {
+            (Place::Gone(gone), None) => *gone,
+            _ => self.whereabouts(&inode)?.at().stat()?,
+        };
+        Ok(self.attr(&inode, stat))
+    }
+
+    /// The inode of a number, the root included.
+    pub(super) fn inode(&self, ino: u64) -> Result<Arc<Inode>, Errno> {
+        if ino == ROOT { Ok(Arc::clone(&self.root)) } else { self.inodes.get(ino) }
+    }
+
+    /// Where the attributes of an inode are.
+    pub(super) fn whereabouts(&self, inode: &Arc<Inode>) -> Result<Where, Errno> {
+        match inode.place() {
+            Place::Stack(stack) => match inode.dentry() {
+                Some(dentry) => {
+                    Ok(Where::Named(self.dir(&dentry.parent, stack.top())?, dentry.name.as_bytes().to_vec()))
+                }
+                None => Ok(Where::Named(self.dir(inode, stack.top())?, Vec::new())),
+            },
+            Place::Gone(_) => inode.open_file().map(|open| Where::Open(open.real())).ok_or(Errno::STALE),
+            Place::Entry(_) | Place::Record(_) => {
+                let (dir, name) = self.real_name(inode)?;
+                Ok(Where::Named(dir, name))
+            }
+        }
+    }
+
+    /// Changes attributes.
+    ///
+    /// # Errors
+    /// EROFS, EISDIR for the size of a directory, those of a copy-up and of the branch.
+    pub fn setattr(&self, ino: u64, change: Change) -> Result<Attr, Errno> {
+        let inode = self.inode(ino)?;
+        match (change.size, inode.kind) {
+            (Some(_), Kind::Dir) => return Err(Errno::ISDIR),
+            (Some(_), kind) if kind != Kind::File => return Err(Errno::INVAL),
+            _ => {}
+        }
+        if !change.is_empty() {
+            self.make_changeable(&inode, change.size.map_or(Keep::All, Keep::First))?;
+            self.change(&inode, change)?;
+        }
+        self.getattr(ino)
+    }
+
+    fn change(&self, inode: &Arc<Inode>, change: Change) -> Result<(), Errno> {
+        let place = self.whereabouts(inode)?;
+        let at = place.at();
+        if let Some(size) = change.size {
+            self.truncate(inode, size)?;
+        }
+        if change.uid.is_some() || change.gid.is_some() {
+            at.chown(change.uid, change.gid)?;
+        }
+        if let Some(mode) = change.mode {
+            at.chmod(mode)?;
+        }
+        if change.atime != SetTime::Keep || change.mtime != SetTime::Keep {
+            at.set_times(change.atime, change.mtime)?;
+        }
+        Ok(())
+    }
+
+    fn truncate(&self, inode: &Arc<Inode>, size: u64) -> Result<(), Errno> {
+        if inode.open_file().is_some() {
+            let open = self.open_file(inode, true)?;
+            return rustix::fs::ftruncate(&open.real().file, size);
+        }
+        let (dir, name) = self.real_name(inode)?;
+        rustix::fs::ftruncate(dir.open_file(&name, OFlags::WRONLY)?, size)
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// EINVAL if it is none.
+    pub fn read_link(&self, ino: u64) -> Result<Vec<u8>, Errno> {
+        let inode = self.inode(ino)?;
+        if inode.kind != Kind::Symlink {
+            return Err(Errno::INVAL);
+        }
+        let (dir, name) = self.real_name(&inode)?;
+        dir.read_link(&name)
+    }
+
+    /// The file system of the top writable branch, or of the top one (rule 37).
+    ///
+    /// # Errors
+    /// Those of fstatvfs(3).
+    pub fn statfs(&self) -> Result<StatVfs, Errno> {
+        let top = self.writable().next().map_or(BranchIndex(0), |(index, _)| index);
+        rustix::fs::fstatvfs(&*self.branch(top).root)
+    }
+}

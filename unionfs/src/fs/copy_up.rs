@@ -1,0 +1,256 @@
+//! Copy-up (rules 27 to 32): an entry is prepared in the work area with everything it has, made
+//! durable, and renamed into place. Whatever fails before that leaves nothing behind.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::Union;
+use super::copy_data::{Keep, copy_data};
+use super::parents::keeping_times;
+use crate::branch::at::At;
+use crate::branch::dir::Dir;
+use crate::branch::stat::{Kind, Stat};
+use crate::branch::work::Work;
+use crate::handle::Real;
+use crate::inode::{Dentry, Inode, Place};
+use crate::links::{self, Origin};
+use crate::union::BranchIndex;
+
+/// A copy in the work area, not in its place yet.
+struct Copy<'a> {
+    work: &'a Work,
+    name: Vec<u8>,
+    stat: Stat,
+    /// Of a regular file.
+    file: Option<OwnedFd>,
+}
+
+impl Union {
+    /// Whether changes to an inode's data and attributes go where it lies.
+    pub(super) fn in_place(&self, inode: &Inode) -> bool {
+        match inode.place() {
+            Place::Entry(branch) => self.branch(branch).in_place(),
+            Place::Stack(stack) => self.branch(stack.top()).in_place(),
+            Place::Record(_) => true,
+            Place::Gone(_) => {
+                let real = inode.open_file().map(|open| open.real());
+                real.is_none_or(|real| real.branch.is_none_or(|branch| self.branch(branch).in_place()))
+            }
+        }
+    }
+
+    /// Makes sure that an inode can be changed: copies it up if it lies on a branch that is not
+    /// written. No names are held.
+    ///
+    /// # Errors
+    /// EROFS if no branch above takes it, and whatever copying answers.
+    pub(super) fn make_changeable(&self, inode: &Arc<Inode>, keep: Keep) -> Result<(), Errno> {
+        if self.in_place(inode) {
+            return Ok(());
+        }
+        if let Place::Stack(stack) = inode.place() {
+            let dentry = inode.dentry().ok_or(Errno::ROFS)?;
+            let target = self.target_above(&dentry.parent, stack.top())?;
+            return self.raise_dir(inode, target);
+        }
+        let _gate = inode.gate.lock();
+        self.copy_up(inode, None, None, keep)
+    }
+
+    /// Whether a copy-up of the inode would find a branch.
+    pub(super) fn check_changeable(&self, inode: &Arc<Inode>) -> Result<(), Errno> {
+        if self.in_place(inode) {
+            return Ok(());
+        }
+        match inode.place() {
+            Place::Entry(branch) => {
+                let dentry = inode.dentry().ok_or(Errno::STALE)?;
+                self.target_above(&dentry.parent, branch).map(drop)
+            }
+            _ => self.writable().next().map(drop).ok_or(Errno::ROFS),
+        }
+    }
+
+    /// Makes an entry stand under a name on a branch itself, for a rename or link that this
+    /// branch carries. No names are held.
+    pub(super) fn bring_up(&self, inode: &Arc<Inode>, dentry: &Dentry, branch: BranchIndex) -> Result<(), Errno> {
+        let _gate = inode.gate.lock();
+        match inode.place() {
+            Place::Record(at) if at == branch => self.link_record(inode, dentry, branch),
+            Place::Record(_) => Err(Errno::XDEV),
+            Place::Entry(at) if at == branch => Ok(()),
+            Place::Entry(_) => self.copy_up(inode, Some(dentry.clone()), Some(branch), Keep::All),
+            Place::Stack(_) => self.raise_dir(inode, branch),
+            Place::Gone(_) => Err(Errno::NOENT),
+        }
+    }
+
+    /// Copies a non-directory up. The gate is held.
+    fn copy_up(
+        &self,
+        inode: &Arc<Inode>,
+        dentry: Option<Dentry>,
+        branch: Option<BranchIndex>,
+        keep: Keep,
+    ) -> Result<(), Errno> {
+        let from = match inode.place() {
+            Place::Entry(from) if branch.is_some() || !self.branch(from).in_place() => from,
+            Place::Gone(_) if !self.in_place(inode) => return self.copy_anonymous(inode, keep),
+            // somebody else did it while we waited
+            _ => return Ok(()),
+        };
+        let dentry = dentry.or_else(|| inode.dentry()).ok_or(Errno::STALE)?;
+        let target = branch.map_or_else(|| self.target_above(&dentry.parent, from), Ok)?;
+        self.raise_dir(&dentry.parent, target)?;
+        let source = self.dir(&dentry.parent, from)?;
+        let copy = self.prepare(inode, &source, dentry.name.as_bytes(), target, keep)?;
+        let placed = self.put_in_place(inode, &dentry, from, target, &copy);
+        if placed.is_err() {
+            copy.work.discard(&copy.name);
+        }
+        let file = placed.map(|()| copy.file)?;
+        if let (Some(open), Some(file)) = (inode.open_file(), file) {
+            let branch = (!matches!(inode.place(), Place::Gone(_))).then_some(target);
+            open.switch(Real { file, writable: true, branch });
+        }
+        Ok(())
+    }
+
+    /// Makes the copy in the work area.
+    fn prepare<'a>(
+        &'a self,
+        inode: &Inode,
+        source: &Dir,
+        name: &[u8],
+        target: BranchIndex,
+        keep: Keep,
+    ) -> Result<Copy<'a>, Errno> {
+        let work = self.work(target)?;
+        let temporary = work.temporary_name();
+        let make = || -> Result<(Stat, Option<OwnedFd>), Errno> {
+            let stat = source.find(name)?.ok_or(Errno::STALE)?;
+            if stat.id != inode.with(|state| state.real) {
+                return Err(Errno::STALE);
+            }
+            let file = self.copy_object(work, &temporary, source, name, &stat, keep)?;
+            let at = work.temporary().at(&temporary);
+            at.take_attributes(source.at(name), &stat)?;
+            if let Some(file) = &file
+                && !self.options.volatile
+            {
+                rustix::fs::fsync(file)?;
+            }
+            Ok((at.stat()?, file))
+        };
+        match make() {
+            Ok((stat, file)) => Ok(Copy { work, name: temporary, stat, file }),
+            Err(errno) => {
+                work.discard(&temporary);
+                Err(errno)
+            }
+        }
+    }
+
+    /// Makes an object of the same type, with the content that is kept.
+    fn copy_object(
+        &self,
+        work: &Work,
+        temporary: &[u8],
+        source: &Dir,
+        name: &[u8],
+        stat: &Stat,
+        keep: Keep,
+    ) -> Result<Option<OwnedFd>, Errno> {
+        let into = work.temporary();
+        match stat.kind {
+            Kind::File => {
+                let from = source.open_file(name, OFlags::RDONLY)?;
+                let to = into.create_file(temporary, 0o600)?;
+                copy_data(from.as_fd(), to.as_fd(), stat.size, keep)?;
+                return Ok(Some(to));
+            }
+            Kind::Symlink => into.make_symlink(temporary, &source.read_link(name)?)?,
+            Kind::Dir => return Err(Errno::ISDIR),
+            kind => into.make_node(temporary, kind, 0o600, stat.rdev)?,
+        }
+        Ok(None)
+    }
+
+    /// Renames a copy to its name, if it still is the name of the inode; what lost its name
+    /// meanwhile goes on without one.
+    fn put_in_place(
+        &self,
+        inode: &Arc<Inode>,
+        dentry: &Dentry,
+        from: BranchIndex,
+        target: BranchIndex,
+        copy: &Copy<'_>,
+    ) -> Result<(), Errno> {
+        let parent = &dentry.parent;
+        let name = dentry.name.as_name();
+        let _names = parent.names.write();
+        if matches!(inode.place(), Place::Gone(_)) {
+            return copy.work.temporary().unlink(&copy.name);
+        }
+        let known = |d: &Dentry| Arc::ptr_eq(&d.parent, parent) && d.name == dentry.name;
+        if !inode.with(|state| state.dentries.iter().any(known)) {
+            return Err(Errno::STALE);
+        }
+        let sight = self.look(&self.level(parent)?, name)?;
+        let before = sight.stat.ok_or(Errno::STALE)?;
+        if sight.resolved.topmost() != Some(from) || before.id != inode.with(|state| state.real) {
+            return Err(Errno::STALE);
+        }
+        let recorded = before.nlink > 1 && !self.branch(from).writable();
+        if recorded {
+            let path = Inode::path_of(parent, name);
+            links::keep_copy(copy.work, &copy.name, inode.ino)?;
+            links::note_gone(copy.work, inode.ino, Origin::of(&before), &path)?;
+        }
+        copy.work.set_number(copy.stat.id, Some(inode.ino));
+        let into = self.dir(parent, target)?;
+        keeping_times(&into, || {
+            copy.work.temporary().rename(&copy.name, &into, name.as_bytes(), RenameFlags::NOREPLACE)
+        })?;
+        inode.with(|state| {
+            state.place = if recorded { Place::Record(target) } else { Place::Entry(target) };
+            state.real = copy.stat.id;
+            state.unsynced = true;
+        });
+        Ok(())
+    }
+
+    /// Makes a name that stands below a hard link of the copied-up file.
+    fn link_record(&self, inode: &Arc<Inode>, dentry: &Dentry, branch: BranchIndex) -> Result<(), Errno> {
+        let (parent, name) = (&dentry.parent, dentry.name.as_name());
+        self.raise_dir(parent, branch)?;
+        let _names = parent.names.write();
+        let sight = self.look(&self.level(parent)?, name)?;
+        let (Some(stat), Some(top)) = (sight.stat, sight.resolved.topmost()) else { return Err(Errno::STALE) };
+        if top == branch {
+            return Ok(());
+        }
+        let work = self.work(branch)?;
+        links::note_gone(work, inode.ino, Origin::of(&stat), &Inode::path_of(parent, name))?;
+        let into = self.dir(parent, branch)?;
+        keeping_times(&into, || work.links().link(&links::link_name(inode.ino), &into, name.as_bytes()))
+    }
+
+    /// Gives an open file without a name a copy without a name.
+    fn copy_anonymous(&self, inode: &Arc<Inode>, keep: Keep) -> Result<(), Errno> {
+        let open = inode.open_file().ok_or(Errno::STALE)?;
+        let real = open.real();
+        let (_, work) = self.writable().next().ok_or(Errno::ROFS)?;
+        let temporary = work.temporary_name();
+        let file = work.temporary().create_file(&temporary, 0o600)?;
+        work.temporary().unlink(&temporary)?;
+        let stat = Stat::of_file(&real.file)?;
+        copy_data(real.file.as_fd(), file.as_fd(), stat.size, keep)?;
+        At::open(file.as_fd()).take_attributes(At::open(real.file.as_fd()), &stat)?;
+        open.switch(Real { file, writable: true, branch: None });
+        Ok(())
+    }
+}

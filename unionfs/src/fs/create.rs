@@ -1,0 +1,300 @@
+//! New entries: create, mkdir, mknod, symlink, link (rules 15 to 17).
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{RenameFlags, XattrFlags};
+use rustix::io::Errno;
+
+use super::lookup::has_whiteout;
+use super::steps::{Carrier, Spot, mark_opaque};
+use super::{Caller, Entry, Opened, Sight, Union, name};
+use crate::acl;
+use crate::branch::at::At;
+use crate::branch::dir::Dir;
+use crate::branch::stat::Kind;
+use crate::branch::work::Work;
+use crate::handle::Real;
+use crate::inode::{Dentry, Inode, Place};
+use crate::union::plan::{self, Create};
+use crate::union::{BranchIndex, Cut, Name, Resolved, policy};
+
+/// What is made.
+#[derive(Debug, Clone, Copy)]
+pub enum New<'a> {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link to this.
+    Symlink(&'a [u8]),
+    /// A fifo, socket or device, with its device number.
+    Node(Kind, u64),
+}
+
+/// How a new entry is born.
+#[derive(Debug)]
+struct Birth {
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    /// Access ACL, and for directories the default ACL, as xattr values.
+    access_acl: Option<Vec<u8>>,
+    default_acl: Option<Vec<u8>>,
+}
+
+impl Birth {
+    /// Whether a plain system call of the daemon makes the entry like this.
+    fn is_plain(&self) -> bool {
+        self.uid == 0 && self.gid == 0 && self.access_acl.is_none() && self.default_acl.is_none()
+    }
+}
+
+impl Union {
+    /// Makes an entry. `mode` is the caller's, with the umask not applied yet.
+    ///
+    /// # Errors
+    /// EEXIST, EROFS, EPERM for `.wh.` names, and those of the carrier.
+    pub fn make(
+        &self,
+        parent: u64,
+        bytes: &[u8],
+        new: New<'_>,
+        mode: u32,
+        umask: u32,
+        caller: Caller,
+    ) -> Result<Entry, Errno> {
+        self.make_open(parent, bytes, new, mode, umask, caller).map(|(entry, _)| entry)
+    }
+
+    /// Makes a regular file and opens it.
+    ///
+    /// # Errors
+    /// As [`Union::make`].
+    pub fn create(
+        &self,
+        parent: u64,
+        bytes: &[u8],
+        mode: u32,
+        umask: u32,
+        flags: u32,
+        caller: Caller,
+    ) -> Result<(Entry, Opened), Errno> {
+        let (entry, real) = self.make_open(parent, bytes, New::File, mode, umask, caller)?;
+        let (file, branch) = real.ok_or(Errno::IO)?;
+        let real = Real { file, writable: true, branch: Some(branch) };
+        let opened = self.open_made(entry.lookup.inode(), real, flags);
+        Ok((entry, opened))
+    }
+
+    fn make_open(
+        &self,
+        parent: u64,
+        bytes: &[u8],
+        new: New<'_>,
+        mode: u32,
+        umask: u32,
+        caller: Caller,
+    ) -> Result<(Entry, Option<(OwnedFd, BranchIndex)>), Errno> {
+        let name = name(bytes)?;
+        let dir = self.inodes.get(parent)?;
+        loop {
+            let names = dir.names.write();
+            let sight = self.look(&self.level(&dir)?, name)?;
+            let target = self.target_for_new(&dir, &sight)?;
+            if !dir.stack()?.branches.contains(&target) {
+                drop(names);
+                self.raise_dir(&dir, target)?;
+                continue;
+            }
+            let birth = self.birth(&dir, new, mode, umask, caller)?;
+            let file = self.install_new(&dir, name, target, new, &birth)?;
+            let entry = self.find(&dir, name)?.ok_or(Errno::STALE)?;
+            return Ok((entry, file.map(|file| (file, target))));
+        }
+    }
+
+    /// The branch for a new entry where a name is not visible.
+    fn target_for_new(&self, dir: &Inode, sight: &Sight) -> Result<BranchIndex, Errno> {
+        let Resolved::Missing { cut } = sight.resolved else { return Err(Errno::EXIST) };
+        let lowest = cut.map_or(Some(BranchIndex(u16::MAX)), Cut::lowest_seen).ok_or(Errno::ROFS)?;
+        self.target(dir, lowest)
+    }
+
+    /// Owner, group, mode and ACLs of a new entry (rule 17).
+    fn birth(&self, dir: &Arc<Inode>, new: New<'_>, mode: u32, umask: u32, caller: Caller) -> Result<Birth, Errno> {
+        let from = self.dir(dir, dir.stack()?.top())?;
+        let parent = from.stat()?;
+        let inherited = if matches!(new, New::Symlink(_)) { None } else { default_acl(&from)? };
+        let is_dir = matches!(new, New::Dir);
+        let setgid = parent.mode & 0o2000 != 0;
+        let mut birth = Birth {
+            uid: caller.uid,
+            gid: if setgid { parent.gid } else { caller.gid },
+            mode: mode & 0o7777 | if setgid && is_dir { 0o2000 } else { 0 },
+            access_acl: None,
+            default_acl: None,
+        };
+        match inherited.as_deref().and_then(|default| acl::inherit(default, birth.mode)) {
+            Some(acl) => {
+                birth.mode = acl.mode;
+                birth.access_acl = acl.access;
+                birth.default_acl = inherited.filter(|_| is_dir);
+            }
+            None => birth.mode &= !(umask & 0o777),
+        }
+        Ok(birth)
+    }
+
+    /// Makes the entry on its branch.
+    fn install_new(
+        &self,
+        dir: &Arc<Inode>,
+        name: Name<'_>,
+        target: BranchIndex,
+        new: New<'_>,
+        birth: &Birth,
+    ) -> Result<Option<OwnedFd>, Errno> {
+        let into = self.dir(dir, target)?;
+        let work = self.work(target)?;
+        let whiteout = has_whiteout(&into, name)?;
+        let steps = plan::create(Create { dir: matches!(new, New::Dir), whiteout });
+        let mut file = None;
+        let carrier = Carrier { work, source: None, target: Spot { dir: Arc::clone(&into), name } };
+        carrier.run(&steps, |opaque| {
+            file = if birth.is_plain() && !opaque {
+                put(&into, name.as_bytes(), new, birth.mode)?
+            } else {
+                put_prepared(work, &into, name, new, birth, opaque)?
+            };
+            Ok(())
+        })?;
+        Ok(file)
+    }
+
+    /// Gives an object that is not a directory one more name.
+    ///
+    /// # Errors
+    /// EEXIST, EPERM for directories and `.wh.` names, EXDEV if no branch can hold both names.
+    pub fn link(&self, ino: u64, parent: u64, bytes: &[u8]) -> Result<Entry, Errno> {
+        let name = name(bytes)?;
+        let inode = self.inodes.get(ino)?;
+        let dir = self.inodes.get(parent)?;
+        if inode.kind == Kind::Dir {
+            return Err(Errno::PERM);
+        }
+        for _ in 0..16 {
+            let names = dir.names.write();
+            let sight = self.look(&self.level(&dir)?, name)?;
+            let chosen = self.target_for_new(&dir, &sight)?;
+            let lowest = self.lowest_for_new(&dir, &sight)?;
+            let target = self.link_carrier(&inode, chosen, lowest)?;
+            let raised = dir.stack()?.branches.contains(&target);
+            let here = match inode.place() {
+                Place::Entry(branch) | Place::Record(branch) => branch == target,
+                _ => return Err(Errno::NOENT),
+            };
+            if raised && here {
+                return self.link_here(&inode, &dir, name, target);
+            }
+            drop(names);
+            self.raise_dir(&dir, target)?;
+            let dentry: Dentry = inode.dentry().ok_or(Errno::NOENT)?;
+            self.bring_up(&inode, &dentry, target)?;
+        }
+        Err(Errno::BUSY)
+    }
+
+    fn lowest_for_new(&self, dir: &Inode, sight: &Sight) -> Result<BranchIndex, Errno> {
+        let lowest = dir.stack()?.lowest_seen;
+        let Resolved::Missing { cut: Some(cut) } = sight.resolved else { return Ok(lowest) };
+        Ok(cut.lowest_seen().ok_or(Errno::ROFS)?.min(lowest))
+    }
+
+    /// The branch on which both names of a new hard link lie: the one where the object is, if it
+    /// takes the new name, else the chosen one or the nearest above the object.
+    fn link_carrier(&self, inode: &Inode, chosen: BranchIndex, lowest: BranchIndex) -> Result<BranchIndex, Errno> {
+        match inode.place() {
+            Place::Record(branch) if branch <= lowest => Ok(branch),
+            Place::Record(_) => Err(Errno::XDEV),
+            Place::Entry(branch) if self.branch(branch).writable() && branch <= lowest => Ok(branch),
+            Place::Entry(branch) if chosen < branch => Ok(chosen),
+            Place::Entry(branch) => {
+                let candidates = self.candidates(&*inode.dentry().ok_or(Errno::NOENT)?.parent.stack()?);
+                let highest = branch.0.checked_sub(1).map(BranchIndex).ok_or(Errno::ROFS)?;
+                policy::carrier(&candidates, highest.min(lowest)).ok_or(Errno::ROFS)
+            }
+            Place::Gone(_) => Err(Errno::NOENT),
+            Place::Stack(_) => Err(Errno::PERM),
+        }
+    }
+
+    fn link_here(
+        &self,
+        inode: &Arc<Inode>,
+        dir: &Arc<Inode>,
+        name: Name<'_>,
+        target: BranchIndex,
+    ) -> Result<Entry, Errno> {
+        let (from, old) = self.real_name(inode)?;
+        let into = self.dir(dir, target)?;
+        let whiteout = has_whiteout(&into, name)?;
+        let carrier = Carrier { work: self.work(target)?, source: None, target: Spot { dir: Arc::clone(&into), name } };
+        carrier.run(&plan::create(Create { dir: false, whiteout }), |_| from.link(&old, &into, name.as_bytes()))?;
+        self.find(dir, name)?.ok_or(Errno::STALE)
+    }
+}
+
+fn default_acl(dir: &Dir) -> Result<Option<Vec<u8>>, Errno> {
+    match dir.at(b"").xattr(acl::DEFAULT) {
+        Err(Errno::OPNOTSUPP) => Ok(None),
+        result => result,
+    }
+}
+
+/// Makes an entry in one system call.
+fn put(dir: &Dir, name: &[u8], new: New<'_>, mode: u32) -> Result<Option<OwnedFd>, Errno> {
+    match new {
+        New::File => return dir.create_file(name, mode).map(Some),
+        New::Dir => dir.make_dir(name, mode)?,
+        New::Symlink(target) => dir.make_symlink(name, target)?,
+        New::Node(kind, rdev) => dir.make_node(name, kind, mode, rdev)?,
+    }
+    Ok(None)
+}
+
+/// Makes an entry in the work area with all it has, then renames it into place.
+fn put_prepared(
+    work: &Work,
+    into: &Dir,
+    name: Name<'_>,
+    new: New<'_>,
+    birth: &Birth,
+    opaque: bool,
+) -> Result<Option<OwnedFd>, Errno> {
+    let temporary = work.temporary_name();
+    let make = || -> Result<Option<OwnedFd>, Errno> {
+        let file = put(work.temporary(), &temporary, new, 0o600)?;
+        if opaque {
+            mark_opaque(&work.temporary().open_dir(&temporary)?)?;
+        }
+        give_birth(work.temporary().at(&temporary), new, birth)?;
+        work.temporary().rename(&temporary, into, name.as_bytes(), RenameFlags::NOREPLACE)?;
+        Ok(file)
+    };
+    make().inspect_err(|_| work.discard(&temporary))
+}
+
+fn give_birth(at: At<'_>, new: New<'_>, birth: &Birth) -> Result<(), Errno> {
+    at.chown(Some(birth.uid), Some(birth.gid))?;
+    if !matches!(new, New::Symlink(_)) {
+        at.chmod(birth.mode)?;
+    }
+    if let Some(value) = &birth.access_acl {
+        at.set_xattr(acl::ACCESS, value, XattrFlags::empty())?;
+    }
+    if let Some(value) = &birth.default_acl {
+        at.set_xattr(acl::DEFAULT, value, XattrFlags::empty())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! Directories of branches, opened when they are needed and kept as long as there is room.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+
+use super::Union;
+use crate::branch::dir::Dir;
+use crate::inode::{Inode, LeaveHook, ROOT};
+use crate::union::BranchIndex;
+
+const SHARDS: usize = 16;
+/// At most this share of the descriptors that the process may have.
+const SHARE: u64 = 4;
+const MOST: u64 = 16_384;
+const LEAST: u64 = 256;
+
+/// Open directories by (inode number, branch), the least recently used ones closed first.
+#[derive(Debug)]
+pub(super) struct DirCache {
+    shards: [Mutex<LruCache<(u64, BranchIndex), Arc<Dir>>>; SHARDS],
+    branches: u16,
+}
+
+impl DirCache {
+    pub(super) fn new(branches: u16) -> Arc<DirCache> {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let all = (limit / SHARE).clamp(LEAST, MOST);
+        let each = NonZeroUsize::new(all as usize / SHARDS).unwrap_or(NonZeroUsize::MIN);
+        Arc::new(DirCache { shards: std::array::from_fn(|_| Mutex::new(LruCache::new(each))), branches })
+    }
+
+    fn shard(&self, ino: u64) -> &Mutex<LruCache<(u64, BranchIndex), Arc<Dir>>> {
+        &self.shards[(ino.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 60) as usize % SHARDS]
+    }
+
+    pub(super) fn get(&self, ino: u64, branch: BranchIndex) -> Option<Arc<Dir>> {
+        self.shard(ino).lock().get(&(ino, branch)).cloned()
+    }
+
+    pub(super) fn put(&self, ino: u64, branch: BranchIndex, dir: Arc<Dir>) {
+        // what falls out is closed after the lock is gone
+        let evicted = self.shard(ino).lock().push((ino, branch), dir);
+        drop(evicted);
+    }
+
+    pub(super) fn remove(&self, ino: u64) {
+        let mut shard = self.shard(ino).lock();
+        let removed: Vec<_> = (0..self.branches).filter_map(|b| shard.pop(&(ino, BranchIndex(b)))).collect();
+        drop(shard);
+        drop(removed);
+    }
+}
+
+/// Lets go of the directories of an inode that is not known any more.
+#[derive(Debug)]
+pub(super) struct Purge(pub(super) Arc<DirCache>);
+
+impl LeaveHook for Purge {
+    fn left(&self, ino: u64) {
+        self.0.remove(ino);
+    }
+}
+
+impl Union {
+    /// A directory as it is on one of its branches.
+    ///
+    /// Opened component by component from the nearest directory that is open, by names that the
+    /// inodes know; the tree stands still meanwhile.
+    ///
+    /// # Errors
+    /// ENOENT if it was removed, and those of openat2(2).
+    pub(super) fn dir(&self, inode: &Arc<Inode>, branch: BranchIndex) -> Result<Arc<Dir>, Errno> {
+        if let Some(dir) = self.cached_dir(inode, branch) {
+            return Ok(dir);
+        }
+        let _still = self.tree.read();
+        let mut missing = Vec::new();
+        let mut at = Arc::clone(inode);
+        let mut dir = loop {
+            if let Some(dir) = self.cached_dir(&at, branch) {
+                break dir;
+            }
+            let dentry = at.dentry().ok_or(Errno::NOENT)?;
+            missing.push((at, dentry.name));
+            at = dentry.parent;
+        };
+        while let Some((inode, name)) = missing.pop() {
+            dir = self.open_below(&dir, branch, name.as_bytes())?;
+            self.dirs.put(inode.ino, branch, Arc::clone(&dir));
+        }
+        Ok(dir)
+    }
+
+    /// Opens a directory of a branch; one that is another branch shows as an empty one.
+    pub(super) fn open_below(&self, dir: &Dir, branch: BranchIndex, name: &[u8]) -> Result<Arc<Dir>, Errno> {
+        let opened = match dir.open_dir(name) {
+            // a mount point, where the branch could not be cut off from the mount table
+            Err(Errno::XDEV) => return self.empty.clone().ok_or(Errno::XDEV),
+            opened => opened?,
+        };
+        let covered = &self.branch(branch).covered;
+        if !covered.is_empty() {
+            let id = opened.stat()?.id;
+            if covered.contains(&(id.dev, id.ino)) {
+                return self.empty.clone().ok_or(Errno::XDEV);
+            }
+        }
+        Ok(Arc::new(opened))
+    }
+
+    /// Whether a directory stands for another branch, or a mount point.
+    pub(super) fn is_stand_in(&self, dir: &Arc<Dir>) -> bool {
+        self.empty.as_ref().is_some_and(|empty| Arc::ptr_eq(dir, empty))
+    }
+
+    fn cached_dir(&self, inode: &Arc<Inode>, branch: BranchIndex) -> Option<Arc<Dir>> {
+        if inode.ino == ROOT {
+            return Some(Arc::clone(&self.branch(branch).root));
+        }
+        self.dirs.get(inode.ino, branch)
+    }
+}

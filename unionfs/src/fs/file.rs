@@ -1,0 +1,293 @@
+//! Open files: open, read, write and what else works on a handle.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::copy_data::Keep;
+use super::{Caller, Union};
+use crate::branch::at::At;
+use crate::branch::dir::Dir;
+use crate::branch::stat::{Kind, Stat};
+use crate::handle::{FileHandle, OpenFile, Real};
+use crate::inode::{Inode, Place};
+use crate::links;
+
+/// An opened file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// The number of the handle.
+    pub handle: u64,
+    /// Whether the kernel may keep the pages that it has of the file.
+    pub keep_cache: bool,
+}
+
+impl Union {
+    /// Opens a regular file. `flags` are those of open(2).
+    ///
+    /// A file of a branch that is not written is copied up now for O_WRONLY and O_TRUNC, and at
+    /// the first write for O_RDWR (rule 27).
+    ///
+    /// # Errors
+    /// EROFS, ESTALE if the file was replaced behind the mount's back, and those of open(2).
+    pub fn open_handle(&self, ino: u64, flags: u32, caller: Caller) -> Result<Opened, Errno> {
+        let inode = self.inodes.get(ino)?;
+        let flags = OFlags::from_bits_retain(flags);
+        let writes = writes(flags);
+        let truncates = flags.contains(OFlags::TRUNC);
+        if truncates || flags.contains(OFlags::WRONLY) {
+            self.make_changeable(&inode, if truncates { Keep::First(0) } else { Keep::All })?;
+        } else if writes {
+            self.check_changeable(&inode)?;
+        }
+        let open = self.open_file(&inode, writes && self.in_place(&inode) || truncates)?;
+        if truncates {
+            self.strip_set_id(&inode, &open, caller)?;
+            rustix::fs::ftruncate(&open.real().file, 0)?;
+        }
+        let keep_cache = self.may_keep_cache(&inode, &open)? && !truncates;
+        let handle = self.handles.add_file(FileHandle { open, writes });
+        Ok(Opened { handle, keep_cache })
+    }
+
+    /// A handle on a file that was just made.
+    pub(super) fn open_made(&self, inode: &Arc<Inode>, real: Real, flags: u32) -> Opened {
+        let made = OpenFile::new(Arc::clone(inode), real);
+        let open = inode.with(|state| match state.open.upgrade() {
+            // somebody found the name and opened it already
+            Some(open) => open,
+            None => {
+                state.open = Arc::downgrade(&made);
+                Arc::clone(&made)
+            }
+        });
+        let writes = writes(OFlags::from_bits_retain(flags));
+        Opened { handle: self.handles.add_file(FileHandle { open, writes }), keep_cache: true }
+    }
+
+    /// The open file of an inode, opened if no handle is on it yet.
+    pub(super) fn open_file(&self, inode: &Arc<Inode>, write: bool) -> Result<Arc<OpenFile>, Errno> {
+        for _ in 0..4 {
+            if let Some(open) = inode.open_file() {
+                if write && !open.real().writable {
+                    self.make_writable(&open)?;
+                }
+                return Ok(open);
+            }
+            let (real, id) = self.open_real(inode, write)?;
+            let opened = OpenFile::new(Arc::clone(inode), real);
+            let kept = inode.with(|state| {
+                if state.real != id || state.open.strong_count() > 0 {
+                    return false;
+                }
+                state.open = Arc::downgrade(&opened);
+                true
+            });
+            if kept {
+                return Ok(opened);
+            }
+        }
+        Err(Errno::STALE)
+    }
+
+    /// Opens the real file where it lies, and sees that it still is the one that was looked up.
+    fn open_real(&self, inode: &Inode, write: bool) -> Result<(Real, crate::branch::stat::RealId), Errno> {
+        if inode.kind != Kind::File {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let branch = match inode.place() {
+            Place::Entry(branch) | Place::Record(branch) => branch,
+            Place::Gone(_) | Place::Stack(_) => return Err(Errno::STALE),
+        };
+        let (dir, name) = self.real_name(inode)?;
+        let file = dir.open_file(&name, if write { OFlags::RDWR } else { OFlags::RDONLY })?;
+        let id = Stat::of_file(&file)?.id;
+        if id != inode.with(|state| state.real) {
+            return Err(Errno::STALE);
+        }
+        Ok((Real { file, writable: write, branch: Some(branch) }, id))
+    }
+
+    /// The directory and name by which an object that is not a directory is reached.
+    pub(super) fn real_name(&self, inode: &Inode) -> Result<(Arc<Dir>, Vec<u8>), Errno> {
+        match inode.place() {
+            Place::Record(branch) => Ok((Arc::clone(self.work(branch)?.links()), links::link_name(inode.ino))),
+            Place::Entry(branch) => {
+                let dentry = inode.dentry().ok_or(Errno::STALE)?;
+                Ok((self.dir(&dentry.parent, branch)?, dentry.name.as_bytes().to_vec()))
+            }
+            Place::Stack(_) => Err(Errno::ISDIR),
+            Place::Gone(_) => Err(Errno::STALE),
+        }
+    }
+
+    /// Makes the real file of an open inode one that may be written: copies it up, or opens it
+    /// again where it lies.
+    fn make_writable(&self, open: &Arc<OpenFile>) -> Result<(), Errno> {
+        self.make_changeable(&open.inode, Keep::All)?;
+        let real = open.real();
+        if real.writable {
+            return Ok(());
+        }
+        let again = match self.open_real(&open.inode, true) {
+            Ok((again, _)) => again,
+            // without a name; the descriptor itself leads to it
+            Err(Errno::STALE) => {
+                let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&real.file));
+                let file = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+                Real { file, writable: true, branch: real.branch }
+            }
+            Err(errno) => return Err(errno),
+        };
+        open.switch(again);
+        Ok(())
+    }
+
+    fn writable_real(&self, handle: u64) -> Result<Arc<Real>, Errno> {
+        let handle = self.handles.file(handle)?;
+        if !handle.writes {
+            return Err(Errno::BADF);
+        }
+        let real = handle.open.real();
+        if real.writable {
+            return Ok(real);
+        }
+        self.make_writable(&handle.open)?;
+        Ok(handle.open.real())
+    }
+
+    /// Whether a write to a handle would have to copy the file up first.
+    pub fn write_copies_up(&self, handle: u64) -> bool {
+        self.handles.file(handle).is_ok_and(|handle| !handle.open.real().writable)
+    }
+
+    /// Whether changing an inode would have to copy it up first.
+    pub fn change_copies_up(&self, ino: u64) -> bool {
+        self.inodes.get(ino).is_ok_and(|inode| inode.kind != Kind::Dir && !self.in_place(&inode))
+    }
+
+    /// Whether the object of a name lies where a change would have to copy it up, as far as the
+    /// kernel knows the name.
+    pub fn rename_copies_up(&self, parent: u64, name: &[u8]) -> bool {
+        let entry = self.lookup(parent, name).ok().flatten();
+        entry.is_some_and(|entry| {
+            let inode = entry.lookup.inode();
+            inode.kind != Kind::Dir && !self.in_place(inode)
+        })
+    }
+
+    /// Reads at an offset; fewer bytes than asked for at the end of the file.
+    ///
+    /// # Errors
+    /// EBADF, and those of pread(2).
+    pub fn read(&self, handle: u64, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let real = self.handles.file(handle)?.open.real();
+        let mut done = 0;
+        while done < buffer.len() {
+            match rustix::io::pread(&real.file, &mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes at an offset, all of it or as much as there is room for.
+    ///
+    /// # Errors
+    /// EBADF, ENOSPC, those of pwrite(2) and of a copy-up.
+    pub fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        let real = self.writable_real(handle)?;
+        let mut done = 0;
+        while done < data.len() {
+            match rustix::io::pwrite(&real.file, &data[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(written) => done += written,
+                Err(Errno::INTR) => {}
+                Err(errno) if done == 0 => return Err(errno),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+
+    /// Ends a handle.
+    pub fn release(&self, handle: u64) {
+        self.handles.remove_file(handle);
+    }
+
+    /// fallocate(2).
+    ///
+    /// # Errors
+    /// Those of fallocate(2) and of a copy-up.
+    pub fn fallocate(&self, handle: u64, mode: u32, offset: u64, length: u64) -> Result<(), Errno> {
+        let real = self.writable_real(handle)?;
+        rustix::fs::fallocate(&real.file, FallocateFlags::from_bits_retain(mode), offset, length)
+    }
+
+    /// lseek(2) for data and holes.
+    ///
+    /// # Errors
+    /// ENXIO past the end, EINVAL for another `whence`.
+    pub fn seek(&self, handle: u64, offset: i64, whence: u32) -> Result<u64, Errno> {
+        let real = self.handles.file(handle)?.open.real();
+        let at = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
+        let to = match i32::try_from(whence) {
+            Ok(libc::SEEK_DATA) => SeekFrom::Data(at),
+            Ok(libc::SEEK_HOLE) => SeekFrom::Hole(at),
+            _ => return Err(Errno::INVAL),
+        };
+        rustix::fs::seek(&real.file, to)
+    }
+
+    /// copy_file_range(2) between two handles.
+    ///
+    /// # Errors
+    /// Those of copy_file_range(2); EXDEV lets the kernel copy by reading and writing.
+    pub fn copy_range(&self, from: u64, from_at: u64, to: u64, to_at: u64, length: u64) -> Result<usize, Errno> {
+        // the target first: the source may be the same file
+        let target = self.writable_real(to)?;
+        let source = self.handles.file(from)?.open.real();
+        let (mut read_at, mut write_at) = (from_at, to_at);
+        let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);
+        rustix::fs::copy_file_range(&source.file, Some(&mut read_at), &target.file, Some(&mut write_at), length)
+    }
+
+    /// Truncating takes set-id bits away, unless the caller may keep them; the kernel leaves that
+    /// to us where the truncation comes with open.
+    fn strip_set_id(&self, inode: &Inode, open: &OpenFile, caller: Caller) -> Result<(), Errno> {
+        let real = open.real();
+        let stat = Stat::of_file(&real.file)?;
+        let setgid = stat.mode & 0o2010 == 0o2010;
+        if (stat.mode & 0o4000 == 0 && !setgid) || caller.may_keep_set_id() {
+            return Ok(());
+        }
+        let gone = 0o4000 | if setgid { 0o2000 } else { 0 };
+        At::open(real.file.as_fd()).chmod(stat.mode & !gone)?;
+        // the kernel asks for the mode no more, and an old one would still give rights
+        self.tell_stale(inode.ino);
+        Ok(())
+    }
+
+    /// Cached pages may stay, unless somebody changed the file behind the mount's back.
+    fn may_keep_cache(&self, inode: &Inode, open: &OpenFile) -> Result<bool, Errno> {
+        if !self.revalidates() {
+            return Ok(true);
+        }
+        let stat = Stat::of_file(&open.real().file)?;
+        let mut seen = stat.size.wrapping_mul(31);
+        for time in [stat.mtime, stat.ctime] {
+            seen = seen.wrapping_mul(1_000_003).wrapping_add(time.sec as u64);
+            seen = seen.wrapping_mul(1_000_003).wrapping_add(time.nsec.into());
+        }
+        Ok(inode.with(|state| std::mem::replace(&mut state.seen, seen)) == seen)
+    }
+}
+
+fn writes(flags: OFlags) -> bool {
+    matches!(flags & OFlags::RWMODE, OFlags::WRONLY | OFlags::RDWR)
+}

@@ -1,0 +1,249 @@
+//! Lookup: what the branches hold under a name, and the inode it is.
+
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use smallvec::SmallVec;
+
+use super::{Attr, Entry, Level, Sight, Union, name};
+use crate::branch::dir::Dir;
+use crate::branch::stat::{Kind, RealId, Stat};
+use crate::inode::{Birth, Inode, Place, Stack};
+use crate::links::{self, Origin, Record};
+use crate::union::name::OPAQUE;
+use crate::union::{BranchIndex, Cut, Found, Name, Resolved, resolve};
+
+impl Union {
+    /// Looks a name up; nothing if it is not there.
+    ///
+    /// # Errors
+    /// EPERM for `.wh.` names, ENAMETOOLONG, and what the branches answer.
+    pub fn lookup(&self, parent: u64, bytes: &[u8]) -> Result<Option<Entry>, Errno> {
+        let name = name(bytes)?;
+        let dir = self.inodes.get(parent)?;
+        let _names = dir.names.read();
+        self.find(&dir, name)
+    }
+
+    /// The entry of a name in a directory whose names are held.
+    pub(super) fn find(&self, dir: &Arc<Inode>, name: Name<'_>) -> Result<Option<Entry>, Errno> {
+        let sight = self.look(&self.level(dir)?, name)?;
+        if sight.stat.is_none() {
+            return Ok(None);
+        }
+        self.adopt(dir, name, sight).map(Some)
+    }
+
+    /// What the branches of a directory hold under a name.
+    pub(super) fn look(&self, level: &[(BranchIndex, Arc<Dir>)], name: Name<'_>) -> Result<Sight, Errno> {
+        let mut stat = None;
+        let words = level.iter().enumerate().map(|(at, (branch, dir))| {
+            let marks_matter = at + 1 < level.len() || self.writable().any(|(index, _)| index > *branch);
+            let (found, seen) = self.word(*branch, dir, name, marks_matter)?;
+            stat = stat.or(seen);
+            Ok((*branch, found))
+        });
+        let resolved = resolve(words)?;
+        Ok(Sight { stat: resolved.topmost().and(stat), resolved })
+    }
+
+    /// What the branches below one hold under a name.
+    pub(super) fn look_below(&self, level: &Level, branch: BranchIndex, name: Name<'_>) -> Result<Resolved, Errno> {
+        let below = level.iter().position(|(index, _)| *index > branch).unwrap_or(level.len());
+        Ok(self.look(&level[below..], name)?.resolved)
+    }
+
+    /// One branch's word on a name. Marks that could hide nothing are not looked for.
+    fn word(
+        &self,
+        branch: BranchIndex,
+        dir: &Dir,
+        name: Name<'_>,
+        marks_matter: bool,
+    ) -> Result<(Found, Option<Stat>), Errno> {
+        let stat = dir.find(name.as_bytes())?;
+        let marks = marks_matter && self.branch(branch).honours_whiteouts();
+        let found = match &stat {
+            Some(stat) if stat.kind != Kind::Dir => Found::Leaf,
+            Some(_) => Found::Dir { opaque: marks && (is_opaque(dir, name.as_bytes())? || has_whiteout(dir, name)?) },
+            None if marks && has_whiteout(dir, name)? => Found::Whiteout,
+            None => Found::Nothing,
+        };
+        Ok((found, stat))
+    }
+
+    /// Makes an inode of what was found, with one lookup on it.
+    pub(super) fn adopt(&self, dir: &Arc<Inode>, name: Name<'_>, sight: Sight) -> Result<Entry, Errno> {
+        let mut substitute = None;
+        for attempt in 0.. {
+            let (mut birth, stat) = self.identify(dir, &sight)?;
+            birth.ino = substitute.unwrap_or(birth.ino);
+            let (kind, place, real, ino) = (birth.kind, birth.place.clone(), birth.real, birth.ino);
+            match self.inodes.look_up(birth) {
+                Ok(lookup) => {
+                    let inode = lookup.inode();
+                    inode.add_name(dir, name);
+                    if kind == Kind::Dir {
+                        inode.with(|state| state.place = place);
+                    }
+                    return Ok(Entry { attr: self.attr(inode, stat), lookup });
+                }
+                // another object had the number and the kernel still knows it: one that was
+                // removed, or one that is being copied up right now, which shows the next time
+                Err(_) if attempt < 3 => {}
+                Err(_) if attempt < 8 => substitute = Some(self.substitute(&sight, real)),
+                Err(_) => {
+                    tracing::error!(ino, "no free inode number was found");
+                    return Err(Errno::IO);
+                }
+            }
+        }
+        Err(Errno::IO)
+    }
+
+    fn substitute(&self, sight: &Sight, real: RealId) -> u64 {
+        let own = sight.resolved.topmost().and_then(|branch| self.branch(branch).work.as_ref());
+        if let Some(work) = own {
+            let number = work.substitute_number();
+            work.set_number(real, Some(number));
+            return number;
+        }
+        let any = self.writable().next().map(|(_, work)| work.substitute_number());
+        any.unwrap_or_else(|| self.numbers.natural(RealId { dev: u64::MAX, ..real }))
+    }
+
+    /// The number, place and real identity of what was found, and the attributes to show.
+    fn identify(&self, dir: &Inode, sight: &Sight) -> Result<(Birth, Stat), Errno> {
+        let (Some(stat), Some(top)) = (sight.stat, sight.resolved.topmost()) else { return Err(Errno::NOENT) };
+        let natural = self.numbers.natural(stat.id);
+        let recorded = self.branch(top).work.as_ref().and_then(|work| work.number(stat.id));
+        let ino = recorded.unwrap_or(natural);
+        let birth = |place, real| Birth { ino, kind: stat.kind, place, real };
+        if let Resolved::Dir { stack, cut } = &sight.resolved {
+            let place = Place::Stack(Arc::new(stack_below(dir, stack, *cut)?));
+            return Ok((birth(place, stat.id), stat));
+        }
+        if stat.nlink > 1 {
+            if recorded.is_some() {
+                let work = self.work(top)?;
+                if links::copied_up(work, ino)?.is_some_and(|copy| copy.id == stat.id) {
+                    self.check_record(top, ino)?;
+                    return Ok((birth(Place::Record(top), stat.id), stat));
+                }
+            } else if let Some((branch, copy)) = self.copy_of(top, ino, &stat)? {
+                return Ok((birth(Place::Record(branch), copy.id), copy));
+            }
+        }
+        Ok((birth(Place::Entry(top), stat.id), stat))
+    }
+
+    /// Where the object of an entry of a read-only branch was copied up to under another name.
+    fn copy_of(&self, branch: BranchIndex, ino: u64, stat: &Stat) -> Result<Option<(BranchIndex, Stat)>, Errno> {
+        for (above, work) in self.writable().filter(|(index, _)| *index < branch) {
+            if let Some(copy) = links::copied_up(work, ino)?
+                && links::read(work, ino)?.is_some_and(|record| record.origin == Origin::of(stat))
+            {
+                self.check_record(above, ino)?;
+                return Ok(Some((above, copy)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The attributes of an inode as the kernel is told them, from those of its topmost entry.
+    pub(super) fn attr(&self, inode: &Inode, mut stat: Stat) -> Attr {
+        let place = inode.place();
+        stat.nlink = match place {
+            Place::Stack(stack) if stack.branches.len() > 1 => 1,
+            Place::Stack(_) => stat.nlink,
+            Place::Gone(gone) => gone.nlink,
+            Place::Entry(_) if stat.nlink == 1 => 1,
+            Place::Entry(branch) if self.branch(branch).writable() => stat.nlink,
+            Place::Entry(branch) => self.record_of(branch, inode.ino, &stat).map_or(stat.nlink, |r| r.nlink(None)),
+            Place::Record(branch) => {
+                let record = self.work(branch).and_then(|work| links::read(work, inode.ino));
+                record.ok().flatten().map_or(stat.nlink, |r| r.nlink(Some(&stat)))
+            }
+        };
+        Attr { ino: inode.ino, stat }
+    }
+
+    /// The record of an entry of a read-only branch that was not copied up: some of its names
+    /// were removed.
+    fn record_of(&self, branch: BranchIndex, ino: u64, stat: &Stat) -> Option<Record> {
+        self.writable().filter(|(index, _)| *index < branch).find_map(|(_, work)| {
+            let record = links::read(work, ino).ok().flatten()?;
+            (record.origin == Origin::of(stat)).then_some(record)
+        })
+    }
+
+    /// Takes back names of a record that are not gone after all: whoever noted them died before
+    /// they went. Once for each record in a mount, before anybody changes it.
+    fn check_record(&self, branch: BranchIndex, ino: u64) -> Result<(), Errno> {
+        if !self.checked_records.lock().insert(ino) {
+            return Ok(());
+        }
+        let work = self.work(branch)?;
+        links::keep_gone(work, ino, |path| match self.resolve_path(path) {
+            Ok(Some((found, stat))) => self.branch(found).writable() || self.numbers.natural(stat.id) != ino,
+            Ok(None) => true,
+            Err(errno) => {
+                tracing::warn!(%errno, "checking a hard-link record");
+                true
+            }
+        })
+    }
+
+    /// The topmost entry of a path, found without inodes.
+    fn resolve_path(&self, path: &[u8]) -> Result<Option<(BranchIndex, Stat)>, Errno> {
+        let roots = (0..).map(BranchIndex).zip(&self.branches);
+        let mut level: Level = roots.map(|(index, branch)| (index, Arc::clone(&branch.root))).collect();
+        let mut last = None;
+        for component in path.split(|byte| *byte == b'/') {
+            let sight = self.look(&level, name(component)?)?;
+            last = sight.resolved.topmost().zip(sight.stat);
+            let Resolved::Dir { stack, .. } = sight.resolved else {
+                level.clear();
+                continue;
+            };
+            let below = |(index, dir): &(BranchIndex, Arc<Dir>)| {
+                stack.contains(index).then(|| Ok((*index, self.open_below(dir, *index, component)?)))
+            };
+            level = level.iter().filter_map(below).collect::<Result<_, Errno>>()?;
+        }
+        Ok(last)
+    }
+}
+
+fn stack_below(dir: &Inode, stack: &[BranchIndex], cut: Option<Cut>) -> Result<Stack, Errno> {
+    let parent = dir.stack()?.lowest_seen;
+    let lowest_seen = cut.map_or(Some(parent), Cut::lowest_seen).ok_or(Errno::IO)?;
+    Ok(Stack { branches: SmallVec::from_slice(stack), lowest_seen: lowest_seen.min(parent) })
+}
+
+/// Whether a directory below `dir` is marked opaque.
+pub(super) fn is_opaque(dir: &Dir, name: &[u8]) -> Result<bool, Errno> {
+    match dir.find(&[name, b"/", OPAQUE].concat()) {
+        // replaced by something else in this moment
+        Err(Errno::NOTDIR | Errno::LOOP) => Ok(false),
+        found => Ok(found?.is_some()),
+    }
+}
+
+/// Whether a directory holds a whiteout of a name.
+pub(super) fn has_whiteout(dir: &Dir, name: Name<'_>) -> Result<bool, Errno> {
+    let whiteout = name.whiteout();
+    if whiteout.content.is_empty() {
+        return Ok(dir.find(&whiteout.file)?.is_some());
+    }
+    match dir.open_file(&whiteout.file, OFlags::RDONLY) {
+        Ok(file) => {
+            let mut content = [0; 256];
+            let length = rustix::io::pread(file, &mut content, 0)?;
+            Ok(content[..length] == *whiteout.content)
+        }
+        Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}

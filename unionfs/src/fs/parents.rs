@@ -1,0 +1,105 @@
+//! Bringing directories up to a branch (rule 28), and choosing that branch.
+
+use std::sync::Arc;
+
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
+
+use super::Union;
+use crate::branch::at::SetTime;
+use crate::branch::dir::Dir;
+use crate::branch::stat::Stat;
+use crate::inode::{Inode, Place};
+use crate::union::{BranchIndex, policy};
+
+impl Union {
+    /// The branch for a new entry in a directory, seen on `lowest_seen` and above.
+    ///
+    /// # Errors
+    /// EROFS if no branch takes it.
+    pub(super) fn target(&self, dir: &Inode, lowest_seen: BranchIndex) -> Result<BranchIndex, Errno> {
+        let stack = dir.stack()?;
+        let lowest_seen = lowest_seen.min(stack.lowest_seen);
+        policy::top_down_parent(&self.candidates(&stack), lowest_seen).ok_or(Errno::ROFS)
+    }
+
+    /// The branch to copy an entry of `branch` up to.
+    ///
+    /// # Errors
+    /// EROFS if none above takes it.
+    pub(super) fn target_above(&self, dir: &Inode, branch: BranchIndex) -> Result<BranchIndex, Errno> {
+        let above = branch.0.checked_sub(1).map(BranchIndex).ok_or(Errno::ROFS)?;
+        self.target(dir, above)
+    }
+
+    /// Makes a directory exist on a branch, and its parents before it. No names are held.
+    pub(super) fn raise_dir(&self, dir: &Arc<Inode>, branch: BranchIndex) -> Result<(), Errno> {
+        let mut missing = Vec::new();
+        let mut at = Arc::clone(dir);
+        while !at.stack()?.branches.contains(&branch) {
+            let dentry = at.dentry().ok_or(Errno::NOENT)?;
+            missing.push((at, dentry.name.clone()));
+            at = dentry.parent;
+        }
+        while let Some((inode, name)) = missing.pop() {
+            let Some(parent) = inode.dentry().map(|dentry| dentry.parent) else { return Err(Errno::NOENT) };
+            let _names = parent.names.write();
+            let still_there = inode.dentry().is_some_and(|d| Arc::ptr_eq(&d.parent, &parent) && d.name == name);
+            if !still_there {
+                return Err(Errno::STALE);
+            }
+            self.raise_one(&parent, &inode, name.as_bytes(), branch)?;
+        }
+        Ok(())
+    }
+
+    /// Copies one directory up, without what is in it; the names of its parent are held.
+    fn raise_one(
+        &self,
+        parent: &Arc<Inode>,
+        inode: &Arc<Inode>,
+        name: &[u8],
+        branch: BranchIndex,
+    ) -> Result<(), Errno> {
+        let stack = inode.stack()?;
+        if stack.branches.contains(&branch) {
+            return Ok(());
+        }
+        let top = stack.top();
+        let from = self.dir(inode, top)?;
+        let stat = from.stat()?;
+        let work = self.work(branch)?;
+        let temporary = work.temporary_name();
+        let into = self.dir(parent, branch)?;
+        let prepare = || -> Result<Stat, Errno> {
+            work.temporary().make_dir(&temporary, 0o700)?;
+            let at = work.temporary().at(&temporary);
+            at.take_attributes(from.at(b""), &stat)?;
+            at.stat()
+        };
+        let place = |new: &Stat| {
+            work.set_number(new.id, (branch < top).then_some(inode.ino));
+            keeping_times(&into, || work.temporary().rename(&temporary, &into, name, RenameFlags::NOREPLACE))
+        };
+        let new = prepare().and_then(|new| place(&new).map(|()| new)).inspect_err(|_| work.discard(&temporary))?;
+        inode.with(|state| {
+            state.place = Place::Stack(Arc::new(stack.with(branch)));
+            state.unsynced = true;
+            if branch < top {
+                state.real = new.id;
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Does something in a directory that must not move its times: a copy-up changes nothing that a
+/// caller sees.
+pub(super) fn keeping_times<T>(dir: &Dir, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    let before = dir.stat()?;
+    let done = act()?;
+    if let Err(errno) = dir.at(b"").set_times(SetTime::To(before.atime), SetTime::To(before.mtime)) {
+        tracing::warn!(%errno, "restoring a directory's times after a copy-up");
+    }
+    Ok(done)
+}

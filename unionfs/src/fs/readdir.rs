@@ -1,0 +1,294 @@
+//! Listings: exactly what lookup finds, each name once (rules 10 to 12).
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::{Attr, Union};
+use crate::branch::dir::{Dir, RawEntry};
+use crate::branch::stat::{Kind, RealId};
+use crate::handle::{Item, Listing};
+use crate::inode::{Inode, ROOT, Ref};
+use crate::union::merge::Listed;
+use crate::union::{BranchIndex, Found, Name, NameBuf, RawName, merge};
+
+/// Offset after `..` in a merged listing; its items come after it.
+const DOT_DOT: u64 = 2;
+
+/// One entry on its way to the kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct DirEntry<'a> {
+    /// The name.
+    pub name: &'a [u8],
+    /// The inode number, the same that lookup tells.
+    pub ino: u64,
+    /// The type.
+    pub kind: Kind,
+    /// Where reading goes on after it.
+    pub next: u64,
+}
+
+/// What a listing holds at one place.
+enum Line<'a> {
+    Dot,
+    DotDot,
+    Item(Item, &'a [u8]),
+}
+
+impl Union {
+    /// Opens a directory, also one that was removed.
+    ///
+    /// # Errors
+    /// ENOTDIR.
+    pub fn open_dir(&self, ino: u64) -> Result<u64, Errno> {
+        let inode = self.inode(ino)?;
+        if inode.kind != Kind::Dir {
+            return Err(Errno::NOTDIR);
+        }
+        Ok(self.handles.add_dir(inode))
+    }
+
+    /// Ends a directory handle.
+    pub fn release_dir(&self, handle: u64) {
+        self.handles.remove_dir(handle);
+    }
+
+    /// Gives entries from an offset on to `take`, until it says that it is full.
+    ///
+    /// # Errors
+    /// EBADF, and what the branches answer.
+    pub fn read_dir(&self, handle: u64, offset: u64, mut take: impl FnMut(DirEntry<'_>) -> bool) -> Result<(), Errno> {
+        let dir = Arc::clone(&self.handles.dir(handle)?.inode);
+        self.lines(handle, offset, |line, next| {
+            Ok(take(match &line {
+                Line::Dot => DirEntry { name: b".", ino: dir.ino, kind: Kind::Dir, next },
+                Line::DotDot => DirEntry { name: b"..", ino: parent_of(&dir), kind: Kind::Dir, next },
+                Line::Item(item, name) => DirEntry { name, ino: self.number_of(&dir, item)?, kind: item.kind, next },
+            }))
+        })
+    }
+
+    /// The same with the attributes of this moment. An entry comes with a lookup, which `take`
+    /// hands over if it has room; `.` and `..` come without.
+    ///
+    /// # Errors
+    /// EBADF, and what the branches answer.
+    pub fn read_dir_plus(
+        &self,
+        handle: u64,
+        offset: u64,
+        mut take: impl FnMut(&[u8], Attr, u64, Option<Ref>) -> bool,
+    ) -> Result<(), Errno> {
+        let dir = Arc::clone(&self.handles.dir(handle)?.inode);
+        self.lines(handle, offset, |line, next| match line {
+            Line::Dot => Ok(take(b".", self.getattr(dir.ino)?, next, None)),
+            Line::DotDot => Ok(take(b"..", self.getattr(parent_of(&dir))?, next, None)),
+            Line::Item(_, bytes) => {
+                let Ok(name) = Name::new(bytes) else { return Ok(false) };
+                let _names = dir.names.read();
+                match self.find(&dir, name)? {
+                    Some(entry) => Ok(take(bytes, entry.attr, next, Some(entry.lookup))),
+                    // removed since the listing was taken
+                    None => Ok(false),
+                }
+            }
+        })
+    }
+
+    /// The lines of a handle's listing from an offset on, until `take` says that it is full. At
+    /// offset 0 the listing is taken anew.
+    fn lines(
+        &self,
+        handle: u64,
+        offset: u64,
+        mut take: impl FnMut(Line<'_>, u64) -> Result<bool, Errno>,
+    ) -> Result<(), Errno> {
+        let handle = self.handles.dir(handle)?;
+        let mut listing = handle.listing.lock();
+        if offset == 0 || listing.is_none() {
+            *listing = Some(self.list(&handle.inode)?);
+        }
+        match listing.as_mut() {
+            Some(Listing::Merged(items)) => merged_lines(items, offset, take),
+            Some(Listing::Streamed(stream)) => {
+                stream.go_to(offset)?;
+                while let Some(entry) = stream.next()? {
+                    let (line, next) = (stream.line(&entry), entry.next);
+                    if let Some(line) = line
+                        && take(line, next)?
+                    {
+                        stream.push_back(entry);
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Takes a listing of a directory.
+    fn list(&self, inode: &Arc<Inode>) -> Result<Listing, Errno> {
+        let stack = match inode.stack() {
+            Err(Errno::NOENT) => return Ok(Listing::Merged(Vec::new())),
+            stack => stack?,
+        };
+        if let [branch] = stack.branches[..] {
+            let dir = self.dir(inode, branch)?;
+            return Stream::open(dir, branch).map(|stream| Listing::Streamed(Box::new(stream)));
+        }
+        Ok(Listing::Merged(self.merged(inode)?))
+    }
+
+    /// The merged listing of a directory, without `.` and `..`.
+    pub(super) fn merged(&self, inode: &Arc<Inode>) -> Result<Vec<Item>, Errno> {
+        let level = self.level(inode)?;
+        let listings = level.iter().map(|(branch, dir)| self.words(*branch, dir)).collect::<Result<Vec<_>, _>>()?;
+        let shown = merge(listings);
+        Ok(shown.into_iter().filter_map(|listed| listed.about).collect())
+    }
+
+    /// All words of one branch's directory: entries first, for they beat the whiteouts beside
+    /// them.
+    fn words(&self, branch: BranchIndex, dir: &Dir) -> Result<Vec<Listed<Option<Item>>>, Errno> {
+        let dev = dir.stat()?.id.dev;
+        let (mut words, mut whiteouts) = (Vec::new(), Vec::new());
+        for entry in dir.entries()? {
+            let hidden = match RawName::parse(&entry.name) {
+                RawName::Entry(name) => {
+                    let found = if entry.kind == Kind::Dir { Found::Dir { opaque: false } } else { Found::Leaf };
+                    let name = name.to_owned();
+                    let item = Item { name: name.clone(), branch, dev, raw_ino: entry.ino, kind: entry.kind };
+                    words.push(Listed { name, found, about: Some(item) });
+                    continue;
+                }
+                RawName::Whiteout(name) => Some(name.to_owned()),
+                RawName::LongWhiteout => long_name(dir, &entry.name)?,
+                RawName::Opaque | RawName::Reserved => None,
+            };
+            whiteouts.extend(hidden.map(|name| Listed { name, found: Found::Whiteout, about: None }));
+        }
+        if self.branch(branch).honours_whiteouts() {
+            words.append(&mut whiteouts);
+        }
+        Ok(words)
+    }
+
+    /// The number that lookup would tell.
+    fn number_of(&self, dir: &Arc<Inode>, item: &Item) -> Result<u64, Errno> {
+        let branch = self.branch(item.branch);
+        let recorded = branch.work.as_ref().filter(|work| work.may_have_number(item.raw_ino));
+        if branch.honest_listing && recorded.is_none() {
+            return Ok(self.numbers.natural(RealId { dev: item.dev, ino: item.raw_ino, birth: 0 }));
+        }
+        let at = match self.dir(dir, item.branch) {
+            // the directory was removed, and the listing is from before
+            Err(Errno::NOENT) => return Ok(item.raw_ino.max(2)),
+            at => at?,
+        };
+        let id = match at.find(item.name.as_bytes())? {
+            Some(stat) => stat.id,
+            None => RealId { dev: item.dev, ino: item.raw_ino, birth: 0 },
+        };
+        Ok(recorded.and_then(|work| work.number(id)).unwrap_or_else(|| self.numbers.natural(id)))
+    }
+}
+
+fn merged_lines(
+    items: &[Item],
+    offset: u64,
+    mut take: impl FnMut(Line<'_>, u64) -> Result<bool, Errno>,
+) -> Result<(), Errno> {
+    if (offset < 1 && take(Line::Dot, 1)?) || (offset < DOT_DOT && take(Line::DotDot, DOT_DOT)?) {
+        return Ok(());
+    }
+    let first = usize::try_from(offset.saturating_sub(DOT_DOT)).unwrap_or(usize::MAX);
+    for (place, item) in items.iter().enumerate().skip(first) {
+        if take(Line::Item(item.clone(), item.name.as_bytes()), place as u64 + 1 + DOT_DOT)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn parent_of(dir: &Inode) -> u64 {
+    dir.dentry().map_or(ROOT, |dentry| dentry.parent.ino)
+}
+
+/// The name that a long whiteout hides; nothing if the file is not one.
+fn long_name(dir: &Dir, file: &[u8]) -> Result<Option<NameBuf>, Errno> {
+    let file = dir.open_file(file, OFlags::RDONLY)?;
+    let mut content = [0; 256];
+    let length = rustix::io::pread(file, &mut content, 0)?;
+    Ok(Name::new(&content[..length]).ok().map(Name::to_owned))
+}
+
+/// A directory of one branch, read as it goes. Its offsets are the branch's own.
+#[derive(Debug)]
+pub struct Stream {
+    dir: Arc<Dir>,
+    branch: BranchIndex,
+    dev: u64,
+    fd: OwnedFd,
+    /// Where the first entry of `ahead` begins.
+    at: u64,
+    /// Entries that were read but not asked for yet.
+    ahead: VecDeque<RawEntry>,
+}
+
+impl Stream {
+    fn open(dir: Arc<Dir>, branch: BranchIndex) -> Result<Stream, Errno> {
+        let fd = dir.open_for_reading()?;
+        let dev = dir.stat()?.id.dev;
+        Ok(Stream { dir, branch, dev, fd, at: 0, ahead: VecDeque::new() })
+    }
+
+    fn go_to(&mut self, offset: u64) -> Result<(), Errno> {
+        if offset != self.at {
+            rustix::fs::seek(&self.fd, SeekFrom::Start(offset))?;
+            self.ahead.clear();
+            self.at = offset;
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<Option<RawEntry>, Errno> {
+        if self.ahead.is_empty() {
+            let ahead = &mut self.ahead;
+            self.dir.read_some(self.fd.as_fd(), |entry| ahead.push_back(entry))?;
+        }
+        let entry = self.ahead.pop_front();
+        self.at = entry.as_ref().map_or(self.at, |entry| entry.next);
+        Ok(entry)
+    }
+
+    /// An entry for which there was no room is read again, from where the kernel then asks.
+    fn push_back(&mut self, entry: RawEntry) {
+        self.ahead.push_front(entry);
+        // the kernel goes on behind the entry before this one, whose offset is not known here
+        self.at = u64::MAX;
+    }
+
+    fn line<'a>(&self, entry: &'a RawEntry) -> Option<Line<'a>> {
+        match &*entry.name {
+            b"." => Some(Line::Dot),
+            b".." => Some(Line::DotDot),
+            bytes => match RawName::parse(bytes) {
+                RawName::Entry(name) => {
+                    let item = Item {
+                        name: name.to_owned(),
+                        branch: self.branch,
+                        dev: self.dev,
+                        raw_ino: entry.ino,
+                        kind: entry.kind,
+                    };
+                    Some(Line::Item(item, bytes))
+                }
+                _ => None,
+            },
+        }
+    }
+}

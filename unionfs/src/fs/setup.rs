@@ -1,0 +1,193 @@
+//! Opening a union: every branch is checked before anything is changed, and what is wrong is said
+//! in one line.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Mutex, RwLock};
+use rustix::io::Errno;
+use smallvec::SmallVec;
+
+use super::Union;
+use super::dirs::{DirCache, Purge};
+use crate::branch::dir::Dir;
+use crate::branch::work::{Work, WorkError};
+use crate::branch::{self, Branch};
+use crate::handle::Handles;
+use crate::identity::Numbers;
+use crate::inode::{Birth, Inodes, Place, ROOT, Stack};
+use crate::options::{Access, BranchSpec, Options};
+use crate::union::BranchIndex;
+
+/// Why a union cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum SetupError {
+    #[error("no branch is given: name at least one, as in /top=rw:/base=ro+wh")]
+    NoBranches,
+    #[error("{0} branches are given, and {max} is the most", max = u16::MAX)]
+    TooMany(usize),
+    #[error("branch {}: {}", .0.display(), text(.1))]
+    Open(PathBuf, Errno),
+    #[error("branch {} is given twice", .0.display())]
+    Doubled(PathBuf),
+    #[error("branch {} lies inside branch {}, which is writable: branches must not overlap", .0.display(), .1.display())]
+    Overlap(PathBuf, PathBuf),
+    #[error("branch {} is on a read-only file system: give it as ro", .0.display())]
+    ReadOnly(PathBuf),
+    #[error("branch {} is in use by another mount", .0.display())]
+    Busy(PathBuf),
+    #[error("branch {} was left by a volatile mount that did not end well: its content cannot be trusted; remove {}/.wh..wh.runionfs/volatile to use it all the same", .0.display(), .0.display())]
+    Volatile(PathBuf),
+    #[error("workdir {} must be on the same mount as the topmost writable branch {}: {}", .0.display(), .1.display(), text(.2))]
+    Workdir(PathBuf, PathBuf, Errno),
+    #[error("workdir is given, but no branch is writable")]
+    WorkdirUnused,
+    #[error("cannot make an empty directory to show in the place of branches that lie inside others: {}", text(.0))]
+    Empty(Errno),
+}
+
+fn text(errno: &Errno) -> String {
+    std::io::Error::from_raw_os_error(errno.raw_os_error())
+        .to_string()
+        .split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_lowercase()
+}
+
+impl Union {
+    /// Opens the branches.
+    ///
+    /// # Errors
+    /// What is wrong with them, in one line; nothing was changed then, but work areas may have
+    /// been made.
+    pub fn open(branches: &[BranchSpec], options: &Options) -> Result<Arc<Union>, SetupError> {
+        let count = u16::try_from(branches.len()).map_err(|_| SetupError::TooMany(branches.len()))?;
+        if branches.is_empty() {
+            return Err(SetupError::NoBranches);
+        }
+        let ancestries = check_places(branches)?;
+        let opened = open_all(branches, options, &ancestries)?;
+        let nested = opened.iter().any(|branch| !branch.covered.is_empty());
+        let empty = match empty_dir(&opened) {
+            Err(errno) if nested => return Err(SetupError::Empty(errno)),
+            empty => empty.ok().map(Arc::new),
+        };
+        let numbers = Numbers::default();
+        let dirs = DirCache::new(count);
+        let inodes = Inodes::new(Box::new(Purge(Arc::clone(&dirs))));
+        let top = opened[0].root.stat().map_err(|errno| SetupError::Open(branches[0].path.clone(), errno))?;
+        for branch in &opened {
+            if let Ok(stat) = branch.root.stat() {
+                // gives each device its place in the order of branches
+                numbers.natural(stat.id);
+            }
+        }
+        let all: SmallVec<[BranchIndex; 4]> = (0..count).map(BranchIndex).collect();
+        let stack = Stack { branches: all, lowest_seen: BranchIndex(count - 1) };
+        let birth = Birth { ino: ROOT, kind: top.kind, place: Place::Stack(Arc::new(stack)), real: top.id };
+        let root = inodes.look_up(birth).map_err(|_| SetupError::Open(branches[0].path.clone(), Errno::IO))?;
+        let root_inode = Arc::clone(root.inode());
+        // the kernel never forgets the root
+        root.hand_over();
+        Ok(Arc::new(Union {
+            branches: opened,
+            specs: branches.to_vec(),
+            options: options.clone(),
+            numbers,
+            inodes,
+            root: root_inode,
+            handles: Handles::default(),
+            dirs,
+            tree: RwLock::new(()),
+            empty,
+            checked_records: Mutex::default(),
+            on_stale: OnceLock::new(),
+        }))
+    }
+}
+
+type Ancestry = Vec<(u64, u64)>;
+
+/// Refuses branches that are missing, doubled, or inside a writable one (rule 40).
+fn check_places(branches: &[BranchSpec]) -> Result<Vec<Ancestry>, SetupError> {
+    let ancestries = branches
+        .iter()
+        .map(|spec| branch::ancestry(&spec.path).map_err(|errno| SetupError::Open(spec.path.clone(), errno)))
+        .collect::<Result<Vec<_>, _>>()?;
+    for (inner, spec) in branches.iter().enumerate() {
+        for (outer, other) in branches.iter().enumerate().filter(|(outer, _)| *outer != inner) {
+            let Some(root) = ancestries[outer].first() else { continue };
+            match ancestries[inner].iter().position(|id| id == root) {
+                Some(0) => return Err(SetupError::Doubled(spec.path.clone())),
+                Some(_) if other.access == Access::ReadWrite => {
+                    return Err(SetupError::Overlap(spec.path.clone(), other.path.clone()));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(ancestries)
+}
+
+fn open_all(branches: &[BranchSpec], options: &Options, ancestries: &[Ancestry]) -> Result<Vec<Branch>, SetupError> {
+    let mut workdir = options.workdir.as_deref();
+    if workdir.is_some() && !branches.iter().any(|spec| spec.access == Access::ReadWrite) {
+        return Err(SetupError::WorkdirUnused);
+    }
+    let roots = ancestries.iter().filter_map(|ids| ids.first().copied()).collect::<Vec<_>>();
+    let mut opened = Vec::new();
+    for (at, spec) in branches.iter().enumerate() {
+        let fail = |errno| SetupError::Open(spec.path.clone(), errno);
+        let writable = spec.access == Access::ReadWrite;
+        let (root, area) = match workdir.take_if(|_| writable) {
+            Some(workdir) => open_with_workdir(&spec.path, workdir)?,
+            None => (branch::open_root(&spec.path, !writable && !spec.init).map_err(fail)?, None),
+        };
+        let honest_listing = branch::has_honest_listing(&root).map_err(fail)?;
+        let work = if writable { Some(open_work(&spec.path, &root, area.as_ref(), options)?) } else { None };
+        let inside = roots.iter().enumerate().filter(|(other, _)| {
+            *other != at && ancestries[*other].iter().skip(1).any(|id| Some(id) == ancestries[at].first())
+        });
+        let covered = inside.map(|(_, id)| *id).collect();
+        opened.push(Branch { spec: spec.clone(), root: Arc::new(root), work, covered, honest_listing });
+    }
+    Ok(opened)
+}
+
+fn open_with_workdir(path: &Path, workdir: &Path) -> Result<(Dir, Option<Dir>), SetupError> {
+    let fail = |errno| SetupError::Workdir(workdir.to_owned(), path.to_owned(), errno);
+    let (root, area) = branch::open_root_and_workdir(path, workdir).map_err(fail)?;
+    Ok((root, Some(area)))
+}
+
+fn open_work(path: &Path, root: &Dir, area: Option<&Dir>, options: &Options) -> Result<Work, SetupError> {
+    let fail = |errno| SetupError::Open(path.to_owned(), errno);
+    if branch::is_read_only(root).map_err(fail)? {
+        return Err(SetupError::ReadOnly(path.to_owned()));
+    }
+    Work::open(area.unwrap_or(root), options.volatile).map_err(|error| match error {
+        WorkError::Busy => SetupError::Busy(path.to_owned()),
+        WorkError::Volatile => SetupError::Volatile(path.to_owned()),
+        WorkError::Errno(errno) => fail(errno),
+    })
+}
+
+/// A directory that is empty for ever, for it has no name any more. Made in a work area, or where
+/// temporary files go.
+fn empty_dir(opened: &[Branch]) -> Result<Dir, Errno> {
+    if let Some(work) = opened.iter().find_map(|branch| branch.work.as_ref()) {
+        let name = work.temporary_name();
+        work.temporary().make_dir(&name, 0o700)?;
+        let dir = work.temporary().open_dir(&name);
+        work.temporary().remove_dir(&name)?;
+        return dir;
+    }
+    let fail = |error: std::io::Error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+    let path = std::env::temp_dir().join(format!(".runionfs-empty-{}", std::process::id()));
+    std::fs::create_dir(&path).map_err(fail)?;
+    let dir = branch::open_root(&path, true);
+    std::fs::remove_dir(&path).map_err(fail)?;
+    dir
+}

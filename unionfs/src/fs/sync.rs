@@ -1,0 +1,72 @@
+//! Durability (rule 36): fsync makes the data durable and, after a copy-up, the names that lead
+//! to it.
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::Union;
+use crate::inode::{Inode, Place};
+use crate::union::BranchIndex;
+
+impl Union {
+    /// fsync(2) or fdatasync(2) of an open file.
+    ///
+    /// # Errors
+    /// Those of fsync(2).
+    pub fn sync(&self, handle: u64, data_only: bool) -> Result<(), Errno> {
+        if self.options.volatile {
+            return Ok(());
+        }
+        let open = Arc::clone(&self.handles.file(handle)?.open);
+        let real = open.real();
+        if !real.writable {
+            // nothing was written through it, and a read-only branch needs no fsync
+            return self.sync_names(&open.inode);
+        }
+        if data_only {
+            rustix::fs::fdatasync(&real.file)?;
+        } else {
+            rustix::fs::fsync(&real.file)?;
+        }
+        self.sync_names(&open.inode)
+    }
+
+    /// fsync(2) of a directory: its names on every branch that is written.
+    ///
+    /// # Errors
+    /// Those of fsync(2).
+    pub fn sync_dir(&self, handle: u64) -> Result<(), Errno> {
+        let inode = Arc::clone(&self.handles.dir(handle)?.inode);
+        let Ok(stack) = inode.stack() else { return Ok(()) };
+        if self.options.volatile {
+            return Ok(());
+        }
+        for branch in stack.branches.iter().filter(|branch| self.branch(**branch).in_place()) {
+            self.dir(&inode, *branch)?.sync()?;
+        }
+        self.sync_names(&inode)
+    }
+
+    /// Makes the directories durable that a copy-up made or wrote to, from the object upwards.
+    fn sync_names(&self, inode: &Arc<Inode>) -> Result<(), Errno> {
+        let mut at = Arc::clone(inode);
+        while at.with(|state| std::mem::take(&mut state.unsynced)) {
+            let Some(dentry) = at.dentry() else { return Ok(()) };
+            if let Some(branch) = written_to(&at) {
+                let synced = self.dir(&dentry.parent, branch).and_then(|dir| dir.sync());
+                synced.inspect_err(|_| at.with(|state| state.unsynced = true))?;
+            }
+            at = dentry.parent;
+        }
+        Ok(())
+    }
+}
+
+fn written_to(inode: &Inode) -> Option<BranchIndex> {
+    match inode.place() {
+        Place::Entry(branch) | Place::Record(branch) => Some(branch),
+        Place::Stack(stack) => Some(stack.top()),
+        Place::Gone(_) => None,
+    }
+}

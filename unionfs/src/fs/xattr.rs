@@ -1,0 +1,110 @@
+//! Extended attributes and ACLs. Those in our own name space do not show.
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+
+use super::copy_data::Keep;
+use super::{Caller, Union};
+use crate::acl;
+
+/// Prefixes of attributes that belong to this file system.
+const PRIVATE: [&[u8]; 2] = [b"trusted.runionfs.", b"user.runionfs."];
+
+fn is_private(attribute: &[u8]) -> bool {
+    PRIVATE.iter().any(|prefix| attribute.starts_with(prefix))
+}
+
+impl Union {
+    /// The value of an extended attribute.
+    ///
+    /// # Errors
+    /// ENODATA, EOPNOTSUPP where the branch has none.
+    pub fn get_xattr(&self, ino: u64, attribute: &[u8]) -> Result<Vec<u8>, Errno> {
+        if is_private(attribute) {
+            return Err(Errno::NODATA);
+        }
+        let inode = self.inode(ino)?;
+        self.whereabouts(&inode)?.at().xattr(attribute)?.ok_or(Errno::NODATA)
+    }
+
+    /// The names of the extended attributes, each with a zero byte after it.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP where the branch has none.
+    pub fn list_xattr(&self, ino: u64) -> Result<Vec<u8>, Errno> {
+        let inode = self.inode(ino)?;
+        let names = self.whereabouts(&inode)?.at().xattr_names()?;
+        let shown = names.split_inclusive(|byte| *byte == 0).filter(|name| !is_private(name));
+        Ok(shown.flatten().copied().collect())
+    }
+
+    /// Sets an extended attribute.
+    ///
+    /// # Errors
+    /// EPERM for our own, EEXIST and ENODATA by `flags`, EROFS, those of a copy-up and of the
+    /// branch.
+    pub fn set_xattr(&self, ino: u64, attribute: &[u8], value: &[u8], flags: u32, caller: Caller) -> Result<(), Errno> {
+        if is_private(attribute) {
+            return Err(Errno::PERM);
+        }
+        let flags = XattrFlags::from_bits_retain(flags);
+        let inode = self.inode(ino)?;
+        self.check_xattr(&inode, attribute, flags)?;
+        self.make_changeable(&inode, Keep::All)?;
+        let place = self.whereabouts(&inode)?;
+        place.at().set_xattr(attribute, value, flags)?;
+        if attribute == acl::ACCESS {
+            self.drop_set_gid(&place, caller)?;
+            self.tell_stale(ino);
+        }
+        Ok(())
+    }
+
+    /// Refuses before a copy-up what the branch would refuse after it.
+    fn check_xattr(
+        &self,
+        inode: &std::sync::Arc<crate::inode::Inode>,
+        attribute: &[u8],
+        flags: XattrFlags,
+    ) -> Result<(), Errno> {
+        if flags.is_empty() {
+            return Ok(());
+        }
+        let present = self.whereabouts(inode)?.at().xattr(attribute)?.is_some();
+        match present {
+            true if flags.contains(XattrFlags::CREATE) => Err(Errno::EXIST),
+            false if flags.contains(XattrFlags::REPLACE) => Err(Errno::NODATA),
+            _ => Ok(()),
+        }
+    }
+
+    /// Setting an ACL is like chmod: it takes the setgid bit away from a file of a group that the
+    /// caller is not in.
+    fn drop_set_gid(&self, place: &super::attr::Where, caller: Caller) -> Result<(), Errno> {
+        let stat = place.at().stat()?;
+        if stat.mode & 0o2000 == 0 || caller.may_keep_set_id() || caller.is_in_group(stat.gid) {
+            return Ok(());
+        }
+        place.at().chmod(stat.mode & !0o2000)
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// ENODATA, EROFS, those of a copy-up and of the branch.
+    pub fn remove_xattr(&self, ino: u64, attribute: &[u8]) -> Result<(), Errno> {
+        if is_private(attribute) {
+            return Err(Errno::NODATA);
+        }
+        let inode = self.inode(ino)?;
+        if self.whereabouts(&inode)?.at().xattr(attribute)?.is_none() {
+            return Err(Errno::NODATA);
+        }
+        self.make_changeable(&inode, Keep::All)?;
+        self.whereabouts(&inode)?.at().remove_xattr(attribute)?;
+        if attribute == acl::ACCESS {
+            self.tell_stale(ino);
+        }
+        Ok(())
+    }
+}

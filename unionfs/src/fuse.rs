@@ -1,0 +1,601 @@
+//! The adapter: the only file that knows the FUSE library, and the only place that replies.
+//!
+//! Each operation is one call of [`Union`]. What may copy a file up runs in a pool with its reply,
+//! everything else in the event loop that received it. A panic inside one request is EIO for that
+//! request; the mount lives on.
+
+mod convert;
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, Config, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL,
+    TimeOrNow, WriteFlags,
+};
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use crate::fs::{Caller, Change, Entry, New, RenameFlags, Union};
+use crate::pool::Pool;
+use convert::{attributes, device_number, kind_of_mode, reply_errno, set_time};
+
+/// What we would like the kernel to do, where it can.
+const WANTED: [(InitFlags, &str); 8] = [
+    (InitFlags::FUSE_ATOMIC_O_TRUNC, "atomic_o_trunc"),
+    (InitFlags::FUSE_PARALLEL_DIROPS, "parallel_dirops"),
+    (InitFlags::FUSE_DO_READDIRPLUS, "readdirplus"),
+    (InitFlags::FUSE_READDIRPLUS_AUTO, "readdirplus_auto"),
+    (InitFlags::FUSE_DONT_MASK, "dont_mask"),
+    (InitFlags::FUSE_POSIX_ACL, "posix_acl"),
+    (InitFlags::FUSE_ASYNC_DIO, "async_dio"),
+    (InitFlags::FUSE_MAX_PAGES, "max_pages"),
+];
+/// Largest write request, in bytes.
+const MAX_WRITE: u32 = 1 << 20;
+/// Nothing changes behind our back: as long as the kernel can count.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+/// With `udba=reval`.
+const REVALIDATE: Duration = Duration::from_secs(1);
+
+/// A served union.
+pub struct Server {
+    session: Session<Adapter>,
+    union: Arc<Union>,
+    features: Arc<Mutex<Vec<String>>>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("features", &self.features).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Shakes hands with the kernel over an open `/dev/fuse` that is mounted already.
+    ///
+    /// # Errors
+    /// What reading the device answers, or that the kernel's protocol is too old.
+    pub fn new(union: Arc<Union>, device: OwnedFd) -> io::Result<Server> {
+        // a caller's mode is applied as it is; the umask that counts is the caller's
+        rustix::process::umask(rustix::fs::Mode::empty());
+        let features = Arc::new(Mutex::new(Vec::new()));
+        let threads = union.options().threads.unwrap_or_else(default_threads).max(1);
+        let ttl = if union.revalidates() { REVALIDATE } else { FOR_EVER };
+        let shared = Shared { union: Arc::clone(&union), ttl };
+        let adapter = Adapter { shared: Arc::new(shared), pool: Pool::default(), features: Arc::clone(&features) };
+        let mut config = Config::default();
+        config.n_threads = Some(threads);
+        // a loop on its own descriptor does not wake the others; it needs /dev/fuse by its path
+        config.clone_fd = rustix::fs::access("/dev/fuse", rustix::fs::Access::READ_OK).is_ok();
+        config.acl = SessionACL::All;
+        let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
+        let notifier = session.notifier();
+        union.on_stale(move |ino| {
+            if let Err(error) = notifier.inval_inode(INodeNo(ino), -1, 0) {
+                tracing::debug!(%error, "telling the kernel of changed attributes");
+            }
+        });
+        features.lock().push(format!("threads={threads}"));
+        Ok(Server { session, union, features })
+    }
+
+    /// The features that were negotiated.
+    pub fn features(&self) -> Vec<String> {
+        self.features.lock().clone()
+    }
+
+    /// Serves until the mount is gone.
+    ///
+    /// # Errors
+    /// What the transport answers.
+    pub fn run(self) -> io::Result<()> {
+        let result = self.session.run();
+        self.union.finish();
+        result
+    }
+}
+
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 16))
+}
+
+struct Shared {
+    union: Arc<Union>,
+    ttl: Duration,
+}
+
+struct Adapter {
+    shared: Arc<Shared>,
+    pool: Pool,
+    features: Arc<Mutex<Vec<String>>>,
+}
+
+type Outcome<T> = Result<T, fuser::Errno>;
+
+impl Shared {
+    /// One operation; a panic in it is EIO.
+    fn run<T>(&self, operation: impl FnOnce(&Union) -> Result<T, Errno>) -> Outcome<T> {
+        match catch_unwind(AssertUnwindSafe(|| operation(&self.union))) {
+            Ok(result) => result.map_err(reply_errno),
+            Err(_) => {
+                tracing::error!("a request failed inside the file system; it was answered with EIO");
+                Err(fuser::Errno::EIO)
+            }
+        }
+    }
+
+    fn reply_entry(&self, result: Outcome<Entry>, reply: ReplyEntry) {
+        match result {
+            Ok(entry) => {
+                // handed over first: the kernel may forget it before this thread goes on
+                entry.lookup.hand_over();
+                reply.entry(&self.ttl, &attributes(&entry.attr), Generation(0));
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+}
+
+fn reply_empty(result: Outcome<()>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn reply_written(result: Outcome<usize>, reply: ReplyWrite) {
+    match result {
+        Ok(bytes) => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn reply_xattr(result: Outcome<Vec<u8>>, size: u32, reply: ReplyXattr) {
+    match result {
+        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
+        Ok(value) if value.len() > size as usize => reply.error(fuser::Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
+}
+
+impl Adapter {
+    /// Runs here, or in the pool if it may take long.
+    fn dispatch(&self, long: bool, ino: INodeNo, job: impl FnOnce(&Shared) + Send + 'static) {
+        if !long {
+            return job(&self.shared);
+        }
+        let shared = Arc::clone(&self.shared);
+        self.pool.submit(ino.0, move || job(&shared));
+    }
+
+    fn union(&self) -> &Union {
+        &self.shared.union
+    }
+}
+
+thread_local! {
+    /// What a read request is answered from.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let mut features = vec![format!("protocol={}", config.kernel_abi())];
+        let revalidates = self.union().revalidates();
+        let extra = if revalidates {
+            (InitFlags::FUSE_AUTO_INVAL_DATA, "auto_inval_data")
+        } else {
+            (InitFlags::FUSE_CACHE_SYMLINKS, "cache_symlinks")
+        };
+        for (flag, name) in WANTED.into_iter().chain([extra]) {
+            if config.add_capabilities(flag).is_ok() {
+                features.push(name.to_owned());
+            }
+        }
+        if config.set_max_write(MAX_WRITE).is_err() {
+            tracing::debug!("the kernel keeps its size of write requests");
+        }
+        if config.set_max_background(64).is_err() {
+            tracing::debug!("the kernel keeps its number of background requests");
+        }
+        *self.features.lock() = features;
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.shared.run(|union| union.lookup(parent.0, name.as_bytes())) {
+            Ok(Some(entry)) => self.shared.reply_entry(Ok(entry), reply),
+            // the kernel remembers that there is nothing
+            Ok(None) => reply.entry(&self.shared.ttl, &convert::no_attributes(), Generation(0)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
+        self.union().forget(ino.0, lookups);
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        match self.shared.run(|union| union.getattr(ino.0)) {
+            Ok(attr) => reply.attr(&self.shared.ttl, &attributes(&attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = Change { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
+        self.dispatch(self.union().change_copies_up(ino.0), ino, move |shared| {
+            match shared.run(|union| union.setattr(ino.0, change)) {
+                Ok(attr) => reply.attr(&shared.ttl, &attributes(&attr)),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.shared.run(|union| union.read_link(ino.0)) {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = self.shared.run(|union| {
+            let kind = kind_of_mode(mode)?;
+            let new = match kind {
+                crate::branch::stat::Kind::File => New::File,
+                kind => New::Node(kind, device_number(rdev)),
+            };
+            union.make(parent.0, name.as_bytes(), new, mode, umask, caller(request))
+        });
+        self.shared.reply_entry(made, reply);
+    }
+
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let made = |union: &Union| union.make(parent.0, name.as_bytes(), New::Dir, mode, umask, caller(request));
+        self.shared.reply_entry(self.shared.run(made), reply);
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let new = New::Symlink(target.as_os_str().as_bytes());
+        let made = |union: &Union| union.make(parent.0, name.as_bytes(), new, 0o777, 0, caller(request));
+        self.shared.reply_entry(self.shared.run(made), reply);
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(self.shared.run(|union| union.unlink(parent.0, name.as_bytes())), reply);
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(self.shared.run(|union| union.rmdir(parent.0, name.as_bytes())), reply);
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: fuser::RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let flags = match flags.bits() {
+            0 => RenameFlags::Replace,
+            libc::RENAME_NOREPLACE => RenameFlags::NoReplace,
+            libc::RENAME_EXCHANGE => RenameFlags::Exchange,
+            libc::RENAME_WHITEOUT => RenameFlags::Whiteout,
+            _ => return reply.error(fuser::Errno::EINVAL),
+        };
+        let (old, new) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
+        let copies = |parent: INodeNo, name: &[u8]| self.union().rename_copies_up(parent.0, name);
+        let long = copies(parent, &old) || (flags == RenameFlags::Exchange && copies(new_parent, &new));
+        self.dispatch(long, parent, move |shared| {
+            reply_empty(shared.run(|union| union.rename(parent.0, &old, new_parent.0, &new, flags)), reply);
+        });
+    }
+
+    fn link(&self, _request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let name = name.as_bytes().to_vec();
+        self.dispatch(self.union().change_copies_up(ino.0), ino, move |shared| {
+            shared.reply_entry(shared.run(|union| union.link(ino.0, parent.0, &name)), reply);
+        });
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let caller = caller(request);
+        let copies = flags.0 & (libc::O_WRONLY | libc::O_TRUNC) != 0 && self.union().change_copies_up(ino.0);
+        self.dispatch(copies, ino, move |shared| {
+            match shared.run(|union| union.open_handle(ino.0, flags.0 as u32, caller)) {
+                Ok(opened) => {
+                    let keep = if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
+                    reply.opened(FileHandle(opened.handle), keep);
+                }
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let made = self
+            .shared
+            .run(|union| union.create(parent.0, name.as_bytes(), mode, umask, flags as u32, caller(request)));
+        match made {
+            Ok((entry, opened)) => {
+                entry.lookup.hand_over();
+                let attr = attributes(&entry.attr);
+                let keep = FopenFlags::FOPEN_KEEP_CACHE;
+                reply.created(&self.shared.ttl, &attr, Generation(0), FileHandle(opened.handle), keep);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        BUFFER.with_borrow_mut(|buffer| {
+            let size = size as usize;
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            match self.shared.run(|union| union.read(handle.0, offset, &mut buffer[..size])) {
+                Ok(read) => reply.data(&buffer[..read]),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        if !self.union().write_copies_up(handle.0) {
+            return reply_written(self.shared.run(|union| union.write(handle.0, offset, data)), reply);
+        }
+        let data = data.to_vec();
+        self.dispatch(true, ino, move |shared| {
+            reply_written(shared.run(|union| union.write(handle.0, offset, &data)), reply);
+        });
+    }
+
+    fn flush(&self, _request: &Request, _ino: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        // every write was answered when it was done, so the kernel need not ask at each close
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.union().release(handle.0);
+        reply.ok();
+    }
+
+    fn fsync(&self, _request: &Request, ino: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {
+        self.dispatch(true, ino, move |shared| reply_empty(shared.run(|union| union.sync(handle.0, data_only)), reply));
+    }
+
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.shared.run(|union| union.open_dir(ino.0)) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdir(&self, _request: &Request, _ino: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let read = self.shared.run(|union| {
+            union.read_dir(handle.0, offset, |entry| {
+                let kind = convert::file_type(entry.kind);
+                reply.add(INodeNo(entry.ino), entry.next, kind, OsStr::from_bytes(entry.name))
+            })
+        });
+        match read {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let ttl = self.shared.ttl;
+        let read = self.shared.run(|union| {
+            union.read_dir_plus(handle.0, offset, |name, attr, next, lookup| {
+                let ino = INodeNo(attr.ino);
+                let full = reply.add(ino, next, OsStr::from_bytes(name), &ttl, &attributes(&attr), Generation(0));
+                if let Some(lookup) = lookup
+                    && !full
+                {
+                    lookup.hand_over();
+                }
+                full
+            })
+        });
+        match read {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn releasedir(&self, _request: &Request, _ino: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.union().release_dir(handle.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _request: &Request, ino: INodeNo, handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
+        self.dispatch(true, ino, move |shared| reply_empty(shared.run(|union| union.sync_dir(handle.0)), reply));
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match self.shared.run(Union::statfs) {
+            Ok(s) => reply.statfs(
+                s.f_blocks,
+                s.f_bfree,
+                s.f_bavail,
+                s.f_files,
+                s.f_ffree,
+                u32::try_from(s.f_bsize).unwrap_or(4096),
+                crate::union::name::NAME_MAX as u32,
+                u32::try_from(s.f_frsize).unwrap_or(4096),
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (name, value, caller) = (name.as_bytes().to_vec(), value.to_vec(), caller(request));
+        self.dispatch(self.union().change_copies_up(ino.0), ino, move |shared| {
+            reply_empty(shared.run(|union| union.set_xattr(ino.0, &name, &value, flags as u32, caller)), reply);
+        });
+    }
+
+    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        reply_xattr(self.shared.run(|union| union.get_xattr(ino.0, name.as_bytes())), size, reply);
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        reply_xattr(self.shared.run(|union| union.list_xattr(ino.0)), size, reply);
+    }
+
+    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        self.dispatch(self.union().change_copies_up(ino.0), ino, move |shared| {
+            reply_empty(shared.run(|union| union.remove_xattr(ino.0, &name)), reply);
+        });
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.dispatch(self.union().write_copies_up(handle.0), ino, move |shared| {
+            reply_empty(shared.run(|union| union.fallocate(handle.0, mode as u32, offset, length)), reply);
+        });
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        match self.shared.run(|union| union.seek(handle.0, offset, whence as u32)) {
+            Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _from_ino: INodeNo,
+        from: FileHandle,
+        from_at: u64,
+        to_ino: INodeNo,
+        to: FileHandle,
+        to_at: u64,
+        length: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        self.dispatch(true, to_ino, move |shared| {
+            reply_written(shared.run(|union| union.copy_range(from.0, from_at, to.0, to_at, length)), reply);
+        });
+    }
+}

@@ -1,0 +1,151 @@
+//! Open files and directories of callers.
+//!
+//! What is really open belongs to the **inode**, not to the handle (rule 31): every handle of one
+//! inode, opened before or after a copy-up, reads and writes the same real file.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use parking_lot::{Mutex, RwLock};
+use rustix::io::Errno;
+
+use crate::branch::stat::Kind;
+use crate::fs::Stream;
+use crate::inode::Inode;
+use crate::union::{BranchIndex, NameBuf};
+
+/// The real file behind an inode.
+#[derive(Debug)]
+pub struct Real {
+    /// The file.
+    pub file: OwnedFd,
+    /// Whether the descriptor may be written to.
+    pub writable: bool,
+    /// The branch it lies on; nothing if it is an anonymous file in the work area.
+    pub branch: Option<BranchIndex>,
+}
+
+/// What the handles of one inode share.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// The inode, kept while a handle is open.
+    pub inode: Arc<Inode>,
+    real: RwLock<Arc<Real>>,
+}
+
+impl OpenFile {
+    /// An open file of an inode.
+    pub fn new(inode: Arc<Inode>, real: Real) -> Arc<OpenFile> {
+        Arc::new(OpenFile { inode, real: RwLock::new(Arc::new(real)) })
+    }
+
+    /// The real file of this moment.
+    pub fn real(&self) -> Arc<Real> {
+        Arc::clone(&self.real.read())
+    }
+
+    /// From now on all handles use another real file. Calls that run go on with the old one,
+    /// whose content is the same.
+    pub fn switch(&self, real: Real) {
+        let old = std::mem::replace(&mut *self.real.write(), Arc::new(real));
+        drop(old);
+    }
+}
+
+/// A handle on a file.
+#[derive(Debug)]
+pub struct FileHandle {
+    /// The file.
+    pub open: Arc<OpenFile>,
+    /// Whether the caller may write.
+    pub writes: bool,
+}
+
+/// A handle on a directory.
+#[derive(Debug)]
+pub struct DirHandle {
+    /// The directory.
+    pub inode: Arc<Inode>,
+    /// What is listed; nothing before the first read.
+    pub listing: Mutex<Option<Listing>>,
+}
+
+/// An entry of a listing.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// The name.
+    pub name: NameBuf,
+    /// The branch of its topmost entry.
+    pub branch: BranchIndex,
+    /// The device of the directory on that branch.
+    pub dev: u64,
+    /// The inode number on that branch.
+    pub raw_ino: u64,
+    /// The type.
+    pub kind: Kind,
+}
+
+/// What a directory handle lists.
+#[derive(Debug)]
+pub enum Listing {
+    /// Merged of several branches, a snapshot. The offset of an item is its place plus one.
+    Merged(Vec<Item>),
+    /// Of one branch, read as it goes (rule 12). The offsets are the branch's own.
+    Streamed(Box<Stream>),
+}
+
+/// All handles, by number.
+#[derive(Debug, Default)]
+pub struct Handles {
+    next: AtomicU64,
+    files: DashMap<u64, Arc<FileHandle>>,
+    dirs: DashMap<u64, Arc<DirHandle>>,
+}
+
+impl Handles {
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Keeps a file handle.
+    pub fn add_file(&self, handle: FileHandle) -> u64 {
+        let number = self.number();
+        self.files.insert(number, Arc::new(handle));
+        number
+    }
+
+    /// Keeps a directory handle.
+    pub fn add_dir(&self, inode: Arc<Inode>) -> u64 {
+        let number = self.number();
+        self.dirs.insert(number, Arc::new(DirHandle { inode, listing: Mutex::new(None) }));
+        number
+    }
+
+    /// A file handle.
+    ///
+    /// # Errors
+    /// EBADF if there is none of that number.
+    pub fn file(&self, number: u64) -> Result<Arc<FileHandle>, Errno> {
+        self.files.get(&number).map(|h| Arc::clone(&h)).ok_or(Errno::BADF)
+    }
+
+    /// A directory handle.
+    ///
+    /// # Errors
+    /// EBADF if there is none of that number.
+    pub fn dir(&self, number: u64) -> Result<Arc<DirHandle>, Errno> {
+        self.dirs.get(&number).map(|h| Arc::clone(&h)).ok_or(Errno::BADF)
+    }
+
+    /// Ends a file handle.
+    pub fn remove_file(&self, number: u64) {
+        drop(self.files.remove(&number));
+    }
+
+    /// Ends a directory handle.
+    pub fn remove_dir(&self, number: u64) {
+        drop(self.dirs.remove(&number));
+    }
+}

@@ -1,0 +1,363 @@
+//! Identity: what the kernel knows by a number, where it lies, and how long it is remembered.
+//!
+//! An inode lives as long as the kernel owes it a forget, a handle is open on it, or a name below
+//! it is known; then it leaves nothing behind. Locks in it are taken in the order that
+//! [`crate::fs`] states.
+
+use std::collections::hash_map::RandomState;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use parking_lot::{Mutex, RwLock};
+use rustix::io::Errno;
+use smallvec::SmallVec;
+
+use crate::branch::stat::{Kind, RealId, Stat};
+use crate::handle::OpenFile;
+use crate::union::{BranchIndex, Name, NameBuf};
+
+/// The number of the root, fixed by the FUSE protocol.
+pub const ROOT: u64 = 1;
+
+/// One object of the union.
+#[derive(Debug)]
+pub struct Inode {
+    /// Its number: `st_ino`, and the FUSE node id.
+    pub ino: u64,
+    /// Its type, which never changes.
+    pub kind: Kind,
+    /// Lookups that the kernel owes a forget.
+    lookups: AtomicU64,
+    /// For a directory: the names in it. Held shared by who looks, exclusively by who changes.
+    pub names: RwLock<()>,
+    /// Held by who copies the object up.
+    pub gate: Mutex<()>,
+    state: Mutex<State>,
+    home: Weak<Inodes>,
+}
+
+/// What changes of an inode. Read and written under a short lock, never over a system call.
+#[derive(Debug)]
+pub struct State {
+    /// The names that are known; a directory has one, but for the root, which has none.
+    pub dentries: SmallVec<[Dentry; 1]>,
+    /// Where the object lies.
+    pub place: Place,
+    /// The real identity of its topmost entry.
+    pub real: RealId,
+    /// The open file, while a handle is open.
+    pub open: Weak<OpenFile>,
+    /// Size, mtime and ctime at the last open, mixed; tells whether cached pages may stay.
+    pub seen: u64,
+    /// Copied up, and the names that lead to it are not known to be on disk.
+    pub unsynced: bool,
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone)]
+pub struct Dentry {
+    /// The directory.
+    pub parent: Arc<Inode>,
+    /// The name.
+    pub name: NameBuf,
+}
+
+/// Where an object lies.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// Not a directory: on this branch, under each of its known names.
+    Entry(BranchIndex),
+    /// Not a directory: a hard link of the record in this branch's work area. Some of its names
+    /// may still stand on branches below.
+    Record(BranchIndex),
+    /// A directory.
+    Stack(Arc<Stack>),
+    /// Without a name; these were its attributes, with the links that remain.
+    Gone(Box<Stat>),
+}
+
+/// The branches of a directory, top first, never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stack {
+    /// The branches.
+    pub branches: SmallVec<[BranchIndex; 4]>,
+    /// The lowest branch on which a new entry in this directory is seen.
+    pub lowest_seen: BranchIndex,
+}
+
+impl Stack {
+    /// The topmost branch.
+    pub fn top(&self) -> BranchIndex {
+        self.branches[0]
+    }
+
+    /// The same stack with one more branch.
+    pub fn with(&self, branch: BranchIndex) -> Stack {
+        let mut stack = self.clone();
+        if let Err(at) = stack.branches.binary_search(&branch) {
+            stack.branches.insert(at, branch);
+        }
+        stack
+    }
+}
+
+impl Inode {
+    /// A copy of where the object lies.
+    pub fn place(&self) -> Place {
+        self.state.lock().place.clone()
+    }
+
+    /// The branches of a directory.
+    ///
+    /// # Errors
+    /// ENOENT if it was removed, ENOTDIR if it is not a directory.
+    pub fn stack(&self) -> Result<Arc<Stack>, Errno> {
+        match &self.state.lock().place {
+            Place::Stack(stack) => Ok(Arc::clone(stack)),
+            Place::Gone(_) if self.kind == Kind::Dir => Err(Errno::NOENT),
+            _ => Err(Errno::NOTDIR),
+        }
+    }
+
+    /// Some name of the object.
+    pub fn dentry(&self) -> Option<Dentry> {
+        self.state.lock().dentries.first().cloned()
+    }
+
+    /// Reads or changes the state. `f` must not block nor drop the last reference to an inode.
+    pub fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock())
+    }
+
+    /// The open file, if a handle is open.
+    pub fn open_file(&self) -> Option<Arc<OpenFile>> {
+        self.state.lock().open.upgrade()
+    }
+
+    /// Notes a name.
+    pub fn add_name(&self, parent: &Arc<Inode>, name: Name<'_>) {
+        let mut state = self.state.lock();
+        let known = |d: &Dentry| Arc::ptr_eq(&d.parent, parent) && d.name.as_name() == name;
+        if !state.dentries.iter().any(known) {
+            state.dentries.push(Dentry { parent: Arc::clone(parent), name: name.to_owned() });
+        }
+    }
+
+    /// Forgets a name; returns it, to be dropped without the lock.
+    pub fn remove_name(&self, parent: &Arc<Inode>, name: Name<'_>) -> Option<Dentry> {
+        let mut state = self.state.lock();
+        let at = state.dentries.iter().position(|d| Arc::ptr_eq(&d.parent, parent) && d.name.as_name() == name)?;
+        Some(state.dentries.remove(at))
+    }
+
+    /// The path from the root, without a leading slash, by one of its names.
+    pub fn path_of(parent: &Arc<Inode>, name: Name<'_>) -> Vec<u8> {
+        let mut parts = vec![name.to_owned()];
+        let mut at = Arc::clone(parent);
+        while let Some(dentry) = at.dentry() {
+            parts.push(dentry.name);
+            at = dentry.parent;
+        }
+        parts.reverse();
+        parts.iter().map(NameBuf::as_bytes).collect::<Vec<_>>().join(&b'/')
+    }
+
+    fn leave(&mut self) -> SmallVec<[Dentry; 1]> {
+        if let Some(home) = self.home.upgrade() {
+            home.table.remove_if(&self.ino, |_, slot| slot.inode.strong_count() == 0);
+            home.left(self.ino);
+        }
+        std::mem::take(&mut self.state.get_mut().dentries)
+    }
+}
+
+impl Drop for Inode {
+    /// Leaves the table, and lets parents go one by one: a recursion as deep as the tree could
+    /// overflow the stack.
+    fn drop(&mut self) {
+        let mut leaving = self.leave().into_vec();
+        while let Some(dentry) = leaving.pop() {
+            if let Some(mut parent) = Arc::into_inner(dentry.parent) {
+                leaving.extend(parent.leave());
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    inode: Weak<Inode>,
+    /// Keeps the inode while the kernel knows it.
+    known: Option<Arc<Inode>>,
+}
+
+/// All inodes, by number.
+#[derive(Debug)]
+pub struct Inodes {
+    table: DashMap<u64, Slot, RandomState>,
+    /// Told when a number is not in use any more.
+    on_leave: Box<dyn LeaveHook>,
+}
+
+/// What is told of inodes that leave.
+pub trait LeaveHook: Send + Sync + std::fmt::Debug {
+    /// The number is free.
+    fn left(&self, ino: u64);
+}
+
+/// Where and how an inode begins.
+#[derive(Debug)]
+pub struct Birth {
+    /// Its number.
+    pub ino: u64,
+    /// Its type.
+    pub kind: Kind,
+    /// Where it lies.
+    pub place: Place,
+    /// The real identity of its topmost entry.
+    pub real: RealId,
+}
+
+/// The number belongs to another object that the kernel still knows.
+#[derive(Debug)]
+pub struct Taken;
+
+impl Inodes {
+    /// An empty table.
+    pub fn new(on_leave: Box<dyn LeaveHook>) -> Arc<Inodes> {
+        Arc::new(Inodes { table: DashMap::with_hasher(RandomState::new()), on_leave })
+    }
+
+    fn left(&self, ino: u64) {
+        self.on_leave.left(ino);
+    }
+
+    /// The inode of a number.
+    ///
+    /// # Errors
+    /// ESTALE if there is none.
+    pub fn get(&self, ino: u64) -> Result<Arc<Inode>, Errno> {
+        self.table.get(&ino).and_then(|slot| slot.inode.upgrade()).ok_or(Errno::STALE)
+    }
+
+    /// The inode of a number with one more lookup, made if there is none. `place` and `real` of
+    /// an inode that is there already stay as they are, unless it had no name.
+    ///
+    /// # Errors
+    /// [`Taken`] if the number is that of a different object.
+    pub fn look_up(self: &Arc<Self>, birth: Birth) -> Result<Ref, Taken> {
+        let inode = match self.table.entry(birth.ino) {
+            Entry::Occupied(mut slot) => match slot.get().inode.upgrade() {
+                Some(inode) => {
+                    if !inode.is(&birth) {
+                        drop(slot);
+                        return Err(Taken);
+                    }
+                    inode.lookups.fetch_add(1, Ordering::Relaxed);
+                    slot.get_mut().known = Some(Arc::clone(&inode));
+                    inode
+                }
+                None => {
+                    let inode = self.make(birth);
+                    slot.insert(Slot { inode: Arc::downgrade(&inode), known: Some(Arc::clone(&inode)) });
+                    inode
+                }
+            },
+            Entry::Vacant(slot) => {
+                let inode = self.make(birth);
+                slot.insert(Slot { inode: Arc::downgrade(&inode), known: Some(Arc::clone(&inode)) });
+                inode
+            }
+        };
+        Ok(Ref { inode: Some(inode), home: Arc::clone(self) })
+    }
+
+    fn make(self: &Arc<Self>, birth: Birth) -> Arc<Inode> {
+        Arc::new(Inode {
+            ino: birth.ino,
+            kind: birth.kind,
+            lookups: AtomicU64::new(1),
+            names: RwLock::new(()),
+            gate: Mutex::new(()),
+            state: Mutex::new(State {
+                dentries: SmallVec::new(),
+                place: birth.place,
+                real: birth.real,
+                open: Weak::new(),
+                seen: 0,
+                unsynced: false,
+            }),
+            home: Arc::downgrade(self),
+        })
+    }
+
+    /// Gives lookups back.
+    pub fn forget(&self, ino: u64, lookups: u64) {
+        let released = self.table.get_mut(&ino).and_then(|mut slot| {
+            let known = slot.known.as_ref()?;
+            let before = known.lookups.load(Ordering::Relaxed);
+            // only changed under the lock of the table
+            known.lookups.store(before.saturating_sub(lookups), Ordering::Relaxed);
+            if before <= lookups { slot.known.take() } else { None }
+        });
+        drop(released);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+}
+
+impl Inode {
+    /// Whether the object that is looked up is this one.
+    fn is(&self, birth: &Birth) -> bool {
+        if self.kind != birth.kind {
+            return false;
+        }
+        let mut state = self.state.lock();
+        let dead = matches!(&state.place, Place::Gone(stat) if stat.nlink == 0);
+        if dead || state.real != birth.real {
+            return false;
+        }
+        if matches!(state.place, Place::Gone(_)) {
+            state.place = birth.place.clone();
+        }
+        true
+    }
+}
+
+/// One lookup owed to the kernel, given back unless it is handed over.
+#[derive(Debug)]
+pub struct Ref {
+    inode: Option<Arc<Inode>>,
+    home: Arc<Inodes>,
+}
+
+impl Ref {
+    /// The inode.
+    pub fn inode(&self) -> &Arc<Inode> {
+        self.inode.as_ref().expect("it is taken by hand_over only, which consumes the value")
+    }
+
+    /// The kernel has it from now on, and will give it back by a forget.
+    pub fn hand_over(mut self) {
+        self.inode = None;
+    }
+}
+
+impl Drop for Ref {
+    fn drop(&mut self) {
+        if let Some(inode) = self.inode.take() {
+            let ino = inode.ino;
+            self.home.forget(ino, 1);
+        }
+    }
+}

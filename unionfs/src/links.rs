@@ -1,0 +1,206 @@
+//! Hard-link records (rule 32): how several names of one object on a read-only branch stay one
+//! object when it is copied up, or when one of the names goes.
+//!
+//! The record of an object lies in the work area of a writable branch under the object's number:
+//! `links/NUMBER` is a hard link to the copied-up file, so that names which still stand below
+//! lead to it; `links/NUMBER.o` says what the object was below and which of the names that it
+//! had there are gone, by which the link count is right.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::branch::dir::Dir;
+use crate::branch::stat::Stat;
+use crate::branch::work::Work;
+
+/// What an object was on its read-only branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    nlink: u64,
+    ino: u64,
+    birth: u64,
+    /// Modification time in nanoseconds; with the others it tells that this still is the object.
+    mtime: u64,
+}
+
+impl Origin {
+    /// The origin of an entry of a read-only branch.
+    pub fn of(stat: &Stat) -> Origin {
+        let mtime = (stat.mtime.sec as u64).wrapping_mul(1_000_000_000).wrapping_add(stat.mtime.nsec.into());
+        Origin { nlink: stat.nlink.into(), ino: stat.id.ino, birth: stat.id.birth, mtime }
+    }
+
+    fn words(self) -> [u64; 4] {
+        [self.nlink, self.ino, self.birth, self.mtime]
+    }
+}
+
+/// A record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// What the object was.
+    pub origin: Origin,
+    /// The names it had below that are gone, as paths from the root.
+    pub gone: Vec<Vec<u8>>,
+}
+
+const HEAD: usize = 32;
+
+/// The name of the link to the copied-up file.
+pub fn link_name(number: u64) -> Vec<u8> {
+    format!("{number:016x}").into_bytes()
+}
+
+fn record_name(number: u64) -> Vec<u8> {
+    format!("{number:016x}.o").into_bytes()
+}
+
+impl Record {
+    fn parse(bytes: &[u8]) -> Option<Record> {
+        let (head, rest) = bytes.split_at_checked(HEAD)?;
+        let word = |at: usize| Some(u64::from_le_bytes(head.get(at * 8..at * 8 + 8)?.try_into().ok()?));
+        let origin = Origin { nlink: word(0)?, ino: word(1)?, birth: word(2)?, mtime: word(3)? };
+        // a path without its zero byte was being written when the daemon died
+        let complete = rest.iter().rposition(|byte| *byte == 0).map_or(&rest[..0], |end| &rest[..end]);
+        let gone = complete.split(|byte| *byte == 0).filter(|path| !path.is_empty()).map(<[u8]>::to_vec).collect();
+        Some(Record { origin, gone })
+    }
+
+    fn print(&self) -> Vec<u8> {
+        let mut bytes: Vec<u8> = self.origin.words().iter().flat_map(|word| word.to_le_bytes()).collect();
+        for path in &self.gone {
+            bytes.extend_from_slice(path);
+            bytes.push(0);
+        }
+        bytes
+    }
+
+    /// The link count of the object: the names below that are left, and those of the copied-up
+    /// file, one of which is the record's own.
+    pub fn nlink(&self, copied_up: Option<&Stat>) -> u32 {
+        let below = self.origin.nlink.saturating_sub(self.gone.len() as u64);
+        let above = copied_up.map_or(0, |stat| u64::from(stat.nlink.saturating_sub(1)));
+        u32::try_from(below + above).unwrap_or(u32::MAX)
+    }
+}
+
+/// Reads a record; nothing if there is none.
+pub fn read(work: &Work, number: u64) -> Result<Option<Record>, Errno> {
+    let file = match work.links().open_file(&record_name(number), OFlags::RDONLY) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno),
+    };
+    Ok(Record::parse(&read_all(&file)?))
+}
+
+/// The copied-up file of a record, if there is one.
+pub fn copied_up(work: &Work, number: u64) -> Result<Option<Stat>, Errno> {
+    work.links().find(&link_name(number))
+}
+
+/// Notes that a name of the object below is gone, making the record if there is none. Called
+/// **before** the name goes: one that turns out to be still there is taken back at the next mount.
+pub fn note_gone(work: &Work, number: u64, origin: Origin, path: &[u8]) -> Result<(), Errno> {
+    let mut record = match read(work, number)? {
+        Some(record) if record.origin == origin => record,
+        // none, or that of another stack of branches
+        _ => Record { origin, gone: Vec::new() },
+    };
+    if record.gone.iter().any(|known| known == path) {
+        return Ok(());
+    }
+    record.gone.push(path.to_vec());
+    write(work, number, &record)
+}
+
+/// Takes back that names are gone.
+pub fn keep_gone(work: &Work, number: u64, still_gone: impl Fn(&[u8]) -> bool) -> Result<(), Errno> {
+    let Some(mut record) = read(work, number)? else { return Ok(()) };
+    let before = record.gone.len();
+    record.gone.retain(|path| still_gone(path));
+    if record.gone.len() == before { Ok(()) } else { write(work, number, &record) }
+}
+
+/// Removes a record whose object has no name left.
+pub fn remove(work: &Work, number: u64) -> Result<(), Errno> {
+    for name in [link_name(number), record_name(number)] {
+        match work.links().unlink(&name) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Keeps a prepared copy under the object's number.
+pub fn keep_copy(work: &Work, temporary: &[u8], number: u64) -> Result<(), Errno> {
+    let name = link_name(number);
+    match work.temporary().link(temporary, work.links(), &name) {
+        // left over from a copy-up that did not come to its end
+        Err(Errno::EXIST) => {
+            work.links().unlink(&name)?;
+            work.temporary().link(temporary, work.links(), &name)
+        }
+        result => result,
+    }
+}
+
+fn write(work: &Work, number: u64, record: &Record) -> Result<(), Errno> {
+    let temporary = work.temporary_name();
+    let dir: &Dir = work.temporary();
+    let file = dir.create_file(&temporary, 0o600)?;
+    let written = write_all(&file, &record.print())
+        .and_then(|()| dir.rename(&temporary, work.links(), &record_name(number), RenameFlags::empty()));
+    if written.is_err() {
+        work.discard(&temporary);
+    }
+    written
+}
+
+fn read_all(file: &OwnedFd) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        if length == bytes.len() {
+            bytes.resize(length * 2, 0);
+        }
+        match rustix::io::pread(file, &mut bytes[length..], length as u64)? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+/// Writes all bytes from the start of a file.
+pub fn write_all(file: &OwnedFd, bytes: &[u8]) -> Result<(), Errno> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::io::pwrite(file, &bytes[done..], done as u64)? {
+            0 => return Err(Errno::NOSPC),
+            written => done += written,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let origin = Origin { nlink: 4, ino: 5, birth: 6, mtime: 7 };
+        let record = Record { origin, gone: vec![b"a/b".to_vec(), b"c".to_vec()] };
+        assert_eq!(Record::parse(&record.print()), Some(record.clone()));
+        assert_eq!(record.nlink(None), 2);
+        // half a path at the end does not count
+        let bytes = record.print();
+        assert_eq!(Record::parse(&bytes[..bytes.len() - 1]).map(|r| r.gone.len()), Some(1));
+        assert_eq!(Record::parse(&bytes[..20]), None);
+    }
+}
