@@ -5,6 +5,7 @@ pub mod acl;
 pub mod branch;
 mod caller;
 pub mod control;
+pub mod diff;
 pub mod fs;
 pub mod fuse;
 pub mod handle;

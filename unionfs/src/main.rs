@@ -1,2 +1,9 @@
-//! x
-fn main() {}
+//! `runionfs`: mounts unions and asks after them.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}
