@@ -33,7 +33,7 @@ pub const SHOW: &str = "show";
 /// The socket of this daemon. Dropping it removes it; its threads end with the process.
 #[derive(Debug)]
 pub struct Control {
-    _place: Place,
+    place: Place,
 }
 
 impl Control {
@@ -44,7 +44,12 @@ impl Control {
         let (place, listener) = Place::bind(device)?;
         let answer = status.to_line()?;
         thread::Builder::new().name("control".into()).spawn(move || accept(&listener, answer.into()))?;
-        Ok(Control { _place: place })
+        Ok(Control { place })
+    }
+
+    /// Removes the socket, for who ends the process without dropping what it owns.
+    pub fn remove(&self) -> io::Result<()> {
+        self.place.remove()
     }
 }
 

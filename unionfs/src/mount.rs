@@ -33,7 +33,7 @@ const LONGEST_SOURCE: usize = 4095;
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// The mount point cannot be used.
-    #[error("cannot use {} as the mount point: {error}{}", path.display(), dead(*error))]
+    #[error("cannot use {} as the mount point: {}{}", path.display(), error.desc(), dead(*error))]
     Target {
         /// The mount point.
         path: PathBuf,
@@ -41,10 +41,10 @@ pub enum MountError {
         error: Errno,
     },
     /// The device cannot be opened.
-    #[error("cannot open /dev/fuse: {0}{remedy}", remedy = device_remedy(*.0))]
+    #[error("cannot open /dev/fuse: {}{}", .0.desc(), device_remedy(*.0))]
     Device(Errno),
     /// mount(2) failed.
-    #[error("cannot mount on {}: {error}", path.display())]
+    #[error("cannot mount on {}: {}", path.display(), error.desc())]
     Mount {
         /// The mount point.
         path: PathBuf,
@@ -63,7 +63,7 @@ pub enum MountError {
     #[error("cannot read /proc/self/mountinfo: {0} (mount /proc first)")]
     NoTable(io::Error),
     /// The same union is there already.
-    #[error("{} is a mount of the same branches already", path.display())]
+    #[error("{0} is a mount of the same branches already ('runionfs umount {0}' takes it away, dead or alive)", path.display())]
     Already {
         /// The mount point.
         path: PathBuf,
@@ -126,8 +126,7 @@ pub fn attach(device: BorrowedFd<'_>, target: &Path, options: &MountOptions) -> 
 
 /// Opens a device and mounts it, with the help of fusermount3 where the privilege is missing.
 pub fn mount(target: &Path, options: &MountOptions) -> Result<(OwnedFd, Mounted), MountError> {
-    let target = resolve_target(target)?;
-    refuse_same(&target, options)?;
+    let target = check_target(target, options)?;
     let device = match attach_own(&target, options) {
         Err(MountError::Mount { error: Errno::EPERM, .. } | MountError::Device(Errno::EACCES)) => {
             fusermount::mount(&target, options)?
@@ -137,13 +136,15 @@ pub fn mount(target: &Path, options: &MountOptions) -> Result<(OwnedFd, Mounted)
     Ok((device, Mounted::find(target)?))
 }
 
-/// The mount point without symbolic links, from the root: the daemon leaves its directory.
-pub fn resolve_target(target: &Path) -> Result<PathBuf, MountError> {
+/// Checks a mount point before anything is done. Its path without symbolic links, from the root:
+/// the daemon leaves its directory.
+pub fn check_target(target: &Path, options: &MountOptions) -> Result<PathBuf, MountError> {
     let failed = |error| MountError::Target { path: target.to_path_buf(), error };
     let resolved = target.canonicalize().map_err(|error| failed(errno_of(&error)))?;
     // no request goes to a file system that lies there already, so that a stuck one stops nobody
     rustix::fs::open(&resolved, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| failed(errno(error)))?;
+    refuse_same(&resolved, options)?;
     Ok(resolved)
 }
 
@@ -199,10 +200,11 @@ mod tests {
 
     #[test]
     fn a_file_is_no_mount_point() {
+        let options = MountOptions { source: "x".into(), flags: MsFlags::empty(), allow_other: false };
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = resolve_target(file.path()).unwrap_err();
+        let error = check_target(file.path(), &options).unwrap_err();
         assert!(matches!(error, MountError::Target { error: Errno::ENOTDIR, .. }), "{error}");
-        let error = resolve_target(Path::new("/nonexistent")).unwrap_err();
+        let error = check_target(Path::new("/nonexistent"), &options).unwrap_err();
         assert!(matches!(error, MountError::Target { error: Errno::ENOENT, .. }), "{error}");
     }
 }

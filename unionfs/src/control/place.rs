@@ -52,7 +52,7 @@ impl Place {
     }
 
     /// Removes the socket, unless a successor put its own there.
-    fn remove(&self) -> io::Result<()> {
+    pub(super) fn remove(&self) -> io::Result<()> {
         let _lock = Lock::take(&self.directory)?;
         match look(&self.directory, &self.name) {
             Ok(found) if found.st_ino == self.inode => {

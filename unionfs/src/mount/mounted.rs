@@ -74,19 +74,28 @@ impl Mounted {
 
     /// Takes it out of the tree of mounts; it lives on for those who have files open in it.
     ///
-    /// Whatever else lies at its path is left alone; then the answer is ENOENT.
+    /// Whatever else lies at its path is left alone. If it is not to be found, covered by
+    /// another mount or seen in other namespaces only, the answer is ENOENT.
     pub fn unmount(&self) -> io::Result<()> {
-        let (root, identity) = look(&self.target)?;
-        if identity != self.identity {
-            return Err(Errno::ENOENT.into());
-        }
+        let (root, target) = self.search()?.ok_or(Errno::ENOENT)?;
         // by the descriptor: what comes to lie at the path meanwhile is not what is unmounted
         let by_descriptor = format!("/proc/self/fd/{}", root.as_raw_fd());
         match nix::mount::umount2(by_descriptor.as_str(), MntFlags::MNT_DETACH) {
             // fusermount3 knows the path only
-            Err(Errno::EPERM) => unmount_as_user(&self.target, true),
+            Err(Errno::EPERM) => unmount_as_user(&target, true),
             other => Ok(other?),
         }
+    }
+
+    /// Its root: at its mount point, or where it was moved to.
+    fn search(&self) -> io::Result<Option<(OwnedFd, PathBuf)>> {
+        let is_it = |target: &Path| look(target).ok().filter(|(_, identity)| *identity == self.identity);
+        if let Some((root, _)) = is_it(&self.target) {
+            return Ok(Some((root, self.target.clone())));
+        }
+        let table = table::read()?;
+        let moved = table.into_iter().filter(|entry| entry.device == self.identity.device);
+        Ok(moved.map(|entry| entry.target).find_map(|target| Some((is_it(&target)?.0, target))))
     }
 }
 

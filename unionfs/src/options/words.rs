@@ -183,6 +183,25 @@ pub fn help() -> String {
     [title].into_iter().chain(lines).collect::<Vec<_>>().join("\n")
 }
 
+/// The options as words, each as it stands after `-o` but for the escapes of commas.
+pub fn print(options: &Options) -> Vec<OsString> {
+    let udba = match options.udba {
+        Udba::None => "udba=none",
+        Udba::Reval => "udba=reval",
+    };
+    let with = |word: &str, value: &OsStr| OsString::from_vec([word.as_bytes(), b"=", value.as_bytes()].concat());
+    [
+        Some(OsString::from(udba)),
+        options.volatile.then(|| "volatile".into()),
+        options.workdir.as_ref().map(|dir| with("workdir", dir.as_os_str())),
+        options.threads.map(|threads| format!("threads={threads}").into()),
+        options.fsname.as_ref().map(|name| with("fsname", name)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
 impl Word {
     /// The word with its value: `udba=none|reval`.
     pub fn usage(&self) -> String {

@@ -1,0 +1,166 @@
+//! The command line: what may be said, and who does it.
+//!
+//! A refusal is one line on standard error and exit status 1; wrong usage is 2.
+
+mod daemon;
+mod diff;
+mod log;
+mod mount;
+mod serve;
+mod show;
+mod signals;
+mod umount;
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use unionfs::options::words;
+
+const BRANCHES_HELP: &str = "\
+Branches: PATH=ATTRIBUTES, separated by colons, the top first; \\: \\= and \\\\ stand for themselves.
+  rw                     changes are written here
+  ro                     never written; whiteouts in it hide nothing
+  rr                     the same, and nobody else changes it either
+  +wh                    with ro and rr: whiteouts and opaque marks in it hide what is below
+  +init                  with ro: files of this branch are changed in place, nothing is added
+  +nolwh                 with rw: accepted, as in AuFS
+Without attributes the first branch is rw and the others are ro.
+
+";
+
+const MOUNT_USAGE: &str = "runionfs mount [OPTIONS] BRANCHES MOUNTPOINT
+       runionfs mount [OPTIONS] -o br=BRANCHES MOUNTPOINT";
+
+const EXIT_STATUS: &str = "\n\nExit status: 0 when it is mounted and serves; 1 when it was refused; 2 for wrong usage.";
+
+/// A union of directories: writable on top, the branches below never change
+#[derive(Debug, Parser)]
+#[command(name = "runionfs", version)]
+pub(crate) struct Cli {
+    /// Serve for the parent process, which waits on standard output until it is mounted
+    #[arg(long, hide = true)]
+    background: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mount a union of branches
+    #[command(override_usage = MOUNT_USAGE, after_long_help = format!("{BRANCHES_HELP}{}{EXIT_STATUS}", words::help()))]
+    Mount(MountArgs),
+    /// Unmount a union, and wait until its branches are free
+    Umount(UmountArgs),
+    /// Show the branches of a mounted union and what its daemon negotiated
+    Show(ShowArgs),
+    /// List what the writable branches on top change: A added, C changed, D deleted
+    Diff(DiffArgs),
+}
+
+#[derive(Debug, Args)]
+struct MountArgs {
+    /// The branches, top first, and the directory to mount on; the branches may stand in -o br= instead
+    #[arg(value_names = ["BRANCHES", "MOUNTPOINT"], num_args = 1..=2, required = true)]
+    places: Vec<OsString>,
+    /// Options, separated by commas (see --help for all)
+    #[arg(short = 'o', value_name = "OPTION[,OPTION]...")]
+    options: Vec<OsString>,
+    /// Stay in the foreground
+    #[arg(short, long)]
+    foreground: bool,
+    /// Say more on standard error; twice for even more (see RUNIONFS_LOG, too)
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Args)]
+struct UmountArgs {
+    /// Where the union is mounted
+    mountpoint: OsString,
+    /// Take it away at once, though files in it are in use, and do not wait
+    #[arg(short, long)]
+    lazy: bool,
+}
+
+#[derive(Debug, Args)]
+struct ShowArgs {
+    /// Where the union is mounted
+    mountpoint: OsString,
+    /// Show it as JSON; what is not UTF-8 is a list of bytes
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct DiffArgs {
+    /// Where the union is mounted, or its branches
+    #[arg(value_name = "MOUNTPOINT|BRANCHES")]
+    union: OsString,
+}
+
+/// Why the command did not do what was asked.
+#[derive(Debug)]
+enum Failure {
+    /// The words do not fit together: status 2.
+    Usage(String),
+    /// It was refused: one line, status 1.
+    Refused(Box<dyn Error>),
+    /// Another process has said why.
+    Said(u8),
+}
+
+impl<E: Into<Box<dyn Error>>> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure::Refused(error.into())
+    }
+}
+
+/// Does what the command line says.
+pub(crate) fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Mount(args) => mount::run(&args, cli.background),
+        Command::Umount(args) => umount::run(&args),
+        Command::Show(args) => show::run(&args),
+        Command::Diff(args) => diff::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(message)) => usage_error(&message).exit(),
+        Err(Failure::Refused(error)) => {
+            complain(&error.to_string());
+            ExitCode::FAILURE
+        }
+        Err(Failure::Said(status)) => ExitCode::from(status),
+    }
+}
+
+/// Only `mount` has words that clap cannot check.
+fn usage_error(message: &str) -> clap::Error {
+    let mut command = Cli::command();
+    command.build();
+    match command.find_subcommand_mut("mount") {
+        Some(mount) => mount.error(ErrorKind::ArgumentConflict, message),
+        None => command.error(ErrorKind::ArgumentConflict, message),
+    }
+}
+
+/// Says it in one line, whatever bytes a path in it has.
+fn complain(message: &str) {
+    let line: String =
+        message.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
+    eprintln!("runionfs: {line}");
+}
+
+/// Prints what was asked for. A reader that has seen enough is no failure.
+fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}

@@ -1,0 +1,130 @@
+//! `runionfs mount`: from words to a request, and who carries it out.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use nix::mount::MsFlags;
+use rustix::process::geteuid;
+use unionfs::mount::MountOptions;
+use unionfs::options::{BranchSpec, Options, Words, branches};
+
+use super::{Failure, MountArgs, daemon, log, serve};
+
+/// Sources that stand for nothing: the branches are in `-o br=`.
+const NO_SOURCE: &[&str] = &["none", "runionfs", "aufs"];
+
+/// A mount as it was asked for, with absolute paths.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) branches: Vec<BranchSpec>,
+    pub(super) target: PathBuf,
+    pub(super) options: Options,
+    pub(super) flags: MsFlags,
+    pub(super) allow_other: bool,
+}
+
+pub(super) fn run(args: &MountArgs, background: bool) -> Result<(), Failure> {
+    if background {
+        daemon::close_inherited()?;
+    }
+    log::start(args.verbose)?;
+    let request = Request::read(args)?;
+    match (args.foreground, background) {
+        (true, _) => serve::serve(&request, daemon::Readiness::Nobody),
+        (false, true) => serve::serve(&request, daemon::Readiness::Parent),
+        // the child reads the same words again
+        (false, false) => daemon::start(),
+    }
+}
+
+impl Request {
+    fn read(args: &MountArgs) -> Result<Request, Failure> {
+        let mut words = Words::default();
+        args.options.iter().try_for_each(|argument| words.add(argument))?;
+        let (source, target) = match &args.places[..] {
+            [source, target] => (Some(source.as_os_str()), target),
+            [target] => (None, target),
+            _ => return Err(Failure::Usage("one or two places are expected: [BRANCHES] MOUNTPOINT".into())),
+        };
+        let list = choose(source, words.branches.as_deref())?;
+        Ok(Request {
+            branches: branches::parse(list)?.into_iter().map(absolute).collect::<Result<_, _>>()?,
+            target: target.into(),
+            options: Options { workdir: words.options.workdir.map(std::path::absolute).transpose()?, ..words.options },
+            flags: words.flags,
+            allow_other: words.allow_other || geteuid().is_root(),
+        })
+    }
+
+    /// How to mount it; the source is the branches where no other name is given.
+    pub(super) fn mount_options(&self) -> MountOptions {
+        let source = self.options.fsname.clone().unwrap_or_else(|| branches::print(&self.branches));
+        MountOptions { source, flags: self.flags, allow_other: self.allow_other }
+    }
+}
+
+/// The branch string: where a source stands, or after `br=`.
+fn choose<'a>(source: Option<&'a OsStr>, words: Option<&'a OsStr>) -> Result<&'a OsStr, Failure> {
+    let source = source.filter(|source| !NO_SOURCE.iter().any(|none| source.as_bytes() == none.as_bytes()));
+    match (source, words) {
+        (Some(list), None) | (None, Some(list)) => Ok(list),
+        (None, None) => Err(Failure::Usage("no branches: say 'runionfs mount BRANCHES MOUNTPOINT'".into())),
+        (Some(_), Some(_)) => Err(Failure::Usage("branches stand before the mount point and in -o br=, too".into())),
+    }
+}
+
+/// The daemon leaves the working directory, and `show` is asked from other ones.
+fn absolute(branch: BranchSpec) -> std::io::Result<BranchSpec> {
+    Ok(BranchSpec { path: std::path::absolute(&branch.path)?, ..branch })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cli, Command};
+    use super::*;
+    use clap::Parser;
+
+    fn read(line: &[&str]) -> Result<Request, Failure> {
+        let cli = Cli::try_parse_from(["runionfs", "mount"].iter().chain(line)).expect("the words are known");
+        match cli.command {
+            Command::Mount(args) => Request::read(&args),
+            _ => unreachable!("it is a mount"),
+        }
+    }
+
+    #[test]
+    fn branches_stand_before_the_mount_point_or_in_the_options() {
+        for line in [
+            &["/a:/b", "/m"][..],
+            &["-o", "br=/a:/b", "/m"],
+            &["-obr=/a:/b", "/m"],
+            &["/m", "-o", "br:/a:/b"],
+            &["none", "/m", "-o", "ro,br=/a:/b"],
+            &["-o", "br=/a", "-o", "append=/b", "aufs", "/m"],
+        ] {
+            let request = read(line).expect("it is a mount");
+            assert_eq!(branches::print(&request.branches), "/a=rw:/b=ro", "{line:?}");
+            assert_eq!(request.target, PathBuf::from("/m"), "{line:?}");
+            assert_eq!(request.mount_options().source, "/a=rw:/b=ro", "{line:?}");
+        }
+    }
+
+    #[test]
+    fn branches_twice_or_not_at_all_are_wrong_usage() {
+        for line in [&["/m"][..], &["none", "/m"], &["/a", "/m", "-o", "br=/a"]] {
+            assert!(matches!(read(line), Err(Failure::Usage(_))), "{line:?}");
+        }
+        for line in [&["/a=x", "/m"][..], &["/a", "/m", "-o", "nonsense"]] {
+            assert!(matches!(read(line), Err(Failure::Refused(_))), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn paths_are_made_absolute_and_never_cleaned() {
+        let here = std::env::current_dir().unwrap();
+        let request = read(&["a/../b", "/m", "-o", "workdir=w"]).expect("it is a mount");
+        assert_eq!(request.branches[0].path, here.join("a/../b"));
+        assert_eq!(request.options.workdir, Some(here.join("w")));
+    }
+}

@@ -1,0 +1,101 @@
+//! The life of a mount: open the branches, mount, serve, and leave nothing behind.
+
+use std::process::exit;
+use std::sync::Arc;
+
+use unionfs::control::{Control, Status, Text};
+use unionfs::fs::Union;
+use unionfs::fuse::Server;
+use unionfs::mount::{self, Mounted};
+use unionfs::options::words;
+
+use super::mount::Request;
+use super::{Failure, daemon, signals};
+
+/// What a mount that serves has outside of the union.
+#[derive(Debug)]
+struct Serving {
+    mounted: Mounted,
+    control: Option<Control>,
+}
+
+/// Serves the union until it is unmounted. What fails on the way leaves nothing mounted.
+pub(super) fn serve(request: &Request, readiness: daemon::Readiness) -> Result<(), Failure> {
+    readiness.leave_session()?;
+    daemon::prepare()?;
+    signals::block()?;
+    let options = request.mount_options();
+    // refused before a branch is touched or waited for
+    let target = mount::check_target(&request.target, &options)?;
+    let union = Union::open(&request.branches, &request.options)?;
+    let (device, mounted) = mount::mount(&target, &options)?;
+    let server = Server::new(union, device).map_err(|error| format!("the kernel does not start the mount: {error}"))?;
+    mounted.check()?;
+    let control = open_control(request, &mounted, server.features());
+    let serving = Arc::new(Serving { mounted, control });
+    readiness.tell()?;
+    signals::watch(Arc::clone(&serving))?;
+    let ended = server.run();
+    serving.finish(ended)
+}
+
+/// A mount without a control socket is still a mount; `runionfs show` then says that it has none.
+fn open_control(request: &Request, mounted: &Mounted, features: Vec<String>) -> Option<Control> {
+    let status = Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        mountpoint: Text::from(mounted.target().as_os_str()),
+        branches: request.branches.iter().map(|branch| Text::from(branch.to_text().as_os_str())).collect(),
+        options: words::print(&request.options).iter().map(|word| Text::from(word.as_os_str())).collect(),
+        features,
+    };
+    match Control::open(mounted.device(), status) {
+        Ok(control) => Some(control),
+        Err(error) => {
+            tracing::info!("no control socket: {error}");
+            None
+        }
+    }
+}
+
+impl Serving {
+    /// The event loops have ended: by themselves, when the mount was gone, or by a failure.
+    fn finish(&self, ended: std::io::Result<()>) -> Result<(), Failure> {
+        self.remove_socket();
+        let Err(error) = ended else {
+            // what is at the path by now is not ours
+            self.mounted.release();
+            return Ok(());
+        };
+        tracing::error!("cannot serve any more: {error}");
+        if let Err(error) = self.mounted.unmount() {
+            tracing::error!("cannot unmount {}: {error}", self.mounted.target().display());
+        }
+        self.mounted.release();
+        Err(format!("cannot serve any more: {error}").into())
+    }
+
+    fn remove_socket(&self) {
+        if let Some(Err(error)) = self.control.as_ref().map(Control::remove) {
+            tracing::warn!("cannot remove the control socket: {error}");
+        }
+    }
+}
+
+impl signals::Ending for Serving {
+    fn ask(&self) -> bool {
+        let target = self.mounted.target().display();
+        match self.mounted.unmount() {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!("cannot unmount {target}: {error}; it is left without its daemon");
+                false
+            }
+        }
+    }
+
+    fn force(&self) -> ! {
+        self.remove_socket();
+        exit(1)
+    }
+}

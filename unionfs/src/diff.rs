@@ -1,0 +1,229 @@
+//! What the writable branches on top change of the branches below, as `docker diff` says it.
+//!
+//! Read from the branches, whether they are mounted or not. Each directory is looked at twice:
+//! as it is in the whole union, and as it would be without the branches on top; both by
+//! [`crate::union`], so that the answer cannot differ from what the mount shows. Only names that
+//! the top speaks of are asked for, and those below a directory that it hides.
+
+mod view;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use rustix::io::Errno;
+
+use crate::branch;
+use crate::options::{Access, BranchSpec};
+use crate::union::{BranchIndex, NameBuf, Resolved};
+use view::{Level, Sight, View};
+
+/// What became of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// It is not there without the branches on top.
+    Added,
+    /// It is there, and its content, type or attributes changed.
+    Changed,
+    /// It is there without the branches on top only.
+    Deleted,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Added => "A",
+            Kind::Changed => "C",
+            Kind::Deleted => "D",
+        })
+    }
+}
+
+/// One line of the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What became of it.
+    pub kind: Kind,
+    /// Its path from the root of the union, as `/etc/hosts`.
+    pub path: Vec<u8>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum DiffError {
+    /// Nothing can have been changed.
+    #[error("the top branch {} is not writable, so that nothing was changed in it", .0.display())]
+    NothingOnTop(PathBuf),
+    /// A branch cannot be opened.
+    #[error("cannot open branch {}: {error}", path.display())]
+    Branch {
+        /// Its directory.
+        path: PathBuf,
+        /// Why not.
+        error: Errno,
+    },
+    /// A directory cannot be read.
+    #[error("cannot read {}: {error}", String::from_utf8_lossy(path))]
+    Directory {
+        /// Its path in the union.
+        path: Vec<u8>,
+        /// Why not.
+        error: Errno,
+    },
+}
+
+/// Compares the writable branches on top with what is below, sorted by path.
+///
+/// A directory that is on top only because something below it changed is not named; a deleted
+/// one is named without what was in it. What an init branch holds is the container's own, and
+/// what became of it is not named either.
+pub fn diff(branches: &[BranchSpec]) -> Result<Vec<Change>, DiffError> {
+    let on_top = branches.iter().take_while(|branch| branch.access == Access::ReadWrite).count();
+    if on_top == 0 {
+        return Err(DiffError::NothingOnTop(branches.first().map(|branch| branch.path.clone()).unwrap_or_default()));
+    }
+    let view = View::new(branches);
+    let open = |(index, branch): (u16, &BranchSpec)| match branch::open_root(&branch.path, true) {
+        Ok(dir) => Ok((BranchIndex(index), Rc::new(dir))),
+        Err(error) => Err(DiffError::Branch { path: branch.path.clone(), error }),
+    };
+    let all = (0..).zip(branches).map(open).collect::<Result<Level, _>>()?;
+    let roots = view.cut_roots(&all, on_top).map_err(|error| DiffError::Directory { path: b"/".to_vec(), error })?;
+    let mut walk = Walk { view, on_top, changes: Vec::new() };
+    walk.all(roots)?;
+    walk.changes.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(walk.changes)
+}
+
+/// A directory with the branches on top and without them.
+#[derive(Debug)]
+pub(crate) struct Twice {
+    /// On all branches where it is seen.
+    now: Level,
+    /// On the branches below the top where it would be seen.
+    before: Level,
+}
+
+/// A directory that is still to be looked at. It is opened only then, so that no more
+/// directories are open than one path is deep.
+struct Pending {
+    parent: Rc<Twice>,
+    /// The path of the parent, with a slash at its end.
+    path: Rc<[u8]>,
+    name: NameBuf,
+    stacks: Stacks,
+}
+
+/// The branches behind a directory, with the branches on top and without them.
+struct Stacks {
+    now: Vec<BranchIndex>,
+    before: Vec<BranchIndex>,
+}
+
+struct Walk {
+    view: View,
+    on_top: usize,
+    changes: Vec<Change>,
+}
+
+impl Walk {
+    fn all(&mut self, roots: Twice) -> Result<(), DiffError> {
+        let mut pending = self.directory(Rc::new(roots), b"/".as_slice().into())?;
+        while let Some(next) = pending.pop() {
+            let path: Rc<[u8]> = [&next.path, next.name.as_bytes(), b"/"].concat().into();
+            let twice = open(&next).map_err(|error| failed(&path, error))?;
+            pending.extend(self.directory(Rc::new(twice), path)?);
+        }
+        Ok(())
+    }
+
+    /// Compares the entries of one directory; the directories in it that the top holds, too.
+    fn directory(&mut self, dir: Rc<Twice>, path: Rc<[u8]>) -> Result<Vec<Pending>, DiffError> {
+        let mut pending = Vec::new();
+        for name in self.names(&dir).map_err(|error| failed(&path, error))? {
+            if let Some(stacks) = self.entry(&dir, &path, &name).map_err(|error| failed(&path, error))? {
+                pending.push(Pending { parent: Rc::clone(&dir), path: Rc::clone(&path), name, stacks });
+            }
+        }
+        Ok(pending)
+    }
+
+    /// The names whose fate may differ: those the top speaks of, and all others where it hides
+    /// a branch.
+    fn names(&self, dir: &Twice) -> Result<BTreeSet<NameBuf>, Errno> {
+        let mut names = BTreeSet::new();
+        for (_, dir) in dir.now.iter().filter(|(branch, _)| self.is_on_top(*branch)) {
+            view::names(dir, view::Marks::Too, &mut names)?;
+        }
+        let hides = dir.before.iter().any(|(branch, _)| !dir.now.iter().any(|(other, _)| other == branch));
+        for (_, dir) in dir.before.iter().filter(|_| hides) {
+            view::names(dir, view::Marks::Not, &mut names)?;
+        }
+        Ok(names)
+    }
+
+    /// Compares one entry. Where it is a directory that the top holds, the branches behind it.
+    fn entry(&mut self, dir: &Twice, path: &[u8], name: &NameBuf) -> Result<Option<Stacks>, Errno> {
+        let now = self.view.look(&dir.now, name.as_name())?;
+        let before = self.view.look(&dir.before, name.as_name())?;
+        let is_own = self.view.is_in_init_branch(&dir.before, name.as_name())?;
+        if let Some(kind) = self.fate(dir, name, &before, &now)?.filter(|_| !is_own) {
+            self.changes.push(Change { kind, path: [path, name.as_bytes()].concat() });
+        }
+        Ok(match now.resolved {
+            Resolved::Dir { stack, .. } if stack.iter().any(|branch| self.is_on_top(*branch)) => {
+                Some(Stacks { now: stack, before: stack_of(before.resolved) })
+            }
+            _ => None,
+        })
+    }
+
+    fn fate(&self, dir: &Twice, name: &NameBuf, before: &Sight, now: &Sight) -> Result<Option<Kind>, Errno> {
+        Ok(match (before.resolved.topmost(), now.resolved.topmost()) {
+            (None, None) => None,
+            (None, Some(_)) => Some(Kind::Added),
+            (Some(_), None) => Some(Kind::Deleted),
+            (Some(_), Some(now)) if !self.is_on_top(now) => None,
+            (Some(old), Some(new)) => {
+                let both_dirs = [before, now].iter().all(|sight| matches!(sight.resolved, Resolved::Dir { .. }));
+                let same = both_dirs
+                    && view::same_directory(
+                        (on(&dir.before, old)?.at(name.as_bytes()), before.stat),
+                        (on(&dir.now, new)?.at(name.as_bytes()), now.stat),
+                    )?;
+                (!same).then_some(Kind::Changed)
+            }
+        })
+    }
+
+    fn is_on_top(&self, branch: BranchIndex) -> bool {
+        branch.get() < self.on_top
+    }
+}
+
+fn on(level: &Level, branch: BranchIndex) -> Result<&branch::dir::Dir, Errno> {
+    level.iter().find(|(index, _)| *index == branch).map(|(_, dir)| &**dir).ok_or(Errno::NOENT)
+}
+
+fn stack_of(resolved: Resolved) -> Vec<BranchIndex> {
+    match resolved {
+        Resolved::Dir { stack, .. } => stack,
+        Resolved::Leaf(_) | Resolved::Missing { .. } => Vec::new(),
+    }
+}
+
+fn open(pending: &Pending) -> Result<Twice, Errno> {
+    let name = pending.name.as_bytes();
+    Ok(Twice {
+        now: view::open(&pending.parent.now, &pending.stacks.now, name)?,
+        before: view::open(&pending.parent.before, &pending.stacks.before, name)?,
+    })
+}
+
+fn failed(path: &[u8], error: Errno) -> DiffError {
+    DiffError::Directory { path: path.to_vec(), error }
+}
+
+#[cfg(test)]
+mod tests;
