@@ -279,9 +279,10 @@ fn daemons(binary: &Path, target: &Path) -> Vec<Pid> {
 fn serves(pid: Pid, binary: &Path, target: &Path) -> bool {
     // A process may end while we look: then it serves nothing.
     let Ok(command) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    let runs = fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| program == binary);
     let mut arguments = command.split(|byte| *byte == 0);
-    arguments.next().is_some_and(|first| first == binary.as_os_str().as_bytes())
-        && arguments.any(|argument| argument == target.as_os_str().as_bytes())
+    let first = arguments.next().is_some_and(|first| first == binary.as_os_str().as_bytes());
+    (runs || first) && arguments.any(|argument| argument == target.as_os_str().as_bytes())
 }
 
 /// Whether a process runs; one that only awaits its parent does not.
