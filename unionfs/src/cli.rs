@@ -2,6 +2,7 @@
 //!
 //! A refusal is one line on standard error and exit status 1; wrong usage is 2.
 
+mod arguments;
 mod daemon;
 mod diff;
 mod log;
@@ -35,6 +36,10 @@ Without attributes the first branch is rw and the others are ro.
 const MOUNT_USAGE: &str = "runionfs mount [OPTIONS] BRANCHES MOUNTPOINT
        runionfs mount [OPTIONS] -o br=BRANCHES MOUNTPOINT";
 
+const HELPER: &str = "\n
+For mount(8) and fstab the subcommand may be left out: 'runionfs BRANCHES MOUNTPOINT [-o ...]', and
+the same under the names mount.runionfs and mount.fuse.runionfs.";
+
 const EXIT_STATUS: &str = "\n\nExit status: 0 when it is mounted and serves; 1 when it was refused; 2 for wrong usage.";
 
 /// A union of directories: writable on top, the branches below never change
@@ -51,7 +56,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Mount a union of branches
-    #[command(override_usage = MOUNT_USAGE, after_long_help = format!("{BRANCHES_HELP}{}{EXIT_STATUS}", words::help()))]
+    #[command(override_usage = MOUNT_USAGE, after_long_help = format!("{BRANCHES_HELP}{}{HELPER}{EXIT_STATUS}", words::help()))]
     Mount(MountArgs),
     /// Unmount a union, and wait until its branches are free
     Umount(UmountArgs),
@@ -121,7 +126,7 @@ impl<E: Into<Box<dyn Error>>> From<E> for Failure {
 
 /// Does what the command line says.
 pub(crate) fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(arguments::complete(std::env::args_os()));
     let done = match cli.command {
         Command::Mount(args) => mount::run(&args, cli.background),
         Command::Umount(args) => umount::run(&args),

@@ -84,6 +84,8 @@ impl Readiness {
     /// Leaves the caller's session, so that its terminal and its signals are no longer ours.
     pub(super) fn leave_session(self) -> Result<(), Failure> {
         if self == Readiness::Parent {
+            // it was started from /proc/self/exe and would be called `exe` in ps(1)
+            rustix::thread::set_name(c"runionfs")?;
             rustix::process::setsid().map_err(|error| format!("cannot leave the session: {error}"))?;
         }
         Ok(())

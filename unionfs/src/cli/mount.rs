@@ -1,7 +1,6 @@
 //! `runionfs mount`: from words to a request, and who carries it out.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use nix::mount::MsFlags;
@@ -12,7 +11,7 @@ use unionfs::options::{BranchSpec, Options, Words, branches};
 use super::{Failure, MountArgs, daemon, log, serve};
 
 /// Sources that stand for nothing: the branches are in `-o br=`.
-const NO_SOURCE: &[&str] = &["none", "runionfs", "aufs"];
+pub(super) const NO_SOURCE: &[&str] = &["none", "runionfs", "aufs"];
 
 /// A mount as it was asked for, with absolute paths.
 #[derive(Debug)]
@@ -66,7 +65,7 @@ impl Request {
 
 /// The branch string: where a source stands, or after `br=`.
 fn choose<'a>(source: Option<&'a OsStr>, words: Option<&'a OsStr>) -> Result<&'a OsStr, Failure> {
-    let source = source.filter(|source| !NO_SOURCE.iter().any(|none| source.as_bytes() == none.as_bytes()));
+    let source = source.filter(|source| !NO_SOURCE.iter().any(|none| *source == *none));
     match (source, words) {
         (Some(list), None) | (None, Some(list)) => Ok(list),
         (None, None) => Err(Failure::Usage("no branches: say 'runionfs mount BRANCHES MOUNTPOINT'".into())),

@@ -58,11 +58,14 @@ pub enum ClientError {
 pub fn find(path: &Path) -> Result<table::Entry, ClientError> {
     let failed = |error| ClientError::Path { path: path.to_path_buf(), error };
     let resolved = path.canonicalize().map_err(failed)?;
-    let device = table::device_at(&resolved).map_err(failed)?;
     let mounts = table::read().map_err(failed)?;
     let found = match table::at(&mounts, &resolved) {
+        // of a user's mount not even root may look at more than where it is
         Some(entry) => Some(entry),
-        None => mounts.iter().find(|entry| entry.device == device),
+        None => {
+            let device = table::device_at(&resolved).map_err(failed)?;
+            mounts.iter().find(|entry| entry.device == device)
+        }
     };
     match found {
         Some(entry) if entry.fs_type == FS_TYPE => Ok(entry.clone()),
@@ -88,7 +91,7 @@ impl Client {
             }
         }
         if tried.is_empty() {
-            tried.push("XDG_RUNTIME_DIR is not set".into());
+            tried.push(place::NOWHERE.into());
         }
         Err(ClientError::NoSocket { path: mount.target.clone(), socket: tried.join("; ") })
     }

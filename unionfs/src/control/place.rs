@@ -12,6 +12,9 @@ use rustix::process::geteuid;
 
 use crate::mount::DeviceNumber;
 
+/// Why there is no place for a socket.
+pub(super) const NOWHERE: &str = "XDG_RUNTIME_DIR is not set";
+
 /// The longest path that `sockaddr_un` holds with its zero byte (unix(7)).
 const LONGEST_PATH: usize = 107;
 
@@ -26,9 +29,14 @@ pub(super) struct Place {
 impl Place {
     /// Binds the socket for this device number.
     pub(super) fn bind(device: DeviceNumber) -> io::Result<(Place, UnixListener)> {
-        let path = own_directory().ok_or_else(|| io::Error::other("XDG_RUNTIME_DIR is not set"))?;
-        Place::bind_in(&path, device)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+        let mut failure = io::Error::other(NOWHERE);
+        for path in own_directories() {
+            match Place::bind_in(&path, device) {
+                Ok(bound) => return Ok(bound),
+                Err(error) => failure = io::Error::new(error.kind(), format!("{}: {error}", path.display())),
+            }
+        }
+        Err(failure)
     }
 
     fn bind_in(path: &Path, device: DeviceNumber) -> io::Result<(Place, UnixListener)> {
@@ -74,18 +82,18 @@ impl Drop for Place {
 
 /// Where the socket of a mount may lie, for who wants to connect: `owner` is who mounted it.
 pub(super) fn candidates(device: DeviceNumber, owner: u32) -> Vec<PathBuf> {
-    let by_root = (owner == 0).then(|| PathBuf::from("/run/runionfs"));
     let of_owner = (owner != 0).then(|| PathBuf::from(format!("/run/user/{owner}/runionfs")));
-    let mut places: Vec<PathBuf> = own_directory().into_iter().chain(by_root).chain(of_owner).collect();
-    places.dedup();
+    let mut places = own_directories();
+    places.extend(of_owner.filter(|place| !own_directories().contains(place)));
     places.iter().map(|place| place.join(socket_name(device))).collect()
 }
 
-fn own_directory() -> Option<PathBuf> {
-    if geteuid().is_root() {
-        return Some("/run/runionfs".into());
-    }
-    std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()).map(|dir| Path::new(&dir).join("runionfs"))
+/// Where sockets of this user lie. Who is root in a user namespace only cannot write to the
+/// first and has the second.
+fn own_directories() -> Vec<PathBuf> {
+    let of_root = geteuid().is_root().then(|| PathBuf::from("/run/runionfs"));
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+    of_root.into_iter().chain(runtime.map(|dir| Path::new(&dir).join("runionfs"))).collect()
 }
 
 fn socket_name(device: DeviceNumber) -> String {
