@@ -6,6 +6,8 @@ mod arguments;
 mod daemon;
 mod diff;
 mod log;
+#[cfg(test)]
+mod manual;
 mod mount;
 mod serve;
 mod show;
@@ -68,9 +70,12 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct MountArgs {
-    /// The branches, top first, and the directory to mount on; the branches may stand in -o br= instead
-    #[arg(value_names = ["BRANCHES", "MOUNTPOINT"], num_args = 1..=2, required = true)]
-    places: Vec<OsString>,
+    /// The branches, top first; or the mount point, where -o br= names the branches
+    #[arg(value_name = "BRANCHES")]
+    first: OsString,
+    /// The directory to mount on
+    #[arg(value_name = "MOUNTPOINT")]
+    second: Option<OsString>,
     /// Options, separated by commas (see --help for all)
     #[arg(short = 'o', value_name = "OPTION[,OPTION]...")]
     options: Vec<OsString>,

@@ -60,7 +60,7 @@ pub enum MountError {
         reason: String,
     },
     /// The table of mounts cannot be read.
-    #[error("cannot read /proc/self/mountinfo: {0} (mount /proc first)")]
+    #[error("cannot read the table of mounts: {0} (mount /proc first)")]
     NoTable(io::Error),
     /// The same union is there already.
     #[error("{0} is a mount of the same branches already ('runionfs umount {0}' takes it away, dead or alive)", path.display())]

@@ -41,10 +41,9 @@ impl Request {
     fn read(args: &MountArgs) -> Result<Request, Failure> {
         let mut words = Words::default();
         args.options.iter().try_for_each(|argument| words.add(argument))?;
-        let (source, target) = match &args.places[..] {
-            [source, target] => (Some(source.as_os_str()), target),
-            [target] => (None, target),
-            _ => return Err(Failure::Usage("one or two places are expected: [BRANCHES] MOUNTPOINT".into())),
+        let (source, target) = match &args.second {
+            Some(target) => (Some(args.first.as_os_str()), target),
+            None => (None, &args.first),
         };
         let list = choose(source, words.branches.as_deref())?;
         Ok(Request {

@@ -1,4 +1,4 @@
-//! The table of mounts (`/proc/self/mountinfo`, proc_pid_mountinfo(5)).
+//! The table of mounts (`/proc/thread-self/mountinfo`, proc_pid_mountinfo(5)).
 //!
 //! Reading it asks no file system anything, so a stuck one does not hang its reader.
 
@@ -44,9 +44,9 @@ pub struct Entry {
     pub options: OsString,
 }
 
-/// Reads the table of this process.
+/// Reads the table of this thread: threads may be in mount namespaces of their own.
 pub fn read() -> io::Result<Vec<Entry>> {
-    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+    Ok(parse(&std::fs::read("/proc/thread-self/mountinfo")?))
 }
 
 /// Reads the table from its text. A line that is not understood is left out.

@@ -177,7 +177,9 @@ pub const WORDS: &[Word] = &[
 pub fn help() -> String {
     let lines = WORDS.chunk_by(|a, b| a.help == b.help).map(|group| {
         let names: Vec<String> = group.iter().map(Word::usage).collect();
-        format!("  {:<22} {}", names.join(", "), group[0].help)
+        let names = names.join(", ");
+        let gap = if names.len() > 22 { format!("\n{:24}", "") } else { String::new() };
+        format!("  {names:<22}{gap} {}", group[0].help)
     });
     let title = String::from("Options after -o, separated by commas (\\, is a comma in a value):");
     [title].into_iter().chain(lines).collect::<Vec<_>>().join("\n")
