@@ -2,8 +2,8 @@
 //!
 //! An operation **observes** the branches, lets [`crate::union`] **decide**, and then **acts**.
 //! Each family of operations has its file below; this one holds what they stand on:
-//! directories of branches ([`Union::dir`]), the search of a name ([`Union::look`]), and how
-//! what was found becomes an inode ([`Union::adopt`]).
+//! directories of branches (`Union::dir`), the search of a name (`Union::look`), and how
+//! what was found becomes an inode (`Union::adopt`).
 //!
 //! # Lock order
 //!
@@ -11,7 +11,7 @@
 //!    which no other lock is;
 //! 2. names of directories ([`Inode::names`]): parents before children, two unrelated ones by
 //!    number. The kernel already keeps operations apart that hold more than one;
-//! 3. the tree ([`Union::tree`]): shared to walk from a directory to its parents, exclusive to
+//! 3. the tree (`Union::tree`): shared to walk from a directory to its parents, exclusive to
 //!    move a directory;
 //! 4. the state of an inode, then tables. No system call is made under either.
 
@@ -67,6 +67,7 @@ pub struct Union {
     root: Arc<Inode>,
     handles: Handles,
     dirs: Arc<dirs::DirCache>,
+    replaced: Arc<dirs::Replaced>,
     tree: RwLock<()>,
     /// Shown in the place of directories that are other branches.
     empty: Option<Arc<Dir>>,

@@ -4,12 +4,12 @@
 //! directory, whatever somebody planted in the branch.
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Dev, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::at::At;
+use super::at::{At, SetTime};
 use super::stat::{Kind, Stat};
 
 /// An open directory of a branch.
@@ -87,6 +87,12 @@ impl Dir {
             Ok(_) | Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => Err(Errno::STALE),
             Err(error) => Err(error),
         }
+    }
+
+    /// Holds an entry, whatever becomes of its name, without access to its content.
+    pub fn hold(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.0, name, flags, Mode::empty())
     }
 
     /// Makes a new regular file and opens it for reading and writing.
@@ -184,10 +190,32 @@ impl Dir {
         Ok(any)
     }
 
+    /// Does something in the directory that must not move its times: what changes nothing that a
+    /// caller sees.
+    ///
+    /// # Errors
+    /// Those of `act`; times that cannot be restored are only logged.
+    pub fn keeping_times<T>(&self, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        let before = self.stat()?;
+        let done = act()?;
+        if let Err(errno) = self.at(b"").set_times(SetTime::To(before.atime), SetTime::To(before.mtime)) {
+            tracing::warn!(%errno, "restoring a directory's times");
+        }
+        Ok(done)
+    }
+
     /// Makes the directory's entries durable.
     pub fn sync(&self) -> Result<(), Errno> {
         rustix::fs::fsync(self.open_for_reading()?)
     }
+}
+
+/// Opens what a descriptor holds once more.
+///
+/// # Errors
+/// Those of open(2).
+pub fn open_again(held: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(format!("/proc/self/fd/{}", held.as_raw_fd()), flags | OFlags::CLOEXEC, Mode::empty())
 }
 
 impl AsFd for Dir {

@@ -60,7 +60,8 @@ impl From<Errno> for WorkError {
 impl Work {
     /// Makes, locks and cleans the work area in a directory.
     pub fn open(parent: &Dir, volatile: bool) -> Result<Work, WorkError> {
-        let area = make_and_open(parent, WORK_AREA)?;
+        // making it must not move the times of the branch's root, which the union shows
+        let area = parent.keeping_times(|| make_and_open(parent, WORK_AREA))?;
         let lock = lock(&area)?;
         if area.find(VOLATILE)?.is_some() {
             return Err(WorkError::Volatile);

@@ -9,7 +9,6 @@ use rustix::io::Errno;
 
 use super::Union;
 use super::copy_data::{Keep, copy_data};
-use super::parents::keeping_times;
 use crate::branch::at::At;
 use crate::branch::dir::Dir;
 use crate::branch::stat::{Kind, Stat};
@@ -212,7 +211,7 @@ impl Union {
         }
         copy.work.set_number(copy.stat.id, Some(inode.ino));
         let into = self.dir(parent, target)?;
-        keeping_times(&into, || {
+        into.keeping_times(|| {
             copy.work.temporary().rename(&copy.name, &into, name.as_bytes(), RenameFlags::NOREPLACE)
         })?;
         inode.with(|state| {
@@ -236,7 +235,7 @@ impl Union {
         let work = self.work(branch)?;
         links::note_gone(work, inode.ino, Origin::of(&stat), &Inode::path_of(parent, name))?;
         let into = self.dir(parent, branch)?;
-        keeping_times(&into, || work.links().link(&links::link_name(inode.ino), &into, name.as_bytes()))
+        into.keeping_times(|| work.links().link(&links::link_name(inode.ino), &into, name.as_bytes()))
     }
 
     /// Gives an open file without a name a copy without a name.

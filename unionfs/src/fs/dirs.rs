@@ -1,6 +1,7 @@
 //! Directories of branches, opened when they are needed and kept as long as there is room.
 
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use lru::LruCache;
@@ -19,10 +20,12 @@ const SHARE: u64 = 4;
 const MOST: u64 = 16_384;
 const LEAST: u64 = 256;
 
+type Shard = LruCache<(u64, BranchIndex), Arc<Dir>>;
+
 /// Open directories by (inode number, branch), the least recently used ones closed first.
 #[derive(Debug)]
 pub(super) struct DirCache {
-    shards: [Mutex<LruCache<(u64, BranchIndex), Arc<Dir>>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
     branches: u16,
 }
 
@@ -34,7 +37,7 @@ impl DirCache {
         Arc::new(DirCache { shards: std::array::from_fn(|_| Mutex::new(LruCache::new(each))), branches })
     }
 
-    fn shard(&self, ino: u64) -> &Mutex<LruCache<(u64, BranchIndex), Arc<Dir>>> {
+    fn shard(&self, ino: u64) -> &Mutex<Shard> {
         &self.shards[(ino.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 60) as usize % SHARDS]
     }
 
@@ -56,13 +59,46 @@ impl DirCache {
     }
 }
 
-/// Lets go of the directories of an inode that is not known any more.
+/// Files that a rename replaced a moment ago. Somebody who found the old file by its name may be
+/// just about to open it, and must not fail: the name was there all the time.
 #[derive(Debug)]
-pub(super) struct Purge(pub(super) Arc<DirCache>);
+pub(super) struct Replaced(Mutex<LruCache<u64, (Arc<OwnedFd>, BranchIndex)>>);
+
+/// So many are remembered.
+const REPLACED: NonZeroUsize = NonZeroUsize::new(64).expect("it is not zero");
+
+impl Replaced {
+    pub(super) fn new() -> Arc<Replaced> {
+        Arc::new(Replaced(Mutex::new(LruCache::new(REPLACED))))
+    }
+
+    /// Keeps a file, held open without access to its content, and the branch it lay on.
+    pub(super) fn keep(&self, ino: u64, held: OwnedFd, branch: BranchIndex) {
+        let evicted = self.0.lock().push(ino, (Arc::new(held), branch));
+        drop(evicted);
+    }
+
+    pub(super) fn get(&self, ino: u64) -> Option<(Arc<OwnedFd>, BranchIndex)> {
+        self.0.lock().get(&ino).cloned()
+    }
+
+    fn remove(&self, ino: u64) {
+        let removed = self.0.lock().pop(&ino);
+        drop(removed);
+    }
+}
+
+/// Lets go of what is open for an inode that is not known any more.
+#[derive(Debug)]
+pub(super) struct Purge {
+    pub(super) dirs: Arc<DirCache>,
+    pub(super) replaced: Arc<Replaced>,
+}
 
 impl LeaveHook for Purge {
     fn left(&self, ino: u64) {
-        self.0.remove(ino);
+        self.dirs.remove(ino);
+        self.replaced.remove(ino);
     }
 }
 

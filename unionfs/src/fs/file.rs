@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use super::copy_data::Keep;
 use super::{Caller, Union};
 use crate::branch::at::At;
-use crate::branch::dir::Dir;
-use crate::branch::stat::{Kind, Stat};
+use crate::branch::dir::{Dir, open_again};
+use crate::branch::stat::{Kind, RealId, Stat};
 use crate::handle::{FileHandle, OpenFile, Real};
 use crate::inode::{Inode, Place};
 use crate::links;
@@ -76,16 +76,18 @@ impl Union {
                 }
                 return Ok(open);
             }
-            let (real, id) = self.open_real(inode, write)?;
+            let (real, id) = match inode.place() {
+                Place::Gone(_) => self.open_replaced(inode)?,
+                _ => self.open_real(inode, write)?,
+            };
             let opened = OpenFile::new(Arc::clone(inode), real);
-            let kept = inode.with(|state| {
-                if state.real != id || state.open.strong_count() > 0 {
-                    return false;
+            inode.with(|state| {
+                if state.real == id && state.open.strong_count() == 0 {
+                    state.open = Arc::downgrade(&opened);
                 }
-                state.open = Arc::downgrade(&opened);
-                true
             });
-            if kept {
+            // the next turn finds it, or what somebody else opened meanwhile
+            if inode.open_file().is_some_and(|open| Arc::ptr_eq(&open, &opened)) && (!write || opened.real().writable) {
                 return Ok(opened);
             }
         }
@@ -93,7 +95,7 @@ impl Union {
     }
 
     /// Opens the real file where it lies, and sees that it still is the one that was looked up.
-    fn open_real(&self, inode: &Inode, write: bool) -> Result<(Real, crate::branch::stat::RealId), Errno> {
+    fn open_real(&self, inode: &Inode, write: bool) -> Result<(Real, RealId), Errno> {
         if inode.kind != Kind::File {
             return Err(Errno::OPNOTSUPP);
         }
@@ -110,17 +112,12 @@ impl Union {
         Ok((Real { file, writable: write, branch: Some(branch) }, id))
     }
 
-    /// The directory and name by which an object that is not a directory is reached.
-    pub(super) fn real_name(&self, inode: &Inode) -> Result<(Arc<Dir>, Vec<u8>), Errno> {
-        match inode.place() {
-            Place::Record(branch) => Ok((Arc::clone(self.work(branch)?.links()), links::link_name(inode.ino))),
-            Place::Entry(branch) => {
-                let dentry = inode.dentry().ok_or(Errno::STALE)?;
-                Ok((self.dir(&dentry.parent, branch)?, dentry.name.as_bytes().to_vec()))
-            }
-            Place::Stack(_) => Err(Errno::ISDIR),
-            Place::Gone(_) => Err(Errno::STALE),
-        }
+    /// Opens a file that a rename replaced a moment ago, for reading.
+    fn open_replaced(&self, inode: &Inode) -> Result<(Real, RealId), Errno> {
+        let (held, branch) = self.replaced.get(inode.ino).ok_or(Errno::STALE)?;
+        let file = open_again(held.as_fd(), OFlags::RDONLY | OFlags::NOCTTY)?;
+        let id = Stat::of_file(&file)?.id;
+        Ok((Real { file, writable: false, branch: Some(branch) }, id))
     }
 
     /// Makes the real file of an open inode one that may be written: copies it up, or opens it
@@ -135,14 +132,26 @@ impl Union {
             Ok((again, _)) => again,
             // without a name; the descriptor itself leads to it
             Err(Errno::STALE) => {
-                let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&real.file));
-                let file = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+                let file = open_again(real.file.as_fd(), OFlags::RDWR)?;
                 Real { file, writable: true, branch: real.branch }
             }
             Err(errno) => return Err(errno),
         };
         open.switch(again);
         Ok(())
+    }
+
+    /// The directory and name by which an object that is not a directory is reached.
+    pub(super) fn real_name(&self, inode: &Inode) -> Result<(Arc<Dir>, Vec<u8>), Errno> {
+        match inode.place() {
+            Place::Record(branch) => Ok((Arc::clone(self.work(branch)?.links()), links::link_name(inode.ino))),
+            Place::Entry(branch) => {
+                let dentry = inode.dentry().ok_or(Errno::STALE)?;
+                Ok((self.dir(&dentry.parent, branch)?, dentry.name.as_bytes().to_vec()))
+            }
+            Place::Stack(_) => Err(Errno::ISDIR),
+            Place::Gone(_) => Err(Errno::STALE),
+        }
     }
 
     fn writable_real(&self, handle: u64) -> Result<Arc<Real>, Errno> {

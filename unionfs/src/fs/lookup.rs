@@ -197,8 +197,7 @@ impl Union {
 
     /// The topmost entry of a path, found without inodes.
     fn resolve_path(&self, path: &[u8]) -> Result<Option<(BranchIndex, Stat)>, Errno> {
-        let roots = (0..).map(BranchIndex).zip(&self.branches);
-        let mut level: Level = roots.map(|(index, branch)| (index, Arc::clone(&branch.root))).collect();
+        let mut level = self.level(&self.root)?;
         let mut last = None;
         for component in path.split(|byte| *byte == b'/') {
             let sight = self.look(&level, name(component)?)?;

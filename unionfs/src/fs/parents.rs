@@ -6,8 +6,6 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::Union;
-use crate::branch::at::SetTime;
-use crate::branch::dir::Dir;
 use crate::branch::stat::Stat;
 use crate::inode::{Inode, Place};
 use crate::union::{BranchIndex, policy};
@@ -79,7 +77,7 @@ impl Union {
         };
         let place = |new: &Stat| {
             work.set_number(new.id, (branch < top).then_some(inode.ino));
-            keeping_times(&into, || work.temporary().rename(&temporary, &into, name, RenameFlags::NOREPLACE))
+            into.keeping_times(|| work.temporary().rename(&temporary, &into, name, RenameFlags::NOREPLACE))
         };
         let new = prepare().and_then(|new| place(&new).map(|()| new)).inspect_err(|_| work.discard(&temporary))?;
         inode.with(|state| {
@@ -91,15 +89,4 @@ impl Union {
         });
         Ok(())
     }
-}
-
-/// Does something in a directory that must not move its times: a copy-up changes nothing that a
-/// caller sees.
-pub(super) fn keeping_times<T>(dir: &Dir, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
-    let before = dir.stat()?;
-    let done = act()?;
-    if let Err(errno) = dir.at(b"").set_times(SetTime::To(before.atime), SetTime::To(before.mtime)) {
-        tracing::warn!(%errno, "restoring a directory's times after a copy-up");
-    }
-    Ok(done)
 }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use smallvec::SmallVec;
 
 use super::Union;
-use super::dirs::{DirCache, Purge};
+use super::dirs::{DirCache, Purge, Replaced};
 use crate::branch::dir::Dir;
 use crate::branch::work::{Work, WorkError};
 use crate::branch::{self, Branch};
@@ -17,7 +17,8 @@ use crate::handle::Handles;
 use crate::identity::Numbers;
 use crate::inode::{Birth, Inodes, Place, ROOT, Stack};
 use crate::options::{Access, BranchSpec, Options};
-use crate::union::BranchIndex;
+use crate::union::name::OPAQUE;
+use crate::union::{BranchIndex, Cut, Found, Resolved, resolve};
 
 /// Why a union cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +77,8 @@ impl Union {
         };
         let numbers = Numbers::default();
         let dirs = DirCache::new(count);
-        let inodes = Inodes::new(Box::new(Purge(Arc::clone(&dirs))));
+        let replaced = Replaced::new();
+        let inodes = Inodes::new(Box::new(Purge { dirs: Arc::clone(&dirs), replaced: Arc::clone(&replaced) }));
         let top = opened[0].root.stat().map_err(|errno| SetupError::Open(branches[0].path.clone(), errno))?;
         for branch in &opened {
             if let Ok(stat) = branch.root.stat() {
@@ -84,8 +86,7 @@ impl Union {
                 numbers.natural(stat.id);
             }
         }
-        let all: SmallVec<[BranchIndex; 4]> = (0..count).map(BranchIndex).collect();
-        let stack = Stack { branches: all, lowest_seen: BranchIndex(count - 1) };
+        let stack = root_stack(&opened)?;
         let birth = Birth { ino: ROOT, kind: top.kind, place: Place::Stack(Arc::new(stack)), real: top.id };
         let root = inodes.look_up(birth).map_err(|_| SetupError::Open(branches[0].path.clone(), Errno::IO))?;
         let root_inode = Arc::clone(root.inode());
@@ -100,12 +101,26 @@ impl Union {
             root: root_inode,
             handles: Handles::default(),
             dirs,
+            replaced,
             tree: RwLock::new(()),
             empty,
             checked_records: Mutex::default(),
             on_stale: OnceLock::new(),
         }))
     }
+}
+
+/// The branches of the root: all, down to the first whose root is opaque.
+fn root_stack(branches: &[Branch]) -> Result<Stack, SetupError> {
+    let roots = (0..).map(BranchIndex).zip(branches).map(|(index, branch)| {
+        let opaque = branch.honours_whiteouts() && branch.root.find(OPAQUE)?.is_some();
+        Ok((index, Found::Dir { opaque }))
+    });
+    let fail = |errno| SetupError::Open(branches[0].spec.path.clone(), errno);
+    let Resolved::Dir { stack, cut } = resolve(roots).map_err(fail)? else { return Err(SetupError::NoBranches) };
+    let last = stack.last().copied().unwrap_or(BranchIndex(0));
+    let lowest_seen = cut.and_then(Cut::lowest_seen).unwrap_or(last);
+    Ok(Stack { branches: SmallVec::from_vec(stack), lowest_seen })
 }
 
 type Ancestry = Vec<(u64, u64)>;

@@ -90,9 +90,10 @@ impl Carrier<'_> {
         for step in steps.iter().rev() {
             let undone = match step {
                 Step::Whiteout(which) => self.spot(*which).and_then(Spot::drop_whiteout),
-                Step::MarkOpaque(which) => {
-                    self.spot(*which).and_then(Spot::open).and_then(|dir| absent_is_fine(dir.unlink(OPAQUE)))
-                }
+                Step::MarkOpaque(which) => self
+                    .spot(*which)
+                    .and_then(Spot::open)
+                    .and_then(|dir| dir.keeping_times(|| absent_is_fine(dir.unlink(OPAQUE)))),
                 _ => Ok(()),
             };
             if let Err(errno) = undone {
@@ -131,10 +132,11 @@ impl Spot<'_> {
 
 /// Makes a directory hide what is below it.
 pub(super) fn mark_opaque(dir: &Dir) -> Result<(), Errno> {
-    match dir.make_node(OPAQUE, Kind::File, 0o444, 0) {
+    // the directory itself does not change for those who look at the union
+    dir.keeping_times(|| match dir.make_node(OPAQUE, Kind::File, 0o444, 0) {
         Err(Errno::EXIST) => Ok(()),
         result => result,
-    }
+    })
 }
 
 /// Takes whiteouts and marks out of a logically empty directory.
