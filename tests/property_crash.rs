@@ -25,7 +25,7 @@ use rustix::io::Errno;
 const BINARY: &str = env!("CARGO_BIN_EXE_runionfs");
 
 /// How many operations a round holds; it is over before they are all done.
-const LENGTH: usize = 2_000;
+const LENGTH: usize = 500;
 
 /// What the worker had done when the daemon died.
 struct Death {

@@ -71,8 +71,10 @@ fn entry_difference(found: &Entry, expected: &Entry, times: bool) -> impl Iterat
     if expected.kind != Kind::Directory {
         compare("link count", found.nlink.to_string(), expected.nlink.to_string());
     }
+    // the kernel itself moves the time of a fifo that is written to, but not under FUSE, where it never asks for it
+    let written_fifo = expected.kind == Kind::Fifo && expected.mtime.0 > CLOCK;
     let from_the_clock = found.mtime.0 > CLOCK && expected.mtime.0 > CLOCK;
-    if times && !from_the_clock {
+    if times && !from_the_clock && !written_fifo {
         compare("mtime", format!("{:?}", found.mtime), format!("{:?}", expected.mtime));
     }
     lines.into_iter()

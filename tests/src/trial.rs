@@ -32,7 +32,7 @@ pub fn try_many<S: proptest::strategy::Strategy>(
     values: &S,
     property: impl Fn(S::Value) -> TestCaseResult,
 ) {
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 400, ..Config::default() };
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 1_000, ..Config::default() };
     match TestRunner::new(config).run(values, property) {
         Ok(()) => {}
         Err(TestError::Fail(reason, value)) => panic!("{}\nof {value:#?}", reason.message()),
@@ -92,12 +92,11 @@ impl Ground {
         read_only.map(|(index, _)| (index, Snapshot::take(&self.at(index.to_string())))).collect()
     }
 
-    /// Whether a directory at this path may be refused to be renamed: it lies, or lay, in more than one branch or in
-    /// one that is not written.
+    /// Whether a directory at this path may be refused to be renamed: some of it lies below the branch that carries
+    /// the rename, which is the topmost one where others would be hidden.
     fn may_have_content_below(&self, path: &str) -> bool {
-        let branches = self.layout.branches.iter().enumerate();
-        let holders: Vec<_> = branches.filter(|(index, _)| self.at(format!("{index}/{path}")).is_dir()).collect();
-        holders.len() > 1 || holders.iter().any(|(_, access)| **access != crate::world::Access::Writable)
+        let in_place = usize::from(self.layout.top_is_writable());
+        (in_place..self.layout.branches.len()).any(|index| self.at(format!("{index}/{path}")).is_dir())
     }
 }
 
