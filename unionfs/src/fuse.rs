@@ -30,7 +30,7 @@ use crate::pool::Pool;
 use convert::{attributes, device_number, kind_of_mode, reply_errno, set_time};
 
 /// What we would like the kernel to do, where it can.
-const WANTED: [(InitFlags, &str); 8] = [
+const WANTED: [(InitFlags, &str); 9] = [
     (InitFlags::FUSE_ATOMIC_O_TRUNC, "atomic_o_trunc"),
     (InitFlags::FUSE_PARALLEL_DIROPS, "parallel_dirops"),
     (InitFlags::FUSE_DO_READDIRPLUS, "readdirplus"),
@@ -39,6 +39,7 @@ const WANTED: [(InitFlags, &str); 8] = [
     (InitFlags::FUSE_POSIX_ACL, "posix_acl"),
     (InitFlags::FUSE_ASYNC_DIO, "async_dio"),
     (InitFlags::FUSE_MAX_PAGES, "max_pages"),
+    (InitFlags::FUSE_HANDLE_KILLPRIV_V2, "handle_killpriv_v2"),
 ];
 /// Largest write request, in bytes.
 const MAX_WRITE: u32 = 1 << 20;
@@ -239,7 +240,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -256,8 +257,9 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let change = Change { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
+        let caller = caller(request);
         self.dispatch(self.union().change_copies_up(ino.0), ino, move |shared| {
-            match shared.run(|union| union.setattr(ino.0, change)) {
+            match shared.run(|union| union.setattr(ino.0, change, caller)) {
                 Ok(attr) => reply.attr(&shared.ttl, &attributes(&attr)),
                 Err(errno) => reply.error(errno),
             }
@@ -406,22 +408,23 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let strip = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID).then(|| caller(request));
         if !self.union().write_copies_up(handle.0) {
-            return reply_written(self.shared.run(|union| union.write(handle.0, offset, data)), reply);
+            return reply_written(self.shared.run(|union| union.write(handle.0, offset, data, strip)), reply);
         }
         let data = data.to_vec();
         self.dispatch(true, ino, move |shared| {
-            reply_written(shared.run(|union| union.write(handle.0, offset, &data)), reply);
+            reply_written(shared.run(|union| union.write(handle.0, offset, &data, strip)), reply);
         });
     }
 
@@ -553,7 +556,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -561,8 +564,9 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let caller = caller(request);
         self.dispatch(self.union().write_copies_up(handle.0), ino, move |shared| {
-            reply_empty(shared.run(|union| union.fallocate(handle.0, mode as u32, offset, length)), reply);
+            reply_empty(shared.run(|union| union.fallocate(handle.0, mode as u32, offset, length, caller)), reply);
         });
     }
 
@@ -583,7 +587,7 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         _from_ino: INodeNo,
         from: FileHandle,
         from_at: u64,
@@ -594,8 +598,9 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let (caller, from, to) = (caller(request), (from.0, from_at), (to.0, to_at));
         self.dispatch(true, to_ino, move |shared| {
-            reply_written(shared.run(|union| union.copy_range(from.0, from_at, to.0, to_at, length)), reply);
+            reply_written(shared.run(|union| union.copy_range(from, to, length, caller)), reply);
         });
     }
 }

@@ -3,11 +3,11 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use rustix::fs::{OFlags, StatVfs};
+use rustix::fs::StatVfs;
 use rustix::io::Errno;
 
 use super::copy_data::Keep;
-use super::{Attr, Union};
+use super::{Attr, Caller, Union};
 use crate::branch::at::{At, SetTime};
 use crate::branch::dir::Dir;
 use crate::branch::stat::Kind;
@@ -97,7 +97,7 @@ impl Union {
     ///
     /// # Errors
     /// EROFS, EISDIR for the size of a directory, those of a copy-up and of the branch.
-    pub fn setattr(&self, ino: u64, change: Change) -> Result<Attr, Errno> {
+    pub fn setattr(&self, ino: u64, change: Change, caller: Caller) -> Result<Attr, Errno> {
         let inode = self.inode(ino)?;
         match (change.size, inode.kind) {
             (Some(_), Kind::Dir) => return Err(Errno::ISDIR),
@@ -106,16 +106,16 @@ impl Union {
         }
         if !change.is_empty() {
             self.make_changeable(&inode, change.size.map_or(Keep::All, Keep::First))?;
-            self.change(&inode, change)?;
+            self.change(&inode, change, caller)?;
         }
         self.getattr(ino)
     }
 
-    fn change(&self, inode: &Arc<Inode>, change: Change) -> Result<(), Errno> {
+    fn change(&self, inode: &Arc<Inode>, change: Change, caller: Caller) -> Result<(), Errno> {
         let place = self.whereabouts(inode)?;
         let at = place.at();
         if let Some(size) = change.size {
-            self.truncate(inode, size)?;
+            self.truncate(inode, size, caller)?;
         }
         if change.uid.is_some() || change.gid.is_some() {
             at.chown(change.uid, change.gid)?;
@@ -129,13 +129,11 @@ impl Union {
         Ok(())
     }
 
-    fn truncate(&self, inode: &Arc<Inode>, size: u64) -> Result<(), Errno> {
-        if inode.open_file().is_some() {
-            let open = self.open_file(inode, true)?;
-            return rustix::fs::ftruncate(&open.real().file, size);
-        }
-        let (dir, name) = self.real_name(inode)?;
-        rustix::fs::ftruncate(dir.open_file(&name, OFlags::WRONLY)?, size)
+    fn truncate(&self, inode: &Arc<Inode>, size: u64, caller: Caller) -> Result<(), Errno> {
+        let open = self.open_file(inode, true)?;
+        let real = open.real();
+        self.strip_set_id(inode, &real, caller)?;
+        rustix::fs::ftruncate(&real.file, size)
     }
 
     /// The target of a symbolic link.

@@ -160,9 +160,11 @@ impl Union {
         let whiteout = has_whiteout(&into, name)?;
         let steps = plan::create(Create { dir: matches!(new, New::Dir), whiteout });
         let mut file = None;
+        // another copy of the directory may have another group or ACL to pass on
+        let plain = birth.is_plain() && dir.stack()?.top() == target;
         let carrier = Carrier { work, source: None, target: Spot { dir: Arc::clone(&into), name } };
         carrier.run(&steps, |opaque| {
-            file = if birth.is_plain() && !opaque {
+            file = if plain && !opaque {
                 put(&into, name.as_bytes(), new, birth.mode)?
             } else {
                 put_prepared(work, &into, name, new, birth, opaque)?

@@ -44,8 +44,9 @@ impl Union {
         }
         let open = self.open_file(&inode, writes && self.in_place(&inode) || truncates)?;
         if truncates {
-            self.strip_set_id(&inode, &open, caller)?;
-            rustix::fs::ftruncate(&open.real().file, 0)?;
+            let real = open.real();
+            self.strip_set_id(&inode, &real, caller)?;
+            rustix::fs::ftruncate(&real.file, 0)?;
         }
         let keep_cache = self.may_keep_cache(&inode, &open)? && !truncates;
         let handle = self.handles.add_file(FileHandle { open, writes });
@@ -154,17 +155,17 @@ impl Union {
         }
     }
 
-    fn writable_real(&self, handle: u64) -> Result<Arc<Real>, Errno> {
+    fn writable_real(&self, handle: u64) -> Result<(Arc<OpenFile>, Arc<Real>), Errno> {
         let handle = self.handles.file(handle)?;
         if !handle.writes {
             return Err(Errno::BADF);
         }
-        let real = handle.open.real();
-        if real.writable {
-            return Ok(real);
+        let open = Arc::clone(&handle.open);
+        if !open.real().writable {
+            self.make_writable(&open)?;
         }
-        self.make_writable(&handle.open)?;
-        Ok(handle.open.real())
+        let real = open.real();
+        Ok((open, real))
     }
 
     /// Whether a write to a handle would have to copy the file up first.
@@ -205,12 +206,16 @@ impl Union {
         Ok(done)
     }
 
-    /// Writes at an offset, all of it or as much as there is room for.
+    /// Writes at an offset, all of it or as much as there is room for. `strip` is the caller if
+    /// the write takes set-id bits away.
     ///
     /// # Errors
     /// EBADF, ENOSPC, those of pwrite(2) and of a copy-up.
-    pub fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<usize, Errno> {
-        let real = self.writable_real(handle)?;
+    pub fn write(&self, handle: u64, offset: u64, data: &[u8], strip: Option<Caller>) -> Result<usize, Errno> {
+        let (open, real) = self.writable_real(handle)?;
+        if let Some(caller) = strip {
+            self.strip_set_id(&open.inode, &real, caller)?;
+        }
         let mut done = 0;
         while done < data.len() {
             match rustix::io::pwrite(&real.file, &data[done..], offset + done as u64) {
@@ -233,8 +238,9 @@ impl Union {
     ///
     /// # Errors
     /// Those of fallocate(2) and of a copy-up.
-    pub fn fallocate(&self, handle: u64, mode: u32, offset: u64, length: u64) -> Result<(), Errno> {
-        let real = self.writable_real(handle)?;
+    pub fn fallocate(&self, handle: u64, mode: u32, offset: u64, length: u64, caller: Caller) -> Result<(), Errno> {
+        let (open, real) = self.writable_real(handle)?;
+        self.strip_set_id(&open.inode, &real, caller)?;
         rustix::fs::fallocate(&real.file, FallocateFlags::from_bits_retain(mode), offset, length)
     }
 
@@ -253,32 +259,38 @@ impl Union {
         rustix::fs::seek(&real.file, to)
     }
 
-    /// copy_file_range(2) between two handles.
+    /// copy_file_range(2) between two handles, each with an offset.
     ///
     /// # Errors
     /// Those of copy_file_range(2); EXDEV lets the kernel copy by reading and writing.
-    pub fn copy_range(&self, from: u64, from_at: u64, to: u64, to_at: u64, length: u64) -> Result<usize, Errno> {
+    pub fn copy_range(&self, from: (u64, u64), to: (u64, u64), length: u64, caller: Caller) -> Result<usize, Errno> {
+        let ((from, from_at), (to, to_at)) = (from, to);
         // the target first: the source may be the same file
-        let target = self.writable_real(to)?;
+        let (open, target) = self.writable_real(to)?;
+        self.strip_set_id(&open.inode, &target, caller)?;
         let source = self.handles.file(from)?.open.real();
         let (mut read_at, mut write_at) = (from_at, to_at);
         let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);
         rustix::fs::copy_file_range(&source.file, Some(&mut read_at), &target.file, Some(&mut write_at), length)
     }
 
-    /// Truncating takes set-id bits away, unless the caller may keep them; the kernel leaves that
-    /// to us where the truncation comes with open.
-    fn strip_set_id(&self, inode: &Inode, open: &OpenFile, caller: Caller) -> Result<(), Errno> {
-        let real = open.real();
+    /// A change of the content takes set-id bits away, unless the caller may keep them (rule 35).
+    /// The kernel leaves that to us (FUSE_HANDLE_KILLPRIV_V2); capabilities go by the change of
+    /// the real file itself.
+    pub(super) fn strip_set_id(&self, inode: &Inode, real: &Real, caller: Caller) -> Result<(), Errno> {
         let stat = Stat::of_file(&real.file)?;
-        let setgid = stat.mode & 0o2010 == 0o2010;
-        if (stat.mode & 0o4000 == 0 && !setgid) || caller.may_keep_set_id() {
+        if stat.mode & 0o6000 == 0 || caller.may_keep_set_id() {
             return Ok(());
         }
-        let gone = 0o4000 | if setgid { 0o2000 } else { 0 };
-        At::open(real.file.as_fd()).chmod(stat.mode & !gone)?;
-        // the kernel asks for the mode no more, and an old one would still give rights
-        self.tell_stale(inode.ino);
+        // see setattr_should_drop_sgid in the kernel: without the execute bit for the group, the
+        // bit means something to the group's members only
+        let setgid = stat.mode & 0o2000 != 0 && (stat.mode & 0o10 != 0 || !caller.is_in_group(stat.gid));
+        let gone = stat.mode & (0o4000 | if setgid { 0o2000 } else { 0 });
+        if gone != 0 {
+            At::open(real.file.as_fd()).chmod(stat.mode & !gone)?;
+            // the kernel asks for the mode no more, and an old one would still give rights
+            self.tell_stale(inode.ino);
+        }
         Ok(())
     }
 
