@@ -72,7 +72,11 @@ fn a_mount_that_follows_an_unmount_at_once_is_never_lost() {
         let mut union = branches.mount();
         for round in 0..40 {
             // every second time the former daemon may still run when the next mount comes
-            if round % 2 == 0 { union.mounted.umount() } else { union.mounted.detach() }
+            if round % 2 == 0 {
+                union.mounted.umount()
+            } else {
+                union.mounted.detach()
+            }
             union.mounted.mount_again();
             assert_eq!(kinds_at(union.mounted.target()), ["fuse.runionfs"], "{access:?}, round {round}");
             assert_eq!(union.read("f"), "low", "{access:?}, round {round}");
