@@ -102,6 +102,7 @@ fn one_round(parent: &Path, round: u32, layout: &Layout, acts: &[Act], delay: Du
     let ground = Ground::new(parent, &round.to_string(), layout).expect("write the branches");
     let plain_root = ground.write_plain().expect("write the plain directory");
     let mut plain = Caller::new(&plain_root);
+    let acts = &ground.rehearse(acts).expect("rehearse");
     let (death, mut mounted) = work_until_killed(&ground, acts, delay);
     mounted.mount_again();
     let name = format!("round {round}, killed after {} operations", death.answers.len());

@@ -22,6 +22,7 @@ fn read_only_branches_never_change() {
     try_many(number("RUNIONFS_LOWER_CASES", 100), &values, |(layout, acts)| {
         trials.set(trials.get() + 1);
         let ground = Ground::new(sandbox.path(), &trials.get().to_string(), &layout).expect("write the branches");
+        let acts = ground.rehearse(&acts).expect("rehearse");
         let before = ground.read_only_branches();
         let mut mounted = ground.mount(BINARY);
         let mut caller = Caller::new(mounted.target());

@@ -146,6 +146,7 @@ fn a_listing_holds_exactly_what_a_lookup_finds() {
     try_many(number("RUNIONFS_READDIR_CASES", 100), &values, |(layout, acts)| {
         trials.set(trials.get() + 1);
         let ground = Ground::new(sandbox.path(), &trials.get().to_string(), &layout).expect("write the branches");
+        let acts = ground.rehearse(&acts).expect("rehearse");
         let mut mounted = ground.mount(BINARY);
         let mut caller = Caller::new(mounted.target());
         for step in acts.chunks(20) {

@@ -23,6 +23,7 @@ fn a_remount_shows_the_same_tree() {
     try_many(number("RUNIONFS_REMOUNT_CASES", 100), &values, |(layout, acts)| {
         trials.set(trials.get() + 1);
         let ground = Ground::new(sandbox.path(), &trials.get().to_string(), &layout).expect("write the branches");
+        let acts = ground.rehearse(&acts).expect("rehearse");
         let mut mounted = ground.mount(BINARY);
         let mut caller = Caller::new(mounted.target());
         for act in &acts {

@@ -8,14 +8,16 @@ use rustix::fs::FileType;
 
 mod caller;
 mod draw;
+mod pick;
 
 pub use caller::Caller;
 pub use draw::{acts, acts_and_remounts, single_changes};
+pub use pick::Present;
 
 /// How many handles a caller holds at most.
 const HANDLES: usize = 4;
 
-/// One thing that a caller does.
+/// One thing that a caller does. Paths may be picks of what is there, see [`Present`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are called as the arguments of the system calls")]
 pub enum Op {
@@ -67,7 +69,7 @@ pub enum Op {
     List { at: String },
     /// open(2) into a handle that stays open, in the place of the one that was there.
     Hold { handle: usize, at: String, how: OpenHow },
-    /// A call on a handle.
+    /// A call on a handle, or the next one that is open.
     Use { handle: usize, what: HandleUse },
     /// close(2).
     Close { handle: usize },

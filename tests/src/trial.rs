@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::model::{self, Clock, Naming};
 use crate::mount::Mounted;
-use crate::ops::{Act, Caller, Op, Sight};
+use crate::ops::{Act, Caller, Op, Present, Sight};
 use crate::snapshot::Snapshot;
 use crate::tree::{self, Layout};
 
@@ -70,6 +70,28 @@ impl Ground {
         let plain = self.at("plain");
         tree::write_merged(&self.layout.world(), &plain, &self.at("elsewhere"))?;
         Ok(plain)
+    }
+
+    /// The operations with paths in the place of picks: those that are there if a plain directory is told to do them.
+    ///
+    /// # Errors
+    /// The first system call that fails in making the directory.
+    pub fn rehearse(&self, acts: &[Act]) -> io::Result<Vec<Act>> {
+        let (stage, elsewhere) = (self.at("stage"), self.at("behind"));
+        fs::create_dir(&elsewhere)?;
+        tree::write_merged(&self.layout.world(), &stage, &elsewhere)?;
+        let mut caller = Caller::new(&stage);
+        let rehearsed = acts.iter().map(|act| {
+            let act = Present::of(&stage).resolve(act);
+            // an operation that fails is part of the play
+            let (Ok(_) | Err(_)) = caller.act(&act);
+            act
+        });
+        let rehearsed = rehearsed.collect();
+        caller.close_all();
+        fs::remove_dir_all(stage)?;
+        fs::remove_dir_all(elsewhere)?;
+        Ok(rehearsed)
     }
 
     /// Mounts the branches.
@@ -136,8 +158,13 @@ impl Trial {
     /// # Errors
     /// What differs.
     pub fn act(&mut self, act: &Act) -> TestCaseResult {
+        let act = &Present::of(&self.plain_root).resolve(act);
         let found = self.union.act(act);
         if found.as_ref().is_err_and(|errno| self.excuses(&act.op, *errno)) {
+            if let Op::Hold { handle, .. } = act.op {
+                // the handle that was there is closed all the same
+                self.plain.close(handle);
+            }
             return Ok(());
         }
         let expected = self.plain.act(act);

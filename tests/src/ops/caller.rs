@@ -33,6 +33,11 @@ impl Caller {
         self.handles = [const { None }; HANDLES];
     }
 
+    /// Closes one handle, if it is open.
+    pub fn close(&mut self, handle: usize) {
+        self.handles[handle % HANDLES] = None;
+    }
+
     /// Does an operation as the one who does it. [`Op::Remount`] closes the handles, the rest of it is the test's.
     ///
     /// # Errors
@@ -65,12 +70,14 @@ impl Caller {
                 self.handles[place] = Some(open(&self.at(at), *how, 0o666)?);
                 Ok(Sight::Done)
             }
-            Op::Use { handle, what } => match &self.handles[handle % HANDLES] {
-                Some(file) => use_handle(file, what),
-                None => Err(Errno::BADF),
-            },
+            Op::Use { handle, what } => {
+                match self.handles.iter().cycle().skip(*handle).take(HANDLES).flatten().next() {
+                    Some(file) => use_handle(file, what),
+                    None => Err(Errno::BADF),
+                }
+            }
             Op::Close { handle } => {
-                self.handles[handle % HANDLES] = None;
+                self.close(*handle);
                 Ok(Sight::Done)
             }
             Op::Remount => {

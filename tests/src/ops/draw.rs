@@ -1,9 +1,13 @@
 //! Operations drawn at random.
+//!
+//! The strategies are boxed: a tree of values is as large as its largest alternative, and many of them on a stack are
+//! more than the stack of a test holds.
 
 use proptest::prelude::*;
 
+use super::pick::{file_picks, picks, places};
 use super::{Act, Allocate, HANDLES, HandleUse, Node, Op, OpenHow, RenameHow, Times, Who, Xattr, XattrHow};
-use crate::tree::{link_targets, paths};
+use crate::tree::link_targets;
 
 /// Whatever a caller may do.
 pub fn acts() -> impl Strategy<Value = Act> {
@@ -27,8 +31,8 @@ pub fn acts_and_remounts() -> impl Strategy<Value = Act> {
 /// Changes that are one request to the file system each, so that a crash leaves the state before or after it.
 pub fn single_changes() -> impl Strategy<Value = Act> {
     let op = prop_oneof![
-        4 => (paths(), offsets(), 1..4_000usize).prop_map(|(at, offset, length)| Op::Write { at, offset, length }),
-        1 => (paths(), offsets()).prop_map(|(at, length)| Op::Truncate { at, length }),
+        4 => (file_picks(), offsets(), 1..4_000usize).prop_map(|(at, offset, length)| Op::Write { at, offset, length }),
+        1 => (file_picks(), offsets()).prop_map(|(at, length)| Op::Truncate { at, length }),
         8 => name_ops(),
         3 => attribute_ops(),
     ];
@@ -65,40 +69,45 @@ fn open_hows() -> impl Strategy<Value = OpenHow> {
     ])
 }
 
-fn file_ops() -> impl Strategy<Value = Op> {
+fn file_ops() -> BoxedStrategy<Op> {
     let write = prop_oneof![1 => Just(0), 2 => lengths()];
     let manners = vec![Allocate::Plain, Allocate::KeepSize, Allocate::PunchHole, Allocate::ZeroRange];
     prop_oneof![
-        4 => (paths(), open_hows(), modes(), write).prop_map(|(at, how, mode, write)| Op::Open { at, how, mode, write }),
-        3 => (paths(), offsets(), lengths()).prop_map(|(at, offset, length)| Op::Write { at, offset, length }),
-        2 => (paths(), lengths()).prop_map(|(at, length)| Op::Append { at, length }),
-        3 => paths().prop_map(|at| Op::Read { at }),
-        2 => (paths(), offsets()).prop_map(|(at, length)| Op::Truncate { at, length }),
-        1 => (paths(), prop::sample::select(manners), offsets(), 1..9_000_u64)
+        4 => (prop_oneof![2 => file_picks(), 1 => places()], open_hows(), modes(), write).prop_map(|(at, how, mode, write)| Op::Open { at, how, mode, write }),
+        3 => (file_picks(), offsets(), lengths()).prop_map(|(at, offset, length)| Op::Write { at, offset, length }),
+        2 => (file_picks(), lengths()).prop_map(|(at, length)| Op::Append { at, length }),
+        3 => file_picks().prop_map(|at| Op::Read { at }),
+        2 => (file_picks(), offsets()).prop_map(|(at, length)| Op::Truncate { at, length }),
+        1 => (file_picks(), prop::sample::select(manners), offsets(), 1..9_000_u64)
             .prop_map(|(at, manner, offset, length)| Op::Allocate { at, manner, offset, length }),
-        1 => (paths(), paths(), offsets(), lengths())
+        1 => (file_picks(), file_picks(), offsets(), lengths())
             .prop_map(|(from, to, offset, length)| Op::Copy { from, to, offset, length }),
     ]
+    .boxed()
 }
 
-fn name_ops() -> impl Strategy<Value = Op> {
+fn name_ops() -> BoxedStrategy<Op> {
     let kinds = vec![Node::File, Node::Fifo, Node::Socket, Node::Null];
-    let hows =
-        prop_oneof![4 => Just(RenameHow::Plain), 1 => Just(RenameHow::NoReplace), 2 => Just(RenameHow::Exchange)];
     prop_oneof![
-        4 => (paths(), modes()).prop_map(|(at, mode)| Op::Mkdir { at, mode }),
-        3 => paths().prop_map(|at| Op::Rmdir { at }),
-        5 => paths().prop_map(|at| Op::Unlink { at }),
-        2 => (paths(), link_targets()).prop_map(|(at, target)| Op::Symlink { at, target }),
-        3 => (paths(), paths()).prop_map(|(from, to)| Op::Link { from, to }),
-        7 => (paths(), paths(), hows).prop_map(|(from, to, how)| Op::Rename { from, to, how }),
-        2 => (paths(), prop::sample::select(kinds), modes()).prop_map(|(at, kind, mode)| Op::Mknod { at, kind, mode }),
-        2 => prop_oneof![paths(), Just(".".to_owned())].prop_map(|at| Op::List { at }),
-        1 => paths().prop_map(|at| Op::Readlink { at }),
+        4 => (places(), modes()).prop_map(|(at, mode)| Op::Mkdir { at, mode }),
+        3 => picks().prop_map(|at| Op::Rmdir { at }),
+        5 => file_picks().prop_map(|at| Op::Unlink { at }),
+        2 => (places(), link_targets()).prop_map(|(at, target)| Op::Symlink { at, target }),
+        3 => (file_picks(), places()).prop_map(|(from, to)| Op::Link { from, to }),
+        4 => (picks(), picks(), rename_hows()).prop_map(|(from, to, how)| Op::Rename { from, to, how }),
+        4 => (picks(), places(), rename_hows()).prop_map(|(from, to, how)| Op::Rename { from, to, how }),
+        2 => (places(), prop::sample::select(kinds), modes()).prop_map(|(at, kind, mode)| Op::Mknod { at, kind, mode }),
+        2 => prop_oneof![picks(), Just(".".to_owned())].prop_map(|at| Op::List { at }),
+        1 => picks().prop_map(|at| Op::Readlink { at }),
     ]
+    .boxed()
 }
 
-fn attribute_ops() -> impl Strategy<Value = Op> {
+fn rename_hows() -> impl Strategy<Value = RenameHow> {
+    prop_oneof![4 => Just(RenameHow::Plain), 1 => Just(RenameHow::NoReplace), 2 => Just(RenameHow::Exchange)]
+}
+
+fn attribute_ops() -> BoxedStrategy<Op> {
     let times = || {
         prop_oneof![
             2 => seconds().prop_map(Times::Old),
@@ -109,22 +118,23 @@ fn attribute_ops() -> impl Strategy<Value = Op> {
     let owner = || prop_oneof![2 => Just(None), 1 => Just(Some(0)), 1 => Just(Some(1_000)), 1 => Just(Some(7))];
     let hows = prop_oneof![3 => Just(XattrHow::Any), 1 => Just(XattrHow::Create), 1 => Just(XattrHow::Replace)];
     prop_oneof![
-        2 => (paths(), any::<bool>()).prop_map(|(at, follow)| Op::Stat { at, follow }),
-        3 => (paths(), modes()).prop_map(|(at, mode)| Op::Chmod { at, mode }),
-        2 => (paths(), owner(), owner()).prop_map(|(at, uid, gid)| Op::Chown { at, uid, gid }),
-        2 => (paths(), times(), any::<bool>()).prop_map(|(at, times, follow)| Op::Times { at, times, follow }),
-        2 => (paths(), xattrs(), any::<u8>(), 0..200usize, hows)
+        2 => (picks(), any::<bool>()).prop_map(|(at, follow)| Op::Stat { at, follow }),
+        3 => (picks(), modes()).prop_map(|(at, mode)| Op::Chmod { at, mode }),
+        2 => (picks(), owner(), owner()).prop_map(|(at, uid, gid)| Op::Chown { at, uid, gid }),
+        2 => (picks(), times(), any::<bool>()).prop_map(|(at, times, follow)| Op::Times { at, times, follow }),
+        2 => (picks(), xattrs(), any::<u8>(), 0..200usize, hows)
             .prop_map(|(at, name, value, length, how)| Op::SetXattr { at, name, value, length, how }),
-        1 => (paths(), xattrs()).prop_map(|(at, name)| Op::GetXattr { at, name }),
-        1 => (paths(), xattrs()).prop_map(|(at, name)| Op::RemoveXattr { at, name }),
+        1 => (picks(), xattrs()).prop_map(|(at, name)| Op::GetXattr { at, name }),
+        1 => (picks(), xattrs()).prop_map(|(at, name)| Op::RemoveXattr { at, name }),
     ]
+    .boxed()
 }
 
 fn xattrs() -> impl Strategy<Value = Xattr> {
     prop::sample::select(vec![Xattr::UserA, Xattr::UserLook, Xattr::Trusted, Xattr::AccessAcl, Xattr::DefaultAcl])
 }
 
-fn handle_ops() -> impl Strategy<Value = Op> {
+fn handle_ops() -> BoxedStrategy<Op> {
     let what = prop_oneof![
         3 => (offsets(), lengths()).prop_map(|(offset, length)| HandleUse::Read { offset, length }),
         3 => (offsets(), lengths()).prop_map(|(offset, length)| HandleUse::Write { offset, length }),
@@ -134,8 +144,9 @@ fn handle_ops() -> impl Strategy<Value = Op> {
         1 => Just(HandleUse::Sync),
     ];
     prop_oneof![
-        4 => (0..HANDLES, paths(), open_hows()).prop_map(|(handle, at, how)| Op::Hold { handle, at, how }),
+        4 => (0..HANDLES, file_picks(), open_hows()).prop_map(|(handle, at, how)| Op::Hold { handle, at, how }),
         8 => (0..HANDLES, what).prop_map(|(handle, what)| Op::Use { handle, what }),
         1 => (0..HANDLES).prop_map(|handle| Op::Close { handle }),
     ]
+    .boxed()
 }
