@@ -54,8 +54,8 @@ pub(crate) fn enter(root: &Rootfs) -> Result<(), Errno> {
 /// Moves the new root, which is the working directory, over the old one, where that cannot be exchanged.
 fn cover() -> Result<(), Errno> {
     warn(
-        "this machine runs from its initramfs, which pivot_root cannot leave; the container is held \
-         by chroot only, which a privileged process can leave",
+        "the root of this machine cannot be exchanged, as on an initramfs; the container is held by chroot only, which a \
+         privileged process can leave",
     );
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
     chroot(".")?;

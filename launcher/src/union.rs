@@ -86,15 +86,28 @@ impl Daemon {
         Ok(poll(&mut source, PollTimeout::from(PATIENCE_MS))? > 0)
     }
 
-    /// Why the container cannot go on, if the daemon has ended while it was needed.
-    pub(crate) fn unexpected_end(&mut self) -> Option<Failure> {
-        let status = self.process.try_wait().ok().flatten().filter(|_| !self.ended)?;
+    /// Why the container cannot go on, if the daemon has failed while it was needed.
+    pub(crate) fn failure(&mut self) -> Option<Failure> {
+        if self.ended {
+            return None;
+        }
+        let status = self.process.try_wait().ok().flatten()?;
         self.ended = true;
+        // Its connection was ended by the kernel, because the last process of the container has let go of the union:
+        // that is a little earlier than its parent is told.
+        if status.success() {
+            return None;
+        }
         // It may have said why, and a daemon that has ended says nothing more: this does not wait.
         if let Ok(Some(Message::Refused(why))) = self.channel.receive() {
             return Some(Failure::because(MAKING, why));
         }
         Some(Failure::new(format!("the union's daemon has ended ({status}), so the container has no files any more")))
+    }
+
+    /// Whether it has ended, and was waited for.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Waits for its end, once the container is gone.

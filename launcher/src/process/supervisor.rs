@@ -18,6 +18,9 @@ use crate::steps::Step;
 use crate::terminal::Proxy;
 use crate::union::Daemon;
 
+/// How long a container may take to end once its union has.
+const ENDING_MS: u16 = 10_000;
+
 /// Who has to be looked after.
 pub(crate) struct Supervisor<'a> {
     steps: &'a [Step],
@@ -89,7 +92,9 @@ impl<'a> Supervisor<'a> {
 
     /// Waits for something to happen and handles it; the exit status, once the child has ended.
     fn turn(&mut self) -> Result<Option<u8>, Failure> {
-        let ready = self.wait().doing("wait for the container")?;
+        let Some(ready) = self.wait().doing("wait for the container")? else {
+            return Err(Failure::new("the union was aborted, so the container has no files any more"));
+        };
         if ready.channel {
             self.listen()?;
         }
@@ -106,13 +111,17 @@ impl<'a> Supervisor<'a> {
         Ok(None)
     }
 
-    fn wait(&self) -> Result<Ready, Errno> {
+    /// Waits until there is something to do; `None` when the container goes on without its union.
+    fn wait(&self) -> Result<Option<Ready>, Errno> {
+        let is_ending = self.daemon.as_ref().is_some_and(|daemon| daemon.has_ended());
+        let limit = if is_ending { PollTimeout::from(ENDING_MS) } else { PollTimeout::NONE };
         let input = io::stdin();
         let mut sources = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         sources.extend(self.channel.as_ref().map(|channel| PollFd::new(channel.as_fd(), PollFlags::POLLIN)));
         sources.extend(self.proxy.iter().flat_map(|proxy| proxy.interests(input.as_fd())));
-        match poll(&mut sources, PollTimeout::NONE) {
-            Err(Errno::EINTR) => return Ok(Ready::default()),
+        match poll(&mut sources, limit) {
+            Err(Errno::EINTR) => return Ok(Some(Ready::default())),
+            Ok(0) => return Ok(None),
             result => result?,
         };
         let mut ready = Ready::default();
@@ -125,7 +134,7 @@ impl<'a> Supervisor<'a> {
                 _ => ready.terminal = true,
             }
         }
-        Ok(ready)
+        Ok(Some(ready))
     }
 
     /// Hears one message of the child.
@@ -178,7 +187,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn reap(&mut self) -> Result<Option<u8>, Failure> {
-        if let Some(failure) = self.daemon.as_mut().and_then(|daemon| daemon.unexpected_end()) {
+        if let Some(failure) = self.daemon.as_mut().and_then(|daemon| daemon.failure()) {
             return Err(failure);
         }
         let ended = waitpid(self.init, Some(WaitPidFlag::WNOHANG)).doing("wait for the container's first process")?;

@@ -1,0 +1,232 @@
+//! The throw-away copy of the host.
+//!
+//! What is run here over the real host only looks, and writes files of its own. Everything that destroys is tested in
+//! `launch_hosts_place`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use harness::mount::{finish, poll};
+use harness::sandbox::{self, Sandbox};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+#[path = "support/launch.rs"]
+mod launch;
+#[path = "support/tools.rs"]
+mod tools;
+
+use launch::{PATIENCE, RLAUNCH, Running, arguments, mounts, printed, wait_until_gone};
+
+fn rlaunch(script: &str) -> Command {
+    let mut command = Command::new(RLAUNCH);
+    command.args(["sh", "-c", script]);
+    command
+}
+
+/// The process that serves the union of a container, and the directory on disk where it writes.
+fn daemon_of(running: &Running) -> (Pid, PathBuf) {
+    let is_daemon = |pid: &Pid| arguments(*pid).first().is_some_and(|name| name == "rlaunch: union");
+    let daemon = running.children().into_iter().find(is_daemon).expect("the union's daemon");
+    let top = PathBuf::from(&arguments(daemon)[1]);
+    (daemon, top.parent().expect("a directory around the top").to_owned())
+}
+
+#[test]
+fn a_script_on_standard_input_runs_in_a_copy_and_its_status_comes_back() {
+    let Some(_sandbox) = sandbox::enter() else { return };
+    let script = format!("echo 'ls / && touch /rlaunch-test-x && exit 7' | '{RLAUNCH}' sh");
+    let outcome = finish(Command::new("sh").args(["-c", &script]));
+    assert_eq!((outcome.status, &*outcome.stderr), (Some(7), ""), "{outcome:?}");
+    let inside: Vec<_> = outcome.stdout.lines().collect();
+    for name in ["bin", "etc", "usr", "proc", "dev"] {
+        assert!(inside.contains(&name), "{inside:?}");
+    }
+    assert!(!Path::new("/rlaunch-test-x").exists());
+}
+
+#[test]
+fn what_is_written_stays_inside_and_goes_with_the_container() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    fs::write(sandbox.path().join("old"), "old").unwrap();
+    fs::create_dir(sandbox.path().join("dir")).unwrap();
+    let script = "echo new > new && echo changed > old && rmdir dir && mkdir made && ls && cat new old";
+    let output = printed(finish(rlaunch(script).current_dir(sandbox.path())));
+    assert_eq!(output, "made\nnew\nold\nnew\nchanged\n");
+    let names: Vec<_> = fs::read_dir(sandbox.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    assert_eq!(fs::read_to_string(sandbox.path().join("old")).unwrap(), "old");
+}
+
+#[test]
+fn environment_working_directory_and_host_name_are_the_callers() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let directory = sandbox.path().join("a b");
+    fs::create_dir(&directory).unwrap();
+    let host = nix::unistd::gethostname().unwrap();
+    let mut command = rlaunch("pwd; echo $GREETING; uname -n");
+    let output = printed(finish(command.current_dir(&directory).env("GREETING", "hello")));
+    assert_eq!(output, format!("{}\nhello\n{}\n", directory.display(), host.display()));
+}
+
+#[test]
+fn a_working_directory_that_is_not_in_the_copy_is_warned_about() {
+    let Some(_sandbox) = sandbox::enter() else { return };
+    let directory = tempfile::tempdir_in("/tmp").unwrap();
+    let outcome = finish(rlaunch("pwd").current_dir(directory.path()));
+    assert_eq!((outcome.status, &*outcome.stdout), (Some(0), "/\n"), "{outcome:?}");
+    let expected = format!(
+        "rlaunch: warning: cannot enter the working directory {}: No such file or directory; starting in / instead\n",
+        directory.path().display()
+    );
+    assert_eq!(outcome.stderr, expected);
+}
+
+#[test]
+fn run_and_tmp_are_fresh_and_the_kernels_directories_the_containers_own() {
+    let Some(_sandbox) = sandbox::enter() else { return };
+    let script = "ls -A /tmp; stat -c %a /tmp /run/lock; echo x > /tmp/x; echo x > /run/x
+        awk '$2 ~ \"^/(|proc|sys|dev|run|tmp)$\" {print $2, $3}' /proc/mounts; ls /proc/1/ns/pid";
+    let output = printed(finish(&mut rlaunch(script)));
+    assert_eq!(
+        output,
+        "1777\n1777\n/ fuse.runionfs\n/proc proc\n/sys sysfs\n/dev tmpfs\n/run tmpfs\n/tmp tmpfs\n/proc/1/ns/pid\n"
+    );
+}
+
+#[test]
+fn other_users_can_use_the_copy() {
+    let Some(_sandbox) = sandbox::enter() else { return };
+    let Some(_setpriv) = tools::find("setpriv") else { return };
+    let script =
+        "exec setpriv --reuid=65534 --regid=65534 --clear-groups sh -c 'id -u; ls / > /dev/null; echo x > /tmp/x'";
+    assert_eq!(printed(finish(&mut rlaunch(script))), "65534\n");
+}
+
+#[test]
+fn the_hosts_mount_table_never_shows_the_union() {
+    let Some(_sandbox) = sandbox::enter() else { return };
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>).unwrap();
+    let before = mounts();
+    let running = Running::start(&mut rlaunch("mount -t tmpfs tmpfs /srv && echo ready && exec sleep 1000"));
+    assert_eq!(mounts(), before, "while it runs");
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.wait().0, Some(143));
+    assert_eq!(mounts(), before, "after it has ended");
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    let Some(_sandbox) = sandbox::enter() else { return };
+    let script = "mkdir -p /rlaunch-test/d && chmod 0 /rlaunch-test/d && echo ready && exec sleep 1000";
+    let running = Running::start(&mut rlaunch(script));
+    let (daemon, directory) = daemon_of(&running);
+    let everybody = running.children();
+    assert_eq!(everybody.len(), 2, "pid 1 and the daemon");
+    assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o7777, 0o700);
+    assert!(directory.join("top/rlaunch-test").exists(), "writes go to disk");
+    kill(running.pid(), Signal::SIGTERM).unwrap();
+    assert_eq!(running.wait().0, Some(143));
+    // The launcher has waited for both.
+    assert!(!harness::mount::is_alive(daemon));
+    wait_until_gone(&everybody);
+    assert!(!directory.exists());
+}
+
+#[test]
+fn a_killed_launcher_leaves_no_process_and_the_next_start_removes_its_directory() {
+    let Some(_sandbox) = sandbox::enter() else { return };
+    let running = Running::start(&mut rlaunch("echo ready; while :; do ls / > /dev/null; done"));
+    let (daemon, directory) = daemon_of(&running);
+    let everybody = [running.children(), vec![running.pid()]].concat();
+    assert!(everybody.contains(&daemon));
+    // While it runs, the start of another leaves its directory alone.
+    assert_eq!(finish(&mut rlaunch("true")).status, Some(0));
+    assert!(directory.exists());
+    kill(running.pid(), Signal::SIGKILL).unwrap();
+    drop(running);
+    wait_until_gone(&everybody);
+    let removed = poll(PATIENCE, || {
+        assert_eq!(finish(&mut rlaunch("true")).status, Some(0));
+        (!directory.exists()).then_some(())
+    });
+    assert!(removed.is_some(), "{} is still there", directory.display());
+}
+
+#[test]
+fn a_container_whose_daemon_dies_ends_with_a_reason() {
+    let Some(_sandbox) = sandbox::enter() else { return };
+    let running = Running::start(rlaunch("echo ready; exec sleep 1000").stderr(Stdio::null()));
+    let (daemon, directory) = daemon_of(&running);
+    kill(daemon, Signal::SIGKILL).unwrap();
+    assert_eq!(running.wait().0, Some(125));
+    assert!(!directory.exists());
+}
+
+#[test]
+fn ordinary_mounts_below_the_root_are_shown_read_only() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let data = submount(&sandbox, "data");
+    fs::write(data.join("file"), "on another file system").unwrap();
+    let inner = data.join("inner");
+    fs::create_dir(&inner).unwrap();
+    mount(Some("tmpfs"), &inner, Some("tmpfs"), MsFlags::MS_NOEXEC, None::<&str>).unwrap();
+    let script = "cat data/file; for d in data data/inner; do touch $d/new 2>&1; done; grep -o 'ro,[^ ]*' /proc/self/mountinfo | grep noexec | head -1";
+    let outcome = finish(rlaunch(script).current_dir(sandbox.path()));
+    let lines: Vec<_> = outcome.stdout.lines().collect();
+    assert!(lines[0].starts_with("on another file system"), "{outcome:?}");
+    assert_eq!(outcome.stdout.matches("Read-only file system").count(), 2, "{outcome:?}");
+    assert!(lines.last().unwrap().starts_with("ro,noexec"), "{outcome:?}");
+    assert!(!data.join("new").exists());
+    fs::write(data.join("writable"), "the host can still write").unwrap();
+}
+
+/// A file system of its own in the sandbox.
+fn submount(sandbox: &Sandbox, name: &str) -> PathBuf {
+    let path = sandbox.path().join(name);
+    fs::create_dir(&path).unwrap();
+    mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    path
+}
+
+#[test]
+fn names_are_resolved_also_where_the_configuration_lies_in_run() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    // As systemd-resolved has it, shown in place of the real /etc and /run in this namespace only.
+    let (etc, run) = (sandbox.path().join("etc"), sandbox.path().join("run"));
+    harness::sandbox::run(Command::new("cp").args(["-a", "/etc"]).arg(&etc));
+    fs::create_dir_all(run.join("systemd/resolve")).unwrap();
+    fs::write(run.join("systemd/resolve/stub-resolv.conf"), "nameserver 192.0.2.53\n").unwrap();
+    // It may be a mount of its own, or a link already.
+    drop(fs::remove_file(etc.join("resolv.conf")));
+    std::os::unix::fs::symlink("../run/systemd/resolve/stub-resolv.conf", etc.join("resolv.conf")).unwrap();
+    for (source, target) in [(&etc, "/etc"), (&run, "/run")] {
+        mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>).unwrap();
+    }
+    assert_eq!(
+        printed(finish(&mut rlaunch("cat /etc/resolv.conf; ls /run"))),
+        "nameserver 192.0.2.53\nlock\nsystemd\n"
+    );
+}
+
+#[test]
+fn without_a_disk_it_says_what_is_missing() {
+    let Some(_sandbox) = sandbox::enter() else { return };
+    // The binary may lie in /var/tmp itself.
+    let elsewhere = tempfile::tempdir_in("/tmp").unwrap();
+    let program = elsewhere.path().join("rlaunch");
+    fs::copy(RLAUNCH, &program).unwrap();
+    mount(Some("tmpfs"), "/var/tmp", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    let outcome = finish(Command::new(program).arg("true").env_remove("TMPDIR"));
+    umount2("/var/tmp", MntFlags::MNT_DETACH).unwrap();
+    assert_eq!(outcome.status, Some(125));
+    assert_eq!(
+        outcome.stderr,
+        "rlaunch: cannot make a directory for what the container writes: /var/tmp: it is not on a disk (set TMPDIR to a \
+         directory on a disk)\n"
+    );
+}
