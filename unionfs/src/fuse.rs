@@ -30,8 +30,11 @@ use crate::pool::Pool;
 use convert::{attributes, device_number, kind_of_mode, reply_errno, set_time};
 
 /// What we would like the kernel to do, where it can.
-const WANTED: [(InitFlags, &str); 9] = [
-    (InitFlags::FUSE_ATOMIC_O_TRUNC, "atomic_o_trunc"),
+///
+/// Not FUSE_ATOMIC_O_TRUNC: with it `open(O_RDONLY | O_TRUNC)` of a running program truncates it
+/// before the kernel says ETXTBSY. Without it the truncation comes as a request of its own, only
+/// for a file that is there already.
+const WANTED: [(InitFlags, &str); 8] = [
     (InitFlags::FUSE_PARALLEL_DIROPS, "parallel_dirops"),
     (InitFlags::FUSE_DO_READDIRPLUS, "readdirplus"),
     (InitFlags::FUSE_READDIRPLUS_AUTO, "readdirplus_auto"),
@@ -345,18 +348,14 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let caller = caller(request);
-        let copies = flags.0 & (libc::O_WRONLY | libc::O_TRUNC) != 0 && self.union().change_copies_up(ino.0);
-        self.dispatch(copies, ino, move |shared| {
-            match shared.run(|union| union.open_handle(ino.0, flags.0 as u32, caller)) {
-                Ok(opened) => {
-                    let keep = if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
-                    reply.opened(FileHandle(opened.handle), keep);
-                }
-                Err(errno) => reply.error(errno),
+    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        match self.shared.run(|union| union.open_handle(ino.0, flags.0 as u32)) {
+            Ok(opened) => {
+                let keep = if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
+                reply.opened(FileHandle(opened.handle), keep);
             }
-        });
+            Err(errno) => reply.error(errno),
+        }
     }
 
     fn create(

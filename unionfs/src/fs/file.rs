@@ -25,30 +25,22 @@ pub struct Opened {
 }
 
 impl Union {
-    /// Opens a regular file. `flags` are those of open(2).
+    /// Opens a regular file. `flags` are those of open(2); a truncation comes as a change of the
+    /// size after it.
     ///
-    /// A file of a branch that is not written is copied up now for O_WRONLY and O_TRUNC, and at
-    /// the first write for O_RDWR (rule 27).
+    /// A file of a branch that is not written is copied up at the first write (rule 27), or by
+    /// the truncation, which copies only what survives. Whether it can be is known now.
     ///
     /// # Errors
     /// EROFS, ESTALE if the file was replaced behind the mount's back, and those of open(2).
-    pub fn open_handle(&self, ino: u64, flags: u32, caller: Caller) -> Result<Opened, Errno> {
+    pub fn open_handle(&self, ino: u64, flags: u32) -> Result<Opened, Errno> {
         let inode = self.inodes.get(ino)?;
-        let flags = OFlags::from_bits_retain(flags);
-        let writes = writes(flags);
-        let truncates = flags.contains(OFlags::TRUNC);
-        if truncates || flags.contains(OFlags::WRONLY) {
-            self.make_changeable(&inode, if truncates { Keep::First(0) } else { Keep::All })?;
-        } else if writes {
+        let writes = writes(OFlags::from_bits_retain(flags));
+        if writes {
             self.check_changeable(&inode)?;
         }
-        let open = self.open_file(&inode, writes && self.in_place(&inode) || truncates)?;
-        if truncates {
-            let real = open.real();
-            self.strip_set_id(&inode, &real, caller)?;
-            rustix::fs::ftruncate(&real.file, 0)?;
-        }
-        let keep_cache = self.may_keep_cache(&inode, &open)? && !truncates;
+        let open = self.open_file(&inode, writes && self.in_place(&inode))?;
+        let keep_cache = self.may_keep_cache(&inode, &open)?;
         let handle = self.handles.add_file(FileHandle { open, writes });
         Ok(Opened { handle, keep_cache })
     }
