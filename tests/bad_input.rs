@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
@@ -11,12 +12,12 @@ use std::process::Command;
 
 use harness::fixture::{Branches, Union};
 use harness::mount::{finish, is_alive};
-use harness::sandbox::{self, mounts_below, run};
+use harness::sandbox::{self, mount_table, mounts_below, run};
 use harness::snapshot::{Exactness, Snapshot};
 use harness::{Errno, ErrnoOf as _};
 use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::unistd::mkfifo;
-use rustix::fs::{CWD, RenameFlags, XattrFlags, renameat_with};
+use rustix::fs::{CWD, OFlags, RenameFlags, ResolveFlags, XattrFlags, openat2, renameat_with};
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 
@@ -178,9 +179,11 @@ fn a_symlink_planted_under_a_mount_is_never_followed_by_the_daemon() {
                 .file("0/d/sub/f", "top");
             branches.file("1/e/f", "low").file("1/e/sub/f", "low");
             let mut u = branches.mount_with(&[options]);
-            let open = fs::File::options().append(true).open(u.path("d/f")).unwrap();
+            let open = File::options().append(true).open(u.path("d/f")).unwrap();
+            let mut directories = Vec::new();
             if known {
                 drop(Snapshot::take(&u.path("")));
+                directories = ATTACKED.iter().filter_map(|path| below(&u, path)).collect();
             }
             for path in ["0/d", "1/e"] {
                 fs::rename(u.at(path), u.at(format!("was-{}", &path[2..]))).unwrap();
@@ -189,9 +192,10 @@ fn a_symlink_planted_under_a_mount_is_never_followed_by_the_daemon() {
             symlink(u.at("outside"), u.at("0/e")).unwrap();
             u.accept_read_only_branches();
             let outside = Snapshot::take(&u.at("outside"));
-            attack(&u);
-            std::io::Write::write_all(&mut &open, b"+").unwrap_or_default();
-            drop(open);
+            directories.iter().for_each(attack);
+            ATTACKED.iter().filter_map(|path| below(&u, path)).for_each(|directory| attack(&directory));
+            (&open).write_all(b"+").unwrap_or_default();
+            drop((open, directories));
             let after = Snapshot::take(&u.at("outside"));
             outside.assert_same(&after, Exactness::Untouched, &format!("followed ({options}, known: {known})"));
             assert!(is_alive(u.mounted.pid()));
@@ -199,25 +203,29 @@ fn a_symlink_planted_under_a_mount_is_never_followed_by_the_daemon() {
     }
 }
 
-/// Reads and writes by names that lead through a planted symlink. Each call may fail or see what was there before;
-/// what is outside must neither be seen nor touched.
-fn attack(u: &Union) {
-    let inside = |path: &str| {
-        // A caller that follows the symlink itself goes where it may anyway: only names below a directory count.
-        fs::symlink_metadata(u.path(path)).is_ok_and(|metadata| metadata.is_dir())
-    };
-    for directory in ["d", "d/sub", "e", "e/sub"].into_iter().filter(|path| inside(path)) {
-        let path = u.path(directory);
-        let read = fs::read_to_string(path.join("f")).unwrap_or_default();
-        assert!(!read.contains("secret"), "{directory}/f shows what is outside");
-        fs::write(path.join("f"), "attack").unwrap_or_default();
-        fs::write(path.join("new"), "attack").unwrap_or_default();
-        fs::create_dir(path.join("dir")).unwrap_or_default();
-        fs::set_permissions(path.join("f"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap_or_default();
-        fs::rename(path.join("f"), path.join("g")).unwrap_or_default();
-        fs::remove_file(path.join("f")).unwrap_or_default();
-        fs::remove_dir_all(path.join("sub")).unwrap_or_default();
-    }
+const ATTACKED: [&str; 4] = ["d", "d/sub", "e", "e/sub"];
+
+/// A directory of the union, opened so that the caller itself follows no symlink: what happens outside is then the
+/// daemon's doing.
+fn below(u: &Union, path: &str) -> Option<OwnedFd> {
+    let root = File::open(u.path("")).unwrap();
+    let (flags, resolve) = (OFlags::PATH | OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH);
+    openat2(root, path, flags, rustix::fs::Mode::empty(), resolve).ok()
+}
+
+/// Reads and writes in a directory that is a planted symlink in a branch. Each call may fail or see what was there
+/// before; what is outside must neither be seen nor touched.
+fn attack(directory: &OwnedFd) {
+    let path = Path::new("/proc/thread-self/fd").join(directory.as_raw_fd().to_string());
+    let read = fs::read_to_string(path.join("f")).unwrap_or_default();
+    assert!(!read.contains("secret"), "a file outside is shown");
+    fs::write(path.join("f"), "attack").unwrap_or_default();
+    fs::write(path.join("new"), "attack").unwrap_or_default();
+    fs::create_dir(path.join("dir")).unwrap_or_default();
+    fs::set_permissions(path.join("f"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap_or_default();
+    fs::rename(path.join("f"), path.join("g")).unwrap_or_default();
+    fs::remove_file(path.join("f")).unwrap_or_default();
+    fs::remove_dir_all(path.join("sub")).unwrap_or_default();
 }
 
 /// A union whose top is a small file system of its own.
@@ -292,12 +300,16 @@ fn without_inodes_left_nothing_is_torn() {
 }
 
 #[test]
-fn a_top_that_becomes_read_only_is_erofs_and_recovers() {
-    let Some(branches) = small_top(&[]) else { return };
+fn a_top_that_turns_read_only_is_erofs_and_recovers() {
+    // As a failing disk does it: ext4 that was told so turns read-only at the first error.
+    let Some(branches) = small_top(&["-e", "remount-ro"]) else { return };
     branches.file("1/low", "low").file("0/top", "top");
     let mut u = branches.mount();
-    let writable = |mode: &str| run(Command::new("mount").args(["-o", &format!("remount,{mode}")]).arg(u.at("0")));
-    writable("ro");
+    rustix::fs::syncfs(File::open(u.at("0")).unwrap()).unwrap();
+    let device = mount_table().into_iter().find(|entry| entry.target == u.at("0")).unwrap().source;
+    let device = Path::new(&device).file_name().unwrap();
+    fs::write(Path::new("/sys/fs/ext4").join(device).join("trigger_fs_error"), "1").unwrap();
+    assert_eq!(fs::write(u.at("0/plain"), "").errno(), Errno::EROFS, "what this test is about");
     for name in ["low", "top", "new"] {
         assert_eq!(fs::write(u.path(name), "x").errno(), Errno::EROFS, "{name}");
     }
@@ -305,11 +317,18 @@ fn a_top_that_becomes_read_only_is_erofs_and_recovers() {
     assert_eq!(fs::remove_file(u.path("top")).errno(), Errno::EROFS);
     assert_eq!(fs::create_dir(u.path("d")).errno(), Errno::EROFS);
     assert_eq!(fs::rename(u.path("low"), u.path("moved")).errno(), Errno::EROFS);
-    assert_eq!(
-        (u.read("low"), u.read("top"), u.list("")),
-        ("low".into(), "top".into(), vec!["low".into(), "top".into()])
-    );
-    writable("rw");
+    let all_there = |u: &Union| {
+        assert_eq!(
+            (u.read("low"), u.read("top"), u.list("")),
+            ("low".into(), "top".into(), vec!["low".into(), "top".into()])
+        );
+    };
+    all_there(&u);
+    u.mounted.umount();
+    run(Command::new("umount").arg(u.at("0")));
+    run(Command::new("mount").args(["-o", "loop"]).arg(u.at("0.img")).arg(u.at("0")));
+    u.mounted.mount_again();
+    all_there(&u);
     u.write("low", "changed");
     fs::remove_file(u.path("top")).unwrap();
     assert_eq!((u.read("low"), u.list("")), ("changed".into(), vec!["low".into()]));

@@ -2,7 +2,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -285,11 +284,18 @@ fn serves(pid: Pid, binary: &Path, target: &Path) -> bool {
     (runs || first) && arguments.any(|argument| argument == target.as_os_str().as_bytes())
 }
 
-/// Whether a process runs; one that only awaits its parent does not.
+/// Whether a process runs, with any of its threads; one that only awaits its parent does not.
 #[must_use]
 pub fn is_alive(pid: Pid) -> bool {
-    let mut text = String::new();
-    let read = fs::File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read_to_string(&mut text));
+    // The first thread of a process that was killed may be gone while another one still holds its descriptors.
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.filter_map(Result::ok).any(|thread| runs(&thread.path().join("stat")))
+}
+
+/// Whether a thread runs, by its proc_pid_stat(5).
+fn runs(stat: &Path) -> bool {
+    // It may end while we look.
+    let Ok(text) = fs::read_to_string(stat) else { return false };
     let state = text.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
-    read.is_ok() && !matches!(state, None | Some('Z' | 'X'))
+    !matches!(state, None | Some('Z' | 'X'))
 }
