@@ -3,6 +3,7 @@
 
 pub mod at;
 pub mod dir;
+pub mod marks;
 pub mod stat;
 pub mod work;
 

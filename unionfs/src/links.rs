@@ -1,5 +1,6 @@
 //! Hard-link records (rule 32): how several names of one object on a read-only branch stay one
-//! object when it is copied up, or when one of the names goes.
+//! object when it is copied up, or when one of the names goes. A writable branch below the one
+//! that the copy goes to is no different.
 //!
 //! The record of an object lies in the work area of a writable branch under the object's number:
 //! `links/NUMBER` is a hard link to the copied-up file, so that names which still stand below
@@ -15,7 +16,7 @@ use crate::branch::dir::Dir;
 use crate::branch::stat::Stat;
 use crate::branch::work::Work;
 
-/// What an object was on its read-only branch.
+/// What an object was on the branch where it lay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
     nlink: u64,
@@ -26,10 +27,16 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// The origin of an entry of a read-only branch.
+    /// The origin of an entry.
     pub fn of(stat: &Stat) -> Origin {
         let mtime = (stat.mtime.sec as u64).wrapping_mul(1_000_000_000).wrapping_add(stat.mtime.nsec.into());
         Origin { nlink: stat.nlink.into(), ino: stat.id.ino, birth: stat.id.birth, mtime }
+    }
+
+    /// Whether it is the same object. Names of it may have gone since, where the branch is
+    /// writable.
+    pub fn is_same(self, other: Origin) -> bool {
+        Origin { nlink: 0, ..self } == Origin { nlink: 0, ..other }
     }
 
     fn words(self) -> [u64; 4] {
@@ -105,7 +112,7 @@ pub fn copied_up(work: &Work, number: u64) -> Result<Option<Stat>, Errno> {
 /// **before** the name goes: one that turns out to be still there is taken back at the next mount.
 pub fn note_gone(work: &Work, number: u64, origin: Origin, path: &[u8]) -> Result<(), Errno> {
     let mut record = match read(work, number)? {
-        Some(record) if record.origin == origin => record,
+        Some(record) if record.origin.is_same(origin) => record,
         // none, or that of another stack of branches
         _ => Record { origin, gone: Vec::new() },
     };

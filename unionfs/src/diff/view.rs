@@ -3,17 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::Twice;
 use crate::branch::at::At;
 use crate::branch::dir::Dir;
-use crate::branch::stat::{Kind, Stat};
+use crate::branch::stat::Stat;
 use crate::options::{Access, BranchSpec};
-use crate::union::name::{NAME_MAX, OPAQUE};
+use crate::union::name::OPAQUE;
 use crate::union::resolve::Next;
-use crate::union::{BranchIndex, Found, Name, NameBuf, RawName, Resolved, Scan};
+use crate::union::{BranchIndex, Name, NameBuf, RawName, Resolved, Scan};
 
 /// A directory on each of its branches, top first.
 pub(super) type Level = Vec<(BranchIndex, Rc<Dir>)>;
@@ -82,7 +81,7 @@ impl View {
         let mut scan = Scan::default();
         let mut topmost = None;
         for (branch, dir) in level {
-            let (found, stat) = word(dir, name, self.honours_whiteouts(*branch))?;
+            let (found, stat) = dir.word(name, self.honours_whiteouts(*branch))?;
             topmost = topmost.or(stat);
             if scan.hear(*branch, found) == Next::Done {
                 break;
@@ -103,52 +102,13 @@ impl View {
     }
 }
 
-/// One branch's word on a name.
-fn word(dir: &Dir, name: Name<'_>, marks: bool) -> Result<(Found, Option<Stat>), Errno> {
-    let stat = dir.find(name.as_bytes())?;
-    let found = match stat.map(|stat| stat.kind) {
-        None => Found::Nothing,
-        Some(Kind::Dir) => Found::Dir { opaque: marks && is_opaque(dir, name)? },
-        Some(_) => Found::Leaf,
-    };
-    let hidden = marks && found != Found::Leaf && has_whiteout(dir, name)?;
-    Ok((if hidden { found.with_whiteout() } else { found }, stat))
-}
-
-fn is_opaque(dir: &Dir, name: Name<'_>) -> Result<bool, Errno> {
-    match dir.open_dir(name.as_bytes()) {
-        Ok(dir) => Ok(dir.find(OPAQUE)?.is_some()),
-        Err(Errno::XDEV) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-fn has_whiteout(dir: &Dir, name: Name<'_>) -> Result<bool, Errno> {
-    let whiteout = name.whiteout();
-    if whiteout.content.is_empty() {
-        return Ok(dir.find(&whiteout.file)?.is_some());
-    }
-    Ok(long_name(dir, &whiteout.file)?.is_some_and(|hidden| hidden.as_name() == name))
-}
-
-/// The name in the whiteout of a long name.
-fn long_name(dir: &Dir, whiteout: &[u8]) -> Result<Option<NameBuf>, Errno> {
-    let file = match dir.open_file(whiteout, OFlags::RDONLY) {
-        Err(Errno::NOENT | Errno::NAMETOOLONG) => return Ok(None),
-        file => file?,
-    };
-    let mut content = [0; NAME_MAX + 1];
-    let length = rustix::io::pread(file, &mut content, 0)?;
-    Ok(Name::new(&content[..length]).ok().map(Name::to_owned))
-}
-
 /// The names that a directory of one branch speaks of.
 pub(super) fn names(dir: &Dir, marks: Marks, names: &mut BTreeSet<NameBuf>) -> Result<(), Errno> {
     for entry in dir.entries()? {
         match RawName::parse(&entry.name) {
             RawName::Entry(name) => drop(names.insert(name.to_owned())),
             RawName::Whiteout(name) if marks == Marks::Too => drop(names.insert(name.to_owned())),
-            RawName::LongWhiteout if marks == Marks::Too => names.extend(long_name(dir, &entry.name)?),
+            RawName::LongWhiteout if marks == Marks::Too => names.extend(dir.long_name(&entry.name)?),
             RawName::Whiteout(_) | RawName::LongWhiteout | RawName::Opaque | RawName::Reserved => {}
         }
     }

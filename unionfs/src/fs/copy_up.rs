@@ -203,7 +203,7 @@ impl Union {
         if sight.resolved.topmost() != Some(from) || before.id != inode.with(|state| state.real) {
             return Err(Errno::STALE);
         }
-        let recorded = before.nlink > 1 && !self.branch(from).writable();
+        let recorded = before.nlink > 1;
         if recorded {
             let path = Inode::path_of(parent, name);
             links::keep_copy(copy.work, &copy.name, inode.ino)?;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use rustix::fs::{RenameFlags, XattrFlags};
 use rustix::io::Errno;
 
-use super::lookup::has_whiteout;
 use super::steps::{Carrier, Spot, mark_opaque};
 use super::{Caller, Entry, Opened, Sight, Union, name};
 use crate::acl;
@@ -157,7 +156,7 @@ impl Union {
     ) -> Result<Option<OwnedFd>, Errno> {
         let into = self.dir(dir, target)?;
         let work = self.work(target)?;
-        let whiteout = has_whiteout(&into, name)?;
+        let whiteout = into.has_whiteout(name)?;
         let steps = plan::create(Create { dir: matches!(new, New::Dir), whiteout });
         let mut file = None;
         // another copy of the directory may have another group or ACL to pass on
@@ -240,7 +239,7 @@ impl Union {
     ) -> Result<Entry, Errno> {
         let (from, old) = self.real_name(inode)?;
         let into = self.dir(dir, target)?;
-        let whiteout = has_whiteout(&into, name)?;
+        let whiteout = into.has_whiteout(name)?;
         let carrier = Carrier { work: self.work(target)?, source: None, target: Spot { dir: Arc::clone(&into), name } };
         carrier.run(&plan::create(Create { dir: false, whiteout }), |_| from.link(&old, &into, name.as_bytes()))?;
         self.find(dir, name)?.ok_or(Errno::STALE)

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 use smallvec::SmallVec;
 
@@ -11,8 +10,7 @@ use crate::branch::dir::Dir;
 use crate::branch::stat::{Kind, RealId, Stat};
 use crate::inode::{Birth, Inode, Place, Stack};
 use crate::links::{self, Origin, Record};
-use crate::union::name::OPAQUE;
-use crate::union::{BranchIndex, Cut, Found, Name, Resolved, resolve};
+use crate::union::{BranchIndex, Cut, Name, Resolved, resolve};
 
 impl Union {
     /// Looks a name up; nothing if it is not there.
@@ -40,7 +38,9 @@ impl Union {
         let mut stat = None;
         let words = level.iter().enumerate().map(|(at, (branch, dir))| {
             let marks_matter = at + 1 < level.len() || self.writable().any(|(index, _)| index > *branch);
-            let (found, seen) = self.word(*branch, dir, name, marks_matter)?;
+            // marks that could hide nothing are not looked for
+            let marks = marks_matter && self.branch(*branch).honours_whiteouts();
+            let (found, seen) = dir.word(name, marks)?;
             stat = stat.or(seen);
             Ok((*branch, found))
         });
@@ -52,25 +52,6 @@ impl Union {
     pub(super) fn look_below(&self, level: &Level, branch: BranchIndex, name: Name<'_>) -> Result<Resolved, Errno> {
         let below = level.iter().position(|(index, _)| *index > branch).unwrap_or(level.len());
         Ok(self.look(&level[below..], name)?.resolved)
-    }
-
-    /// One branch's word on a name. Marks that could hide nothing are not looked for.
-    fn word(
-        &self,
-        branch: BranchIndex,
-        dir: &Dir,
-        name: Name<'_>,
-        marks_matter: bool,
-    ) -> Result<(Found, Option<Stat>), Errno> {
-        let stat = dir.find(name.as_bytes())?;
-        let marks = marks_matter && self.branch(branch).honours_whiteouts();
-        let found = match &stat {
-            Some(stat) if stat.kind != Kind::Dir => Found::Leaf,
-            Some(_) => Found::Dir { opaque: marks && (is_opaque(dir, name.as_bytes())? || has_whiteout(dir, name)?) },
-            None if marks && has_whiteout(dir, name)? => Found::Whiteout,
-            None => Found::Nothing,
-        };
-        Ok((found, stat))
     }
 
     /// Makes an inode of what was found, with one lookup on it.
@@ -116,33 +97,38 @@ impl Union {
     /// The number, place and real identity of what was found, and the attributes to show.
     fn identify(&self, dir: &Inode, sight: &Sight) -> Result<(Birth, Stat), Errno> {
         let (Some(stat), Some(top)) = (sight.stat, sight.resolved.topmost()) else { return Err(Errno::NOENT) };
-        let natural = self.numbers.natural(stat.id);
-        let recorded = self.branch(top).work.as_ref().and_then(|work| work.number(stat.id));
-        let ino = recorded.unwrap_or(natural);
+        let ino = self.number(top, &stat);
         let birth = |place, real| Birth { ino, kind: stat.kind, place, real };
         if let Resolved::Dir { stack, cut } = &sight.resolved {
             let place = Place::Stack(Arc::new(stack_below(dir, stack, *cut)?));
             return Ok((birth(place, stat.id), stat));
         }
         if stat.nlink > 1 {
-            if recorded.is_some() {
-                let work = self.work(top)?;
-                if links::copied_up(work, ino)?.is_some_and(|copy| copy.id == stat.id) {
-                    self.check_record(top, ino)?;
-                    return Ok((birth(Place::Record(top), stat.id), stat));
-                }
-            } else if let Some((branch, copy)) = self.copy_of(top, ino, &stat)? {
+            let own = self.branch(top).work.as_ref();
+            if let Some(work) = own.filter(|_| ino != self.numbers.natural(stat.id))
+                && links::copied_up(work, ino)?.is_some_and(|copy| copy.id == stat.id)
+            {
+                self.check_record(top, ino)?;
+                return Ok((birth(Place::Record(top), stat.id), stat));
+            }
+            if let Some((branch, copy)) = self.copy_of(top, ino, &stat)? {
                 return Ok((birth(Place::Record(branch), copy.id), copy));
             }
         }
         Ok((birth(Place::Entry(top), stat.id), stat))
     }
 
-    /// Where the object of an entry of a read-only branch was copied up to under another name.
+    /// The number of an entry.
+    fn number(&self, branch: BranchIndex, stat: &Stat) -> u64 {
+        let recorded = self.branch(branch).work.as_ref().and_then(|work| work.number(stat.id));
+        recorded.unwrap_or_else(|| self.numbers.natural(stat.id))
+    }
+
+    /// Where the object of an entry was copied up to under another name.
     fn copy_of(&self, branch: BranchIndex, ino: u64, stat: &Stat) -> Result<Option<(BranchIndex, Stat)>, Errno> {
         for (above, work) in self.writable().filter(|(index, _)| *index < branch) {
             if let Some(copy) = links::copied_up(work, ino)?
-                && links::read(work, ino)?.is_some_and(|record| record.origin == Origin::of(stat))
+                && links::read(work, ino)?.is_some_and(|record| record.origin.is_same(Origin::of(stat)))
             {
                 self.check_record(above, ino)?;
                 return Ok(Some((above, copy)));
@@ -174,7 +160,7 @@ impl Union {
     fn record_of(&self, branch: BranchIndex, ino: u64, stat: &Stat) -> Option<Record> {
         self.writable().filter(|(index, _)| *index < branch).find_map(|(_, work)| {
             let record = links::read(work, ino).ok().flatten()?;
-            (record.origin == Origin::of(stat)).then_some(record)
+            record.origin.is_same(Origin::of(stat)).then_some(record)
         })
     }
 
@@ -186,7 +172,7 @@ impl Union {
         }
         let work = self.work(branch)?;
         links::keep_gone(work, ino, |path| match self.resolve_path(path) {
-            Ok(Some((found, stat))) => self.branch(found).writable() || self.numbers.natural(stat.id) != ino,
+            Ok(Some((found, stat))) => found == branch || self.number(found, &stat) != ino,
             Ok(None) => true,
             Err(errno) => {
                 tracing::warn!(%errno, "checking a hard-link record");
@@ -219,30 +205,4 @@ fn stack_below(dir: &Inode, stack: &[BranchIndex], cut: Option<Cut>) -> Result<S
     let parent = dir.stack()?.lowest_seen;
     let lowest_seen = cut.map_or(Some(parent), Cut::lowest_seen).ok_or(Errno::IO)?;
     Ok(Stack { branches: SmallVec::from_slice(stack), lowest_seen: lowest_seen.min(parent) })
-}
-
-/// Whether a directory below `dir` is marked opaque.
-pub(super) fn is_opaque(dir: &Dir, name: &[u8]) -> Result<bool, Errno> {
-    match dir.find(&[name, b"/", OPAQUE].concat()) {
-        // replaced by something else in this moment
-        Err(Errno::NOTDIR | Errno::LOOP) => Ok(false),
-        found => Ok(found?.is_some()),
-    }
-}
-
-/// Whether a directory holds a whiteout of a name.
-pub(super) fn has_whiteout(dir: &Dir, name: Name<'_>) -> Result<bool, Errno> {
-    let whiteout = name.whiteout();
-    if whiteout.content.is_empty() {
-        return Ok(dir.find(&whiteout.file)?.is_some());
-    }
-    match dir.open_file(&whiteout.file, OFlags::RDONLY) {
-        Ok(file) => {
-            let mut content = [0; 256];
-            let length = rustix::io::pread(file, &mut content, 0)?;
-            Ok(content[..length] == *whiteout.content)
-        }
-        Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(false),
-        Err(errno) => Err(errno),
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{OFlags, SeekFrom};
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use super::{Attr, Union};
@@ -13,7 +13,7 @@ use crate::branch::stat::{Kind, RealId};
 use crate::handle::{Item, Listing};
 use crate::inode::{Inode, ROOT, Ref};
 use crate::union::merge::Listed;
-use crate::union::{BranchIndex, Found, Name, NameBuf, RawName, merge};
+use crate::union::{BranchIndex, Found, Name, RawName, merge};
 
 /// Offset after `..` in a merged listing; its items come after it.
 const DOT_DOT: u64 = 2;
@@ -166,7 +166,7 @@ impl Union {
                     continue;
                 }
                 RawName::Whiteout(name) => Some(name.to_owned()),
-                RawName::LongWhiteout => long_name(dir, &entry.name)?,
+                RawName::LongWhiteout => dir.long_name(&entry.name)?,
                 RawName::Opaque | RawName::Reserved => None,
             };
             whiteouts.extend(hidden.map(|name| Listed { name, found: Found::Whiteout, about: None }));
@@ -216,14 +216,6 @@ fn merged_lines(
 
 fn parent_of(dir: &Inode) -> u64 {
     dir.dentry().map_or(ROOT, |dentry| dentry.parent.ino)
-}
-
-/// The name that a long whiteout hides; nothing if the file is not one.
-fn long_name(dir: &Dir, file: &[u8]) -> Result<Option<NameBuf>, Errno> {
-    let file = dir.open_file(file, OFlags::RDONLY)?;
-    let mut content = [0; 256];
-    let length = rustix::io::pread(file, &mut content, 0)?;
-    Ok(Name::new(&content[..length]).ok().map(Name::to_owned))
 }
 
 /// A directory of one branch, read as it goes. Its offsets are the branch's own.

@@ -117,16 +117,15 @@ impl Union {
         }
     }
 
-    /// Where the record of a name on a read-only branch is kept, if it needs one. `stat` is that
-    /// of the name's own entry, which is not that of the object if it was copied up.
+    /// Where the record of a name is kept that goes, if it needs one: the name stands below the
+    /// object's copy, or is hidden while others like it stay. `stat` is that of the name's own
+    /// entry.
     fn record_branch(&self, victim: &Inode, target: BranchIndex, on_carrier: bool, stat: &Stat) -> Option<BranchIndex> {
-        if on_carrier || victim.kind == Kind::Dir || stat.nlink < 2 {
-            return None;
+        match victim.place() {
+            _ if victim.kind == Kind::Dir => None,
+            Place::Record(branch) => (stat.id != victim.with(|state| state.real)).then_some(branch),
+            _ => (!on_carrier && stat.nlink > 1).then_some(target),
         }
-        Some(match victim.place() {
-            Place::Record(branch) => branch,
-            _ => target,
-        })
     }
 
     /// What is known of an object after a name of it went. `before` are its attributes before.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use parking_lot::RwLockWriteGuard;
 use rustix::io::Errno;
 
-use super::lookup::has_whiteout;
 use super::steps::{Carrier, Spot};
 use super::{Entry, Level, Sight, Union, name};
 use crate::branch::stat::{Kind, Stat};
@@ -281,7 +280,7 @@ impl Union {
         let manner = match flags {
             RenameFlags::Exchange => {
                 let side = |end: &End<'_>, spot: &Spot<'_>| -> Result<Side, Errno> {
-                    Ok(Side { dir: end.is_dir(), whiteout: has_whiteout(&spot.dir, end.name)?, below: below(end)? })
+                    Ok(Side { dir: end.is_dir(), whiteout: spot.dir.has_whiteout(end.name)?, below: below(end)? })
                 };
                 let from = carrier.source.as_ref().ok_or(Errno::INVAL)?;
                 return Ok(plan::exchange(side(source, from)?, side(target, &carrier.target)?));
@@ -294,7 +293,7 @@ impl Union {
             dir: source.is_dir(),
             source_below: below(source)?,
             target_dir: is_dir(carrier.target.dir.find(target.name.as_bytes())?),
-            target_whiteout: has_whiteout(&carrier.target.dir, target.name)?,
+            target_whiteout: carrier.target.dir.has_whiteout(target.name)?,
             target_below: below(target)?,
             manner,
         }))
