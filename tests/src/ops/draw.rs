@@ -120,7 +120,7 @@ fn attribute_ops() -> BoxedStrategy<Op> {
     prop_oneof![
         2 => (picks(), any::<bool>()).prop_map(|(at, follow)| Op::Stat { at, follow }),
         3 => (picks(), modes()).prop_map(|(at, mode)| Op::Chmod { at, mode }),
-        2 => (picks(), owner(), owner()).prop_map(|(at, uid, gid)| Op::Chown { at, uid, gid }),
+        2 => (picks(), 0..8_u32, owner()).prop_map(|(at, uid, gid)| Op::Chown { at, uid: Some(uid % 2 * 1_000), gid }),
         2 => (picks(), times(), any::<bool>()).prop_map(|(at, times, follow)| Op::Times { at, times, follow }),
         2 => (picks(), xattrs(), any::<u8>(), 0..200usize, hows)
             .prop_map(|(at, name, value, length, how)| Op::SetXattr { at, name, value, length, how }),
