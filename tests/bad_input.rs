@@ -6,11 +6,12 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
 use harness::fixture::{Branches, Union};
+use harness::mapping::{Mapping, Sharing};
 use harness::mount::{finish, is_alive};
 use harness::sandbox::{self, mount_table, mounts_below, run};
 use harness::snapshot::{Exactness, Snapshot};
@@ -262,6 +263,35 @@ fn a_full_top_is_enospc_and_nothing_is_lost_or_left() {
     assert_eq!(u.list("d"), ["small"]);
     u.assert_no_temporaries(0);
     u.remount_and_compare();
+}
+
+#[test]
+fn a_full_top_is_told_to_whoever_writes_by_a_mapping_or_an_old_handle() {
+    let Some(branches) = small_top(&[]) else { return };
+    branches.file("1/mapped", vec![b'x'; 4 << 20]).file("1/written", vec![b'x'; 4 << 20]);
+    let u = branches.mount();
+    let handles = ["mapped", "written"].map(|name| File::options().read(true).write(true).open(u.path(name)));
+    fill(&u.path("filler"));
+    let [Ok(mapped), Ok(written)] = handles else { panic!("there was room to open them") };
+    let failures = [
+        Mapping::new(&mapped, 4 << 20, Sharing::Shared).and_then(|map| {
+            map.write(2 << 20, b"y");
+            map.sync()
+        }),
+        written.write_all_at(b"y", 2 << 20).and_then(|()| written.sync_all()).map_err(|_| Errno::ENOSPC),
+    ];
+    for (name, failure) in ["mapped", "written"].into_iter().zip(failures) {
+        if fs::metadata(u.at("0").join(name)).is_ok_and(|metadata| metadata.len() == 4 << 20) {
+            continue;
+        }
+        assert_eq!(failure, Err(Errno::ENOSPC), "{name}: what was written is not on disk");
+    }
+    drop((mapped, written));
+    u.assert_no_temporaries(0);
+    for name in ["mapped", "written"] {
+        assert_eq!(u.stat(name).len(), 4 << 20, "{name}");
+        assert!(fs::read(u.path(name)).unwrap().iter().filter(|byte| **byte != b'x').count() <= 1, "{name}");
+    }
 }
 
 /// Writes until there is no room.

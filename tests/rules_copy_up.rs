@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
@@ -305,4 +305,67 @@ fn a_long_copy_stalls_nobody_else() {
         assert_eq!(fs::metadata(u.at(format!("0/d/large{number}"))).unwrap().len(), 128 << 20);
     }
     u.assert_no_temporaries(0);
+}
+
+#[test]
+fn a_file_that_changes_its_name_while_it_is_copied_is_torn_in_no_way() {
+    let Some(branches) = Branches::on(Medium::Tmpfs, BIN, &["rw", "ro+wh"]) else { return };
+    for number in 0..24 {
+        branches.file(format!("1/{number}"), vec![b'x'; 4 << 20]);
+    }
+    let mut u = branches.mount();
+    for number in 0..24 {
+        let path = u.path(number.to_string());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // It may be gone already; what was opened in time must be whole.
+                let Ok(file) = File::options().read(true).write(true).open(&path) else { return };
+                file.write_all_at(b"y", 0).unwrap();
+                assert_eq!(file.metadata().unwrap().len(), 4 << 20);
+            });
+            scope.spawn(|| match number % 3 {
+                0 => fs::remove_file(&path).unwrap(),
+                1 => fs::rename(&path, u.path(format!("moved{number}"))).unwrap(),
+                _ => nix::unistd::truncate(&path, 4 << 20).unwrap(),
+            });
+        });
+    }
+    let expected = |number: usize| match number % 3 {
+        0 => None,
+        1 => Some(format!("moved{number}")),
+        _ => Some(number.to_string()),
+    };
+    let mut names: Vec<String> = (0..24).filter_map(expected).collect();
+    names.sort();
+    assert_eq!(u.list(""), names);
+    for name in names {
+        let bytes = fs::read(u.path(&name)).unwrap();
+        assert_eq!((bytes.len(), bytes[1..].iter().all(|byte| *byte == b'x')), (4 << 20, true), "{name}");
+    }
+    u.assert_no_temporaries(0);
+    u.remount_and_compare();
+}
+
+#[test]
+fn a_copy_that_a_crash_cuts_off_is_cleaned_up() {
+    let Some(branches) = Branches::on(Medium::Tmpfs, BIN, &["rw", "ro+wh"]) else { return };
+    branches.file("1/d/large", vec![b'x'; 256 << 20]);
+    let mut u = branches.mount();
+    let path = u.path("d/large");
+    let work = u.at("0").join(WORK_AREA).join("tmp");
+    let copier = thread::spawn(move || fs::set_permissions(path, fs::Permissions::from_mode(0o600)));
+    let begun = harness::mount::poll(Duration::from_secs(30), || {
+        harness::snapshot::names(&work)
+            .is_ok_and(|names| !names.is_empty())
+            .then_some(())
+            .or_else(|| copier.is_finished().then_some(()))
+    });
+    assert!(begun.is_some());
+    u.mounted.kill9();
+    let finished = copier.join().unwrap().is_ok();
+    run(Command::new("umount").arg("-l").arg(u.path("")));
+    u.mounted.mount_again();
+    u.assert_no_temporaries(0);
+    assert_eq!((u.mode("d/large"), u.stat("d/large").len()), (if finished { 0o600 } else { 0o644 }, 256 << 20));
+    u.remount_and_compare();
 }

@@ -293,7 +293,6 @@ fn record_locks_exclude_each_other() {
 fn appending_writers_lose_nothing() {
     let Some(u) = three_places() else { return };
     for name in PLACES {
-        u.write(name, "");
         thread::scope(|scope| {
             for writer in 0..8 {
                 let u = &u;
@@ -306,7 +305,7 @@ fn appending_writers_lose_nothing() {
         let mut lines: Vec<_> = u.read(name).lines().map(str::to_owned).collect();
         lines.sort();
         lines.dedup();
-        assert_eq!((lines.len(), u.stat(name).len()), (800, 800 * 6), "{name}");
+        assert_eq!((lines.len(), u.stat(name).len()), (800, 10 + 800 * 6), "{name}");
     }
 }
 
@@ -339,6 +338,39 @@ fn only_one_of_many_creates_exclusively() {
         });
         assert_eq!(winners, 1, "{name}");
     }
+}
+
+#[test]
+fn all_ways_of_opening_one_file_go_together() {
+    let Some(u) = three_places() else { return };
+    let open = |name: &str, way: usize| {
+        let path = u.path(name);
+        match way {
+            0 => assert_eq!(fs::read(&path).unwrap().len(), 10),
+            1 => read_write(&path).write_all_at(b"0", 0).unwrap(),
+            2 => drop(File::options().append(true).open(&path).unwrap()),
+            3 => {
+                let map = Mapping::new(&File::open(&path).unwrap(), 10, Sharing::SharedReadOnly).unwrap();
+                assert_eq!(map.read(5, 1), b"5");
+            }
+            4 => {
+                let map = Mapping::new(&read_write(&path), 10, Sharing::Shared).unwrap();
+                map.write(9, b"9");
+            }
+            5 => fs::set_permissions(&path, fs::Permissions::from_mode(0o4755)).unwrap(),
+            6 => fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap(),
+            _ => File::open(&path).unwrap().sync_all().unwrap(),
+        }
+    };
+    thread::scope(|scope| {
+        for worker in 0..6 {
+            let open = &open;
+            scope.spawn(move || {
+                (0..400).for_each(|round| open(PLACES[(worker + round / 7) % 3], (worker * 3 + round) % 8))
+            });
+        }
+    });
+    PLACES.iter().for_each(|name| assert_eq!(u.read(name), "0123456789", "{name}"));
 }
 
 #[test]

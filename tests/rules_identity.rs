@@ -275,6 +275,87 @@ fn spoil(work: &Path, damage: &str) {
 }
 
 #[test]
+fn a_record_of_a_file_that_is_gone_names_no_other() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    branches.file("1/f", "low").file("1/g", "low");
+    let mut u = branches.mount();
+    let number = u.stat("f").ino();
+    u.write("f", "changed");
+    u.mounted.umount();
+    let inode = fs::metadata(u.at("0/f")).unwrap().ino();
+    fs::remove_file(u.at("0/f")).unwrap();
+    // ext4 gives a freed number out again at once; where it does not, there is nothing to mistake.
+    let reused = (0..100).any(|i| {
+        fs::write(u.at(format!("0/other{i}")), "other").unwrap();
+        fs::metadata(u.at(format!("0/other{i}"))).unwrap().ino() == inode
+    });
+    u.mounted.mount_again();
+    assert_unique(&numbers(&u));
+    assert_eq!((u.stat("f").ino(), u.read("f")), (number, "low".into()), "inode number reused: {reused}");
+}
+
+#[test]
+fn aliases_that_are_hidden_removed_and_replaced_confuse_nothing() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh", "ro+wh"]) else { return };
+    branches.file("2/a", "old").dir("2/d").hard_link("2/a", "2/d/b").hard_link("2/a", "2/c").hard_link("2/a", "2/e");
+    branches.whiteout("1/c").file("1/e", "above").file("2/rest", "");
+    let mut u = branches.mount();
+    u.write("a", "new");
+    fs::remove_dir_all(u.path("d")).unwrap();
+    for _remounted in 0..2 {
+        assert_eq!(
+            (u.list(""), u.read("a"), u.read("e")),
+            (["a", "e", "rest"].map(Into::into).into(), "new".into(), "above".into())
+        );
+        assert_eq!(u.stat("a").nlink(), 3, "what other branches hide counts as on disk");
+        u.mounted.remount();
+    }
+    fs::rename(u.path("a"), u.path("rest")).unwrap();
+    u.write("a", "fresh");
+    fs::hard_link(u.path("a"), u.path("a2")).unwrap();
+    for _remounted in 0..2 {
+        assert_eq!((u.read("a"), u.read("rest"), u.stat("a").nlink()), ("fresh".into(), "new".into(), 2));
+        assert_ne!(u.stat("a").ino(), u.stat("rest").ino());
+        u.mounted.remount();
+    }
+}
+
+#[test]
+fn exchanged_and_crossed_aliases_stay_what_they_are() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    branches.file("1/a", "one").hard_link("1/a", "1/b").file("1/x", "two").hard_link("1/x", "1/y");
+    let mut u = branches.mount();
+    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+    rustix::fs::renameat_with(rustix::fs::CWD, u.path("a"), rustix::fs::CWD, u.path("x"), exchange).unwrap();
+    u.write("b", "1");
+    u.write("y", "2");
+    for _remounted in 0..2 {
+        assert_one_file(&u, &["x", "b"], 2, "1");
+        assert_one_file(&u, &["a", "y"], 2, "2");
+        u.mounted.remount();
+    }
+    fs::rename(u.path("x"), u.path("y")).unwrap();
+    for _remounted in 0..2 {
+        assert_one_file(&u, &["y", "b"], 2, "1");
+        assert_one_file(&u, &["a"], 1, "2");
+        u.mounted.remount();
+    }
+}
+
+#[test]
+fn aliases_stay_one_file_after_a_crash() {
+    let Some(branches) = three_links() else { return };
+    let mut u = branches.mount();
+    u.write("a", "new");
+    fs::remove_file(u.path("b")).unwrap();
+    fs::hard_link(u.path("d/c"), u.path("e")).unwrap();
+    u.mounted.kill9();
+    harness::sandbox::run(std::process::Command::new("umount").arg("-l").arg(u.path("")));
+    u.mounted.mount_again();
+    assert_one_file(&u, &["a", "d/c", "e"], 3, "new");
+}
+
+#[test]
 fn a_number_in_use_is_not_given_out_again() {
     let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
     branches.file("1/low", "low");

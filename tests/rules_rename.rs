@@ -280,6 +280,38 @@ fn a_renamed_directory_takes_its_whiteouts_along() {
 }
 
 #[test]
+fn an_entry_beside_its_own_whiteout_is_moved_replaced_and_removed() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    for name in ["d", "e", "r"] {
+        branches.whiteout(format!("0/{name}")).file(format!("0/{name}/top"), "").file(format!("1/{name}/low"), "");
+    }
+    branches
+        .whiteout("0/f")
+        .file("0/f", "top")
+        .file("1/f", "low")
+        .dir("0/empty")
+        .dir("1/target")
+        .whiteout("0/target")
+        .dir("0/target");
+    branches.file("1/target/low", "").file("1/place/low", "").whiteout("0/place");
+    let mut u = branches.mount();
+    fs::rename(u.path("d"), u.path("moved")).unwrap();
+    fs::rename(u.path("e"), u.path("place")).unwrap();
+    fs::rename(u.path("empty"), u.path("target")).unwrap();
+    fs::rename(u.path("f"), u.path("f2")).unwrap();
+    fs::remove_dir_all(u.path("r")).unwrap();
+    for _remounted in 0..2 {
+        assert_eq!(u.list(""), ["f2", "moved", "place", "target"]);
+        assert_eq!(
+            (u.list("moved"), u.list("place"), u.list("target")),
+            (vec!["top".into()], vec!["top".into()], vec![])
+        );
+        assert_eq!(u.read("f2"), "top");
+        u.mounted.remount();
+    }
+}
+
+#[test]
 fn open_handles_and_working_directories_follow_a_rename() {
     let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
     branches.file("1/low", "low").file("0/d/f", "f");

@@ -222,6 +222,34 @@ fn a_stripped_program_no_longer_gives_its_owners_rights() {
 }
 
 #[test]
+fn set_id_bits_that_appear_under_an_open_file_are_cleared_by_a_write() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    for path in ["0/top", "1/low"] {
+        branches.file(path, "content").mode(path, 0o777);
+    }
+    let mut u = branches.mount();
+    for name in ["top", "low"] {
+        let path = u.path(name);
+        let handles =
+            as_user(1234, 5678, || [File::open(&path), File::options().append(true).open(&path)].map(Result::unwrap));
+        let strips = |what: &str, write: &(dyn Fn() + Sync)| {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
+            assert_eq!(u.mode(name), 0o6777, "{name}");
+            as_user(1234, 5678, write);
+            let disk = fs::metadata(u.at("0").join(name)).unwrap().mode() & 0o7777;
+            assert_eq!((u.mode(name), disk), (0o777, 0o777), "{name}: {what}");
+        };
+        strips("a handle opened before", &|| (&handles[1]).write_all(b"1").unwrap());
+        strips("a handle opened after", &|| File::options().append(true).open(&path).unwrap().write_all(b"2").unwrap());
+        strips("truncation by the handle", &|| handles[1].set_len(8).unwrap());
+        strips("truncation by name", &|| nix::unistd::truncate(&path, 9).unwrap());
+        drop(handles);
+        assert_eq!(fs::read(&path).unwrap(), b"content1\0");
+    }
+    u.remount_and_compare();
+}
+
+#[test]
 fn the_owner_alone_may_change_what_is_the_owners() {
     let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
     branches.file("1/mine", "").owner("1/mine", 1234, 5678).file("1/theirs", "").mode("1/theirs", 0o666);

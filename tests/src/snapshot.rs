@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
 use std::hash::{DefaultHasher, Hasher as _};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -261,8 +261,7 @@ fn content(path: &Path) -> io::Result<Content> {
     let mut hasher = DefaultHasher::new();
     let mut last = Vec::new();
     loop {
-        let mut chunk = Vec::with_capacity(CHUNK);
-        file.by_ref().take(CHUNK as u64).read_to_end(&mut chunk)?;
+        let chunk = next_chunk(&mut file)?;
         if chunk.is_empty() {
             break;
         }
@@ -277,6 +276,25 @@ fn content(path: &Path) -> io::Result<Content> {
     }
     content.hash = hasher.finish();
     Ok(content)
+}
+
+/// The next bytes of a file, none at its end. A large hole is not read: it is zeros.
+fn next_chunk(file: &mut fs::File) -> io::Result<Vec<u8>> {
+    let (start, end) = (file.stream_position()?, file.metadata()?.len());
+    let past = start.saturating_add(CHUNK as u64);
+    let data = match rustix::fs::seek(&*file, rustix::fs::SeekFrom::Data(start)) {
+        // ENXIO: there is no data any more.
+        Err(rustix::io::Errno::NXIO) => end,
+        other => other?,
+    };
+    if past <= end && data >= past {
+        file.seek(SeekFrom::Start(past))?;
+        return Ok(vec![0; CHUNK]);
+    }
+    file.seek(SeekFrom::Start(start))?;
+    let mut chunk = Vec::with_capacity(CHUNK);
+    file.by_ref().take(CHUNK as u64).read_to_end(&mut chunk)?;
+    Ok(chunk)
 }
 
 /// The names in a directory, without `.` and `..`.
