@@ -188,8 +188,8 @@ fn ordinary_mounts_below_the_root_are_shown_read_only() {
 /// A file system of its own in the sandbox.
 fn submount(sandbox: &Sandbox, name: &str) -> PathBuf {
     let path = sandbox.path().join(name);
-    fs::create_dir(&path).unwrap();
-    mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    fs::create_dir(&path).expect("make a file system of its own");
+    mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("make a file system of its own");
     path
 }
 
