@@ -151,8 +151,76 @@ fn may_be_ours(path: &Path) -> bool {
     })
 }
 
+/// Removes a directory and all that is in it, however deep a container has made that: a directory with content is first
+/// moved up to `path`, so that neither recursion nor descriptors nor the length of a path sets a limit.
 fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
+    let mut removal = Removal { base: path, lifted: 0, pending: vec![path.to_owned()] };
+    while let Some(directory) = removal.pending.last().cloned() {
+        removal.empty(&directory)?;
+        // What was lifted is pending now, and goes before what it was in.
+        if removal.pending.last() != Some(&directory) {
+            continue;
+        }
+        match fs::remove_dir(&directory) {
+            // Some file systems leave names out while a directory that is being read is changed: once more.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => continue,
+            result => remove_if_there(result)?,
+        }
+        removal.pending.pop();
+    }
+    Ok(())
+}
+
+struct Removal<'a> {
+    base: &'a Path,
+    lifted: u64,
+    /// Directories to remove, all of them in the base but for the first, which is the base itself.
+    pending: Vec<PathBuf>,
+}
+
+impl Removal<'_> {
+    fn empty(&mut self, directory: &Path) -> io::Result<()> {
+        let entries = match fs::read_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            result => result?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                remove_if_there(fs::remove_file(entry.path()))?;
+            } else if directory == self.base {
+                self.pending.push(entry.path());
+            } else {
+                self.lift(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a directory at once if it is empty; moves it to the base for later if it is not.
+    fn lift(&mut self, directory: &Path) -> io::Result<()> {
+        let has_content = |error: &io::Error| error.kind() == io::ErrorKind::DirectoryNotEmpty;
+        match fs::remove_dir(directory) {
+            Err(error) if has_content(&error) => {}
+            result => return remove_if_there(result),
+        }
+        loop {
+            let target = self.base.join(self.lifted.to_string());
+            self.lifted += 1;
+            match fs::rename(directory, &target) {
+                // Left by a removal that was interrupted, and pending like any other.
+                Err(error) if has_content(&error) => {}
+                result => {
+                    self.pending.push(target);
+                    return result;
+                }
+            }
+        }
+    }
+}
+
+fn remove_if_there(result: io::Result<()>) -> io::Result<()> {
+    match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
@@ -221,6 +289,38 @@ mod tests {
         for name in ["rlaunch-public", "precious", "rlaunch-link", "rlaunch-file"] {
             assert!(fs::symlink_metadata(place.path().join(name)).is_ok(), "{name}");
         }
+    }
+
+    #[test]
+    fn however_deep_a_container_has_dug_it_is_removed() {
+        let place = place();
+        let path = leave_behind(place.path());
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o700);
+        let mut directory = std::os::fd::OwnedFd::from(File::open(path.join("top")).unwrap());
+        for level in 0..5_000 {
+            nix::sys::stat::mkdirat(&directory, "d", mode).unwrap();
+            if level % 100 == 0 {
+                nix::sys::stat::mkdirat(&directory, "empty", mode).unwrap();
+                nix::unistd::symlinkat("/etc", &directory, "link").unwrap();
+            }
+            directory = nix::fcntl::openat(&directory, "d", OFlag::O_DIRECTORY, mode).unwrap();
+        }
+        remove(&path).unwrap();
+        assert!(!path.exists());
+        assert!(Path::new("/etc").exists());
+    }
+
+    #[test]
+    fn an_interrupted_removal_is_taken_up_again() {
+        let place = place();
+        let path = leave_behind(place.path());
+        for name in ["0/x/y", "1/x", "top/a/b/c", "top/d/e"] {
+            fs::create_dir_all(path.join(name)).unwrap();
+        }
+        fs::write(path.join("0/file"), "").unwrap();
+        remove(&path).unwrap();
+        assert!(!path.exists());
+        remove(&path).unwrap();
     }
 
     #[test]
