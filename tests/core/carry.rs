@@ -7,18 +7,18 @@ use unionfs::union::policy::{self, Candidate};
 use unionfs::union::{BranchIndex, Found, Resolved, resolve};
 
 /// An entry is a number: equal numbers are the same object.
-pub type Id = u32;
+pub(crate) type Id = u32;
 /// The object that a change creates.
-pub const NEW: Id = 9_000;
+pub(crate) const NEW: Id = 9_000;
 /// The character device that a `RENAME_WHITEOUT` leaves behind.
-pub const DEVICE: Id = 9_001;
+pub(crate) const DEVICE: Id = 9_001;
 
 /// A path below the root of the union, never empty.
-pub type Path = Vec<Name>;
+pub(crate) type Path = Vec<Name>;
 
 /// A change that a caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     Create { at: Path, dir: bool },
     Remove { at: Path },
     Rename { from: Path, to: Path, manner: Manner },
@@ -27,7 +27,7 @@ pub enum Change {
 
 /// Why a change is refused; the errno of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     Exist,
     NoEnt,
     NotDir,
@@ -42,7 +42,7 @@ pub enum Refusal {
 
 /// One step on the carrier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
+pub(crate) enum Act {
     /// Copies the directories above a name up.
     Parents(Which),
     /// Copies the entry, which is not a directory, up.
@@ -53,18 +53,18 @@ pub enum Act {
 
 /// A change made ready: where and in which steps.
 #[derive(Debug, Clone)]
-pub struct Prepared {
-    pub carrier: usize,
-    pub source: Path,
-    pub target: Path,
+pub(crate) struct Prepared {
+    pub(crate) carrier: usize,
+    pub(crate) source: Path,
+    pub(crate) target: Path,
     /// What `Step::Install` puts in place: a directory?
-    pub dir: bool,
-    pub acts: Vec<Act>,
+    pub(crate) dir: bool,
+    pub(crate) acts: Vec<Act>,
 }
 
 /// How the carrier is found.
 #[derive(Debug, Clone, Copy)]
-pub enum Carrier {
+pub(crate) enum Carrier {
     /// As the policy chooses.
     Policy,
     /// This branch, if it is writable, whatever the policy says.
@@ -73,17 +73,17 @@ pub enum Carrier {
 
 /// A union directory: the branches that make it, and the lowest one on which a new entry in it would be seen.
 #[derive(Debug, Clone)]
-pub struct Place {
-    pub stack: Vec<usize>,
+pub(crate) struct Place {
+    pub(crate) stack: Vec<usize>,
     lowest: Option<usize>,
 }
 
 fn branch_index(branch: usize) -> BranchIndex {
-    BranchIndex(u16::try_from(branch).unwrap())
+    BranchIndex(u16::try_from(branch).expect("few branches"))
 }
 
 /// One branch's word on a name in a directory of it.
-pub fn word(dir: &Dir<Id>, name: &Name, heeds_whiteouts: bool) -> Found {
+pub(crate) fn word(dir: &Dir<Id>, name: &Name, heeds_whiteouts: bool) -> Found {
     let Some(slot) = dir.slots.get(name) else { return Found::Nothing };
     let entry = match &slot.entry {
         None => Found::Nothing,
@@ -94,11 +94,11 @@ pub fn word(dir: &Dir<Id>, name: &Name, heeds_whiteouts: bool) -> Found {
 }
 
 fn infallible(words: impl Iterator<Item = (BranchIndex, Found)>) -> Resolved {
-    resolve(words.map(Ok::<_, std::convert::Infallible>)).unwrap()
+    resolve(words.map(Ok::<_, std::convert::Infallible>)).unwrap_or_else(|never| match never {})
 }
 
 /// Looks a name up in the directory `dir` of the branches `stack`.
-pub fn look_up(world: &World<Id>, stack: &[usize], dir: &[Name], name: &Name) -> Resolved {
+pub(crate) fn look_up(world: &World<Id>, stack: &[usize], dir: &[Name], name: &Name) -> Resolved {
     infallible(stack.iter().map(|&branch| {
         let of = &world.branches[branch];
         let found = of.root.at(dir).map_or(Found::Nothing, |body| word(body, name, of.access.heeds_whiteouts()));
@@ -107,7 +107,7 @@ pub fn look_up(world: &World<Id>, stack: &[usize], dir: &[Name], name: &Name) ->
 }
 
 /// The union directory at a path.
-pub fn place(world: &World<Id>, dir: &[Name]) -> Result<Place, Refusal> {
+pub(crate) fn place(world: &World<Id>, dir: &[Name]) -> Result<Place, Refusal> {
     let root = infallible(world.branches.iter().enumerate().map(|(branch, of)| {
         (branch_index(branch), Found::Dir { opaque: of.root.opaque && of.access.heeds_whiteouts() })
     }));
@@ -226,7 +226,7 @@ fn choose(how: Carrier, rule: Choice, candidates: &[Candidate], lowest: Option<u
 }
 
 /// Makes a change ready, or refuses it.
-pub fn prepare(world: &World<Id>, change: &Change, how: Carrier) -> Result<Prepared, Refusal> {
+pub(crate) fn prepare(world: &World<Id>, change: &Change, how: Carrier) -> Result<Prepared, Refusal> {
     expected(&world.view(), change)?;
     match change {
         Change::Create { at, dir } => prepare_create(world, at, *dir, how),
@@ -310,7 +310,7 @@ fn prepare_exchange(world: &World<Id>, one: &Path, other: &Path, how: Carrier) -
 }
 
 /// Does one step, as strictly as a disk would: whatever a system call would refuse is an error.
-pub fn act(world: &mut World<Id>, prepared: &Prepared, act: Act) -> Result<(), String> {
+pub(crate) fn act(world: &mut World<Id>, prepared: &Prepared, act: Act) -> Result<(), String> {
     match act {
         Act::Parents(which) => bring_parents_up(world, prepared.carrier, parent(prepared, which)),
         Act::CopyUp(which) => copy_up(world, prepared, which),
@@ -447,7 +447,7 @@ fn exchange_entries(world: &mut World<Id>, prepared: &Prepared) -> Result<(), St
 }
 
 /// What a plain directory would look like after the change, or why it would refuse it.
-pub fn expected(before: &View<Id>, change: &Change) -> Result<View<Id>, Refusal> {
+pub(crate) fn expected(before: &View<Id>, change: &Change) -> Result<View<Id>, Refusal> {
     let mut after = before.clone();
     match change {
         Change::Create { at, dir } => {

@@ -10,7 +10,7 @@ use unionfs::union::{Found, Resolved};
 use crate::carry::{Act, Carrier, Change, Id, Path, Prepared, Refusal, act, expected, look_up, place, prepare, word};
 
 /// Asserts that `resolve` and `merge` show what the reference shows, in every directory.
-pub fn assert_seen_as_the_reference_says(world: &World<Id>, names: &[Name]) {
+pub(crate) fn assert_seen_as_the_reference_says(world: &World<Id>, names: &[Name]) {
     assert_directory(world, names, &mut Path::new(), &world.view());
 }
 
@@ -69,7 +69,7 @@ fn listed(world: &World<Id>, stack: &[usize], dir: &[Name]) -> BTreeMap<Name, us
 }
 
 /// Asserts everything that the rules promise of one change of one world. Says whether it was carried out.
-pub fn assert_change_is_right(world: &World<Id>, change: &Change) -> Result<(), Refusal> {
+pub(crate) fn assert_change_is_right(world: &World<Id>, change: &Change) -> Result<(), Refusal> {
     let outcome = prepare(world, change, Carrier::Policy);
     match &outcome {
         Ok(prepared) => {

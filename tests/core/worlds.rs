@@ -6,7 +6,7 @@ use crate::carry::Id;
 
 /// How much a directory of a name may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Detail {
+pub(crate) enum Detail {
     /// Every state of its one name `x`: nothing, a whiteout, an entry.
     Full,
     /// An entry `x` where the directory is one that merges, nothing where it hides what is below.
@@ -53,7 +53,7 @@ fn children(branch: usize, name: usize, detail: Detail, hides: bool) -> Vec<Slot
 }
 
 /// Every root directory that holds the given names in any state.
-pub fn roots(branch: usize, names: &[Name], detail: Detail, opaque: &[bool]) -> Vec<Dir<Id>> {
+pub(crate) fn roots(branch: usize, names: &[Name], detail: Detail, opaque: &[bool]) -> Vec<Dir<Id>> {
     let mut roots: Vec<Dir<Id>> = opaque.iter().map(|opaque| Dir { opaque: *opaque, ..Dir::default() }).collect();
     for (number, name) in names.iter().enumerate() {
         let slots = slots(branch, number, detail);
@@ -73,7 +73,7 @@ pub fn roots(branch: usize, names: &[Name], detail: Detail, opaque: &[bool]) -> 
 }
 
 /// Every branch with one of these ways to access it.
-pub fn branches(roots: &[Dir<Id>], accesses: &[Access]) -> Vec<Branch<Id>> {
+pub(crate) fn branches(roots: &[Dir<Id>], accesses: &[Access]) -> Vec<Branch<Id>> {
     let each = |access: &Access| {
         let access = *access;
         roots.iter().map(move |root| Branch { access, root: root.clone() }).collect::<Vec<_>>()
@@ -82,7 +82,7 @@ pub fn branches(roots: &[Dir<Id>], accesses: &[Access]) -> Vec<Branch<Id>> {
 }
 
 /// Every world with one of `choices[i]` as branch `i`.
-pub fn for_each_world(choices: &[Vec<Branch<Id>>], mut visit: impl FnMut(&World<Id>)) {
+pub(crate) fn for_each_world(choices: &[Vec<Branch<Id>>], mut visit: impl FnMut(&World<Id>)) {
     assert!(choices.iter().all(|choice| !choice.is_empty()));
     let mut at = vec![0; choices.len()];
     let mut world = World { branches: choices.iter().map(|choice| choice[0].clone()).collect() };
