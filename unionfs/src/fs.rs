@@ -67,7 +67,7 @@ pub struct Union {
     root: Arc<Inode>,
     handles: Handles,
     dirs: Arc<dirs::DirCache>,
-    replaced: Arc<dirs::Replaced>,
+    held: Arc<dirs::Held>,
     tree: RwLock<()>,
     /// Shown in the place of directories that are other branches.
     empty: Option<Arc<Dir>>,

@@ -598,7 +598,8 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let (caller, from, to) = (caller(request), (from.0, from_at), (to.0, to_at));
-        self.dispatch(true, to_ino, move |shared| {
+        let long = self.union().copies_much(from.0, from.1, to.0, length);
+        self.dispatch(long, to_ino, move |shared| {
             reply_written(shared.run(|union| union.copy_range(from, to, length, caller)), reply);
         });
     }

@@ -15,7 +15,7 @@ impl Dir {
         let stat = self.find(name.as_bytes())?;
         let found = match &stat {
             Some(stat) if stat.kind != Kind::Dir => Found::Leaf,
-            Some(_) => Found::Dir { opaque: marks && (self.is_opaque(name)? || self.has_whiteout(name)?) },
+            Some(_) => Found::Dir { opaque: marks && (self.has_opaque(name)? || self.has_whiteout(name)?) },
             None if marks && self.has_whiteout(name)? => Found::Whiteout,
             None => Found::Nothing,
         };
@@ -26,7 +26,7 @@ impl Dir {
     pub fn has_whiteout(&self, name: Name<'_>) -> Result<bool, Errno> {
         let whiteout = name.whiteout();
         if whiteout.content.is_empty() {
-            return Ok(self.find(&whiteout.file)?.is_some());
+            return self.has_mark(&whiteout.file);
         }
         Ok(self.long_name(&whiteout.file)?.is_some_and(|hidden| hidden.as_name() == name))
     }
@@ -34,7 +34,7 @@ impl Dir {
     /// The name that the whiteout of a long name hides; nothing if the file is gone or is none.
     pub fn long_name(&self, whiteout: &[u8]) -> Result<Option<NameBuf>, Errno> {
         let file = match self.open_file(whiteout, OFlags::RDONLY) {
-            Err(Errno::NOENT | Errno::NAMETOOLONG) => return Ok(None),
+            Err(Errno::NOENT | Errno::NAMETOOLONG | Errno::PERM) => return Ok(None),
             file => file?,
         };
         let mut content = [0; NAME_MAX + 1];
@@ -42,11 +42,24 @@ impl Dir {
         Ok(Name::new(&content[..length]).ok().map(Name::to_owned))
     }
 
+    /// Whether this directory is marked opaque.
+    pub fn is_opaque(&self) -> Result<bool, Errno> {
+        self.has_mark(OPAQUE)
+    }
+
     /// Whether the directory of that name is marked opaque.
-    fn is_opaque(&self, name: Name<'_>) -> Result<bool, Errno> {
-        match self.find(&[name.as_bytes(), b"/", OPAQUE].concat()) {
+    fn has_opaque(&self, name: Name<'_>) -> Result<bool, Errno> {
+        match self.has_mark(&[name.as_bytes(), b"/", OPAQUE].concat()) {
             // replaced by something else in this moment
             Err(Errno::NOTDIR | Errno::LOOP) => Ok(false),
+            found => found,
+        }
+    }
+
+    fn has_mark(&self, file: &[u8]) -> Result<bool, Errno> {
+        match self.find(file) {
+            // the branch is a union itself, which has such names for nobody
+            Err(Errno::PERM) => Ok(false),
             found => Ok(found?.is_some()),
         }
     }

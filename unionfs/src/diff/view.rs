@@ -10,7 +10,6 @@ use crate::branch::at::At;
 use crate::branch::dir::Dir;
 use crate::branch::stat::Stat;
 use crate::options::{Access, BranchSpec};
-use crate::union::name::OPAQUE;
 use crate::union::resolve::Next;
 use crate::union::{BranchIndex, Name, NameBuf, RawName, Resolved, Scan};
 
@@ -69,7 +68,7 @@ impl View {
         let mut seen = Vec::new();
         for (branch, dir) in level {
             seen.push((*branch, Rc::clone(dir)));
-            if self.honours_whiteouts(*branch) && dir.find(OPAQUE)?.is_some() {
+            if self.honours_whiteouts(*branch) && dir.is_opaque()? {
                 break;
             }
         }

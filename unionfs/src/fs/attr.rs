@@ -1,6 +1,6 @@
 //! Attributes: getattr, setattr, readlink, statfs.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::StatVfs;
@@ -46,6 +46,8 @@ pub(super) enum Where {
     Named(Arc<Dir>, Vec<u8>),
     /// In a file that is open.
     Open(Arc<Real>),
+    /// In something without a name that is held.
+    Held(Arc<OwnedFd>),
 }
 
 impl Where {
@@ -53,6 +55,7 @@ impl Where {
         match self {
             Where::Named(dir, name) => dir.at(name),
             Where::Open(real) => At::open(real.file.as_fd()),
+            Where::Held(held) => At::open(held.as_fd()),
         }
     }
 }
@@ -64,9 +67,10 @@ impl Union {
     /// ESTALE if the kernel should look its name up again.
     pub fn getattr(&self, ino: u64) -> Result<Attr, Errno> {
         let inode = self.inode(ino)?;
-        let stat = match (inode.place(), inode.open_file()) {
-            (Place::Gone(gone), None) => *gone,
-            _ => self.whereabouts(&inode)?.at().stat()?,
+        let stat = match (self.whereabouts(&inode), inode.place()) {
+            // nothing holds it any more but the kernel's memory of it
+            (Err(Errno::STALE), Place::Gone(gone)) => *gone,
+            (place, _) => place?.at().stat()?,
         };
         Ok(self.attr(&inode, stat))
     }
@@ -85,7 +89,10 @@ impl Union {
                 }
                 None => Ok(Where::Named(self.dir(inode, stack.top())?, Vec::new())),
             },
-            Place::Gone(_) => inode.open_file().map(|open| Where::Open(open.real())).ok_or(Errno::STALE),
+            Place::Gone(_) => match inode.open_file() {
+                Some(open) => Ok(Where::Open(open.real())),
+                None => self.held.get(inode.ino).map(|(held, _)| Where::Held(held)).ok_or(Errno::STALE),
+            },
             Place::Entry(_) | Place::Record(_) => {
                 let (dir, name) = self.real_name(inode)?;
                 Ok(Where::Named(dir, name))

@@ -35,8 +35,11 @@ impl Union {
             Place::Stack(stack) => self.branch(stack.top()).in_place(),
             Place::Record(_) => true,
             Place::Gone(_) => {
-                let real = inode.open_file().map(|open| open.real());
-                real.is_none_or(|real| real.branch.is_none_or(|branch| self.branch(branch).in_place()))
+                let branch = match inode.open_file() {
+                    Some(open) => open.real().branch,
+                    None => self.held.get(inode.ino).map(|(_, branch)| branch),
+                };
+                branch.is_none_or(|branch| self.branch(branch).in_place())
             }
         }
     }

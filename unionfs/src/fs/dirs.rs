@@ -59,20 +59,21 @@ impl DirCache {
     }
 }
 
-/// Files that a rename replaced a moment ago. Somebody who found the old file by its name may be
-/// just about to open it, and must not fail: the name was there all the time.
+/// What lost its last name a moment ago and may still be asked for: a file that a rename replaced
+/// (somebody who found it by its name may be just about to open it, and must not fail: the name
+/// was there all the time), and a fifo, socket or device, whose opening the kernel does not tell.
 #[derive(Debug)]
-pub(super) struct Replaced(Mutex<LruCache<u64, (Arc<OwnedFd>, BranchIndex)>>);
+pub(super) struct Held(Mutex<LruCache<u64, (Arc<OwnedFd>, BranchIndex)>>);
 
 /// So many are remembered.
-const REPLACED: NonZeroUsize = NonZeroUsize::new(64).expect("it is not zero");
+const HELD: NonZeroUsize = NonZeroUsize::new(64).expect("it is not zero");
 
-impl Replaced {
-    pub(super) fn new() -> Arc<Replaced> {
-        Arc::new(Replaced(Mutex::new(LruCache::new(REPLACED))))
+impl Held {
+    pub(super) fn new() -> Arc<Held> {
+        Arc::new(Held(Mutex::new(LruCache::new(HELD))))
     }
 
-    /// Keeps a file, held open without access to its content, and the branch it lay on.
+    /// Keeps an object, held without access to its content, and the branch it lay on.
     pub(super) fn keep(&self, ino: u64, held: OwnedFd, branch: BranchIndex) {
         let evicted = self.0.lock().push(ino, (Arc::new(held), branch));
         drop(evicted);
@@ -92,13 +93,13 @@ impl Replaced {
 #[derive(Debug)]
 pub(super) struct Purge {
     pub(super) dirs: Arc<DirCache>,
-    pub(super) replaced: Arc<Replaced>,
+    pub(super) held: Arc<Held>,
 }
 
 impl LeaveHook for Purge {
     fn left(&self, ino: u64) {
         self.dirs.remove(ino);
-        self.replaced.remove(ino);
+        self.held.remove(ino);
     }
 }
 

@@ -107,7 +107,7 @@ impl Union {
 
     /// Opens a file that a rename replaced a moment ago, for reading.
     fn open_replaced(&self, inode: &Inode) -> Result<(Real, RealId), Errno> {
-        let (held, branch) = self.replaced.get(inode.ino).ok_or(Errno::STALE)?;
+        let (held, branch) = self.held.get(inode.ino).ok_or(Errno::STALE)?;
         let file = open_again(held.as_fd(), OFlags::RDONLY | OFlags::NOCTTY)?;
         let id = Stat::of_file(&file)?.id;
         Ok((Real { file, writable: false, branch: Some(branch) }, id))
@@ -163,6 +163,14 @@ impl Union {
     /// Whether a write to a handle would have to copy the file up first.
     pub fn write_copies_up(&self, handle: u64) -> bool {
         self.handles.file(handle).is_ok_and(|handle| !handle.open.real().writable)
+    }
+
+    /// Whether copying a range between handles would take long.
+    pub fn copies_much(&self, from: u64, from_at: u64, to: u64, length: u64) -> bool {
+        const MUCH: u64 = 1 << 20;
+        let size = self.handles.file(from).and_then(|handle| Stat::of_file(&handle.open.real().file));
+        let rest = size.map_or(u64::MAX, |stat| stat.size.saturating_sub(from_at));
+        rest.min(length) > MUCH || self.write_copies_up(to)
     }
 
     /// Whether changing an inode would have to copy it up first.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::steps::{Carrier, Spot};
-use super::{Sight, Union, name};
+use super::{Entry, Sight, Union, name};
 use crate::branch::stat::{Kind, Stat};
 use crate::inode::{Inode, Place};
 use crate::links::{self, Origin};
@@ -54,7 +54,8 @@ impl Union {
 
     /// Removes with the names of the directory held, on a branch where it exists.
     fn remove_here(&self, dir: &Arc<Inode>, name: Name<'_>, sight: Sight, target: BranchIndex) -> Result<(), Errno> {
-        let on_carrier = sight.resolved.topmost() == Some(target);
+        let top = sight.resolved.topmost();
+        let on_carrier = top == Some(target);
         let stat = sight.stat.ok_or(Errno::NOENT)?;
         let entry = self.adopt(dir, name, sight)?;
         let victim = entry.lookup.inode();
@@ -65,6 +66,9 @@ impl Union {
         let level = self.level(dir)?;
         let below = !matches!(self.look_below(&level, target, name)?, Resolved::Missing { .. });
         self.note_alias_gone(victim, dir, name, target, on_carrier, &stat)?;
+        if !matches!(victim.kind, Kind::File | Kind::Symlink) {
+            self.hold(&entry, dir, name, top)?;
+        }
         let steps = plan::remove(Remove { dir: victim.kind == Kind::Dir, on_carrier, below });
         let into = self.dir(dir, target)?;
         let carrier = Carrier { work: self.work(target)?, source: None, target: Spot { dir: into, name } };
@@ -73,6 +77,22 @@ impl Union {
             return Err(errno);
         }
         self.after_removal(victim, dir, name, entry.attr.stat);
+        Ok(())
+    }
+
+    /// Holds an object whose last name is about to go.
+    pub(super) fn hold(
+        &self,
+        entry: &Entry,
+        dir: &Arc<Inode>,
+        name: Name<'_>,
+        top: Option<BranchIndex>,
+    ) -> Result<(), Errno> {
+        let inode = entry.lookup.inode();
+        let by_its_name = matches!(inode.place(), Place::Entry(branch) if Some(branch) == top);
+        let (Some(top), 1, true) = (top, entry.attr.stat.nlink, by_its_name) else { return Ok(()) };
+        let held = self.dir(dir, top)?.hold(name.as_bytes())?;
+        self.held.keep(inode.ino, held, top);
         Ok(())
     }
 

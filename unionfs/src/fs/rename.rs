@@ -226,8 +226,8 @@ impl Union {
         if let Some((entry, stat)) = &lost {
             self.note_alias_gone(entry.lookup.inode(), target.dir, target.name, branch, on_carrier, stat)?;
         }
-        if let Some((entry, stat)) = lost.as_ref().filter(|(_, stat)| stat.kind == Kind::File) {
-            self.hold_replaced(entry, target, stat)?;
+        if let Some((entry, _)) = &lost {
+            self.hold(entry, target.dir, target.name, target.top())?;
         }
         {
             let _alone = walls.then(|| self.tree.write());
@@ -249,16 +249,6 @@ impl Union {
         }
         self.refresh(target)?;
         if flags == RenameFlags::Exchange { self.refresh(source) } else { Ok(()) }
-    }
-
-    /// Holds a file whose last name is about to go to another.
-    fn hold_replaced(&self, entry: &Entry, end: &End<'_>, stat: &Stat) -> Result<(), Errno> {
-        let (Some(top), 1) = (end.top(), entry.attr.stat.nlink) else { return Ok(()) };
-        if stat.nlink == 1 {
-            let held = self.dir(end.dir, top)?.hold(end.name.as_bytes())?;
-            self.replaced.keep(entry.attr.ino, held, top);
-        }
-        Ok(())
     }
 
     /// Takes over where a moved directory's merging ends now.

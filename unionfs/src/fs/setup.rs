@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use smallvec::SmallVec;
 
 use super::Union;
-use super::dirs::{DirCache, Purge, Replaced};
+use super::dirs::{DirCache, Held, Purge};
 use crate::branch::dir::Dir;
 use crate::branch::work::{Work, WorkError};
 use crate::branch::{self, Branch};
@@ -17,7 +17,6 @@ use crate::handle::Handles;
 use crate::identity::Numbers;
 use crate::inode::{Birth, Inodes, Place, ROOT, Stack};
 use crate::options::{Access, BranchSpec, Options};
-use crate::union::name::OPAQUE;
 use crate::union::{BranchIndex, Cut, Found, Resolved, resolve};
 
 /// Why a union cannot be opened.
@@ -77,8 +76,8 @@ impl Union {
         };
         let numbers = Numbers::default();
         let dirs = DirCache::new(count);
-        let replaced = Replaced::new();
-        let inodes = Inodes::new(Box::new(Purge { dirs: Arc::clone(&dirs), replaced: Arc::clone(&replaced) }));
+        let held = Held::new();
+        let inodes = Inodes::new(Box::new(Purge { dirs: Arc::clone(&dirs), held: Arc::clone(&held) }));
         let top = opened[0].root.stat().map_err(|errno| SetupError::Open(branches[0].path.clone(), errno))?;
         for branch in &opened {
             if let Ok(stat) = branch.root.stat() {
@@ -101,7 +100,7 @@ impl Union {
             root: root_inode,
             handles: Handles::default(),
             dirs,
-            replaced,
+            held,
             tree: RwLock::new(()),
             empty,
             checked_records: Mutex::default(),
@@ -113,11 +112,11 @@ impl Union {
 /// The branches of the root: all, down to the first whose root is opaque.
 fn root_stack(branches: &[Branch]) -> Result<Stack, SetupError> {
     let roots = (0..).map(BranchIndex).zip(branches).map(|(index, branch)| {
-        let opaque = branch.honours_whiteouts() && branch.root.find(OPAQUE)?.is_some();
+        let fail = |errno| SetupError::Open(branch.spec.path.clone(), errno);
+        let opaque = branch.honours_whiteouts() && branch.root.is_opaque().map_err(fail)?;
         Ok((index, Found::Dir { opaque }))
     });
-    let fail = |errno| SetupError::Open(branches[0].spec.path.clone(), errno);
-    let Resolved::Dir { stack, cut } = resolve(roots).map_err(fail)? else { return Err(SetupError::NoBranches) };
+    let Resolved::Dir { stack, cut } = resolve(roots)? else { return Err(SetupError::NoBranches) };
     let last = stack.last().copied().unwrap_or(BranchIndex(0));
     let lowest_seen = cut.and_then(Cut::lowest_seen).unwrap_or(last);
     Ok(Stack { branches: SmallVec::from_vec(stack), lowest_seen })
