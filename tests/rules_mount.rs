@@ -363,3 +363,92 @@ fn the_umount_command_ends_the_mount() {
     assert_eq!((again.status, again.stderr.lines().count()), (Some(1), 1), "{again:?}");
     u.mounted.mount_again();
 }
+
+#[test]
+fn a_low_limit_of_open_files_is_enough() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    for number in 0..300 {
+        branches.file(format!("1/{number}/a/f"), "low").dir(format!("0/{number}/b"));
+    }
+    let mut mount = Command::new("prlimit");
+    mount.args(["--nofile=128:128", BIN, "mount"]).arg(branches.string()).arg(branches.at("mnt"));
+    let outcome = finish(&mut mount);
+    assert_eq!(outcome.status, Some(0), "{outcome:?}");
+    let (mnt, all) = (branches.at("mnt"), 1 + 300 * 4);
+    assert_eq!(Snapshot::take(&mnt).entries.len(), all);
+    for number in 0..300 {
+        fs::write(mnt.join(format!("{number}/a/f")), "changed").unwrap();
+    }
+    fs::remove_dir_all(mnt.join("7")).unwrap();
+    assert_eq!(Snapshot::take(&mnt).entries.len(), all - 4);
+}
+
+#[test]
+fn a_tree_deeper_than_any_path_can_say_is_changed_at_its_bottom() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    let deep = |root: &Path| {
+        let name = "d".repeat(200);
+        let mut directory = std::os::fd::OwnedFd::from(fs::File::open(root).unwrap());
+        for _level in 0..40 {
+            match rustix::fs::mkdirat(&directory, &name, rustix::fs::Mode::RWXU) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(errno) => panic!("mkdir: {errno}"),
+            }
+            let flags = rustix::fs::OFlags::DIRECTORY;
+            directory = rustix::fs::openat(&directory, &name, flags, rustix::fs::Mode::empty()).unwrap();
+        }
+        directory
+    };
+    let create = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::RDWR | rustix::fs::OFlags::APPEND;
+    let open = |directory: &std::os::fd::OwnedFd, name: &str| {
+        fs::File::from(rustix::fs::openat(directory, name, create, rustix::fs::Mode::RWXU).unwrap())
+    };
+    let bottom = deep(&branches.at("1"));
+    std::io::Write::write_all(&mut open(&bottom, "f"), b"low").unwrap();
+    drop(bottom);
+    let mnt = branches.at("mnt");
+    let mut mounted = Mounted::mount(BIN, branches.string(), &mnt, &[]);
+    let bottom = deep(&mnt);
+    std::io::Write::write_all(&mut open(&bottom, "f"), b" changed").unwrap();
+    rustix::fs::renameat(&bottom, "f", &bottom, "g").unwrap();
+    drop((open(&bottom, "gone"), bottom));
+    mounted.remount();
+    let bottom = deep(&mnt);
+    rustix::fs::unlinkat(&bottom, "gone", rustix::fs::AtFlags::empty()).unwrap();
+    let names: Vec<_> =
+        rustix::fs::Dir::read_from(&bottom).unwrap().map(|entry| entry.unwrap().file_name().to_owned()).collect();
+    assert!(names.contains(&c"g".to_owned()) && !names.contains(&c"f".to_owned()), "{names:?}");
+    assert_eq!(std::io::read_to_string(open(&bottom, "g")).unwrap(), "low changed");
+}
+
+#[test]
+fn hundreds_of_branches_make_one_union() {
+    let Some(branches) = Branches::new(BIN, &["rw"]) else { return };
+    let mut string = branches.string();
+    for number in 0..200 {
+        branches
+            .file(format!("b{number}/f{number:03}"), number.to_string())
+            .file(format!("b{number}/d/in{number:03}"), "");
+        string.push(format!(":{}=ro+wh", branches.at(format!("b{number}")).display()));
+    }
+    let mounted = Mounted::mount(BIN, string, &branches.at("mnt"), &[]);
+    let path = |path: &str| mounted.target().join(path);
+    assert_eq!(harness::snapshot::names(&path("")).unwrap().len(), 201);
+    assert_eq!(harness::snapshot::names(&path("d")).unwrap().len(), 200);
+    assert_eq!(fs::read_to_string(path("f199")).unwrap(), "199");
+    fs::remove_dir_all(path("d")).unwrap();
+    fs::write(path("f150"), "changed").unwrap();
+    assert_eq!(fs::read_to_string(branches.at("0/f150")).unwrap(), "changed");
+    assert!(!path("d").exists());
+}
+
+#[test]
+fn attributes_that_aufs_knows_are_accepted() {
+    let Some(branches) = Branches::new(BIN, &["rw+nolwh", "rr+wh", "ro"]) else { return };
+    branches.file("1/f", "one").file("2/g", "two");
+    let mut u = branches.mount();
+    fs::remove_file(u.path("f")).unwrap();
+    u.assert_whiteout("0/f");
+    assert_eq!(fs::metadata(u.at("0/.wh.f")).unwrap().nlink(), 1, "a whiteout is a file of its own");
+    u.remount_and_compare();
+}

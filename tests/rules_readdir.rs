@@ -131,14 +131,14 @@ fn many(merged: bool, count: usize) -> Option<Union> {
 #[test]
 fn reading_and_removing_neither_skips_nor_repeats() {
     for merged in [false, true] {
-        let Some(u) = many(merged, 3000) else { return };
+        let Some(u) = many(merged, 1500) else { return };
         let mut seen = BTreeMap::new();
         for entry in fs::read_dir(u.path("d")).unwrap() {
             let name = entry.unwrap().file_name();
             *seen.entry(name.clone()).or_insert(0) += 1;
             fs::remove_file(u.path("d").join(name)).unwrap();
         }
-        assert_eq!(seen.len(), 3000, "merged: {merged}");
+        assert_eq!(seen.len(), 1500, "merged: {merged}");
         assert!(seen.values().all(|times| *times == 1));
         assert_eq!(u.list("d"), [""; 0]);
         fs::remove_dir(u.path("d")).unwrap();
@@ -219,11 +219,11 @@ fn attributes_of_a_listing_are_those_of_now() {
 fn a_large_directory_is_listed_whole() {
     let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
     branches.dir("1/large");
-    for number in 0..20_000 {
+    for number in 0..8_000 {
         fs::write(branches.at(format!("1/large/{number:05}")), "").unwrap();
     }
     let u = branches.mount();
-    let expected: Vec<String> = (0..20_000).map(|number| format!("{number:05}")).collect();
+    let expected: Vec<String> = (0..8_000).map(|number| format!("{number:05}")).collect();
     assert_eq!(u.list("large"), expected, "one branch");
     fs::remove_file(u.path("large/07777")).unwrap();
     u.write("large/new", "");

@@ -354,7 +354,7 @@ fn a_name_that_is_renamed_over_by_many_is_always_there() {
             .map(|writer| {
                 let u = &u;
                 scope.spawn(move || {
-                    for round in 0..60 {
+                    for round in 0..150 {
                         u.write(format!("d/tmp{writer}"), format!("{writer}-{round}"));
                         fs::rename(u.path(format!("d/tmp{writer}")), u.path("d/n")).unwrap();
                     }
