@@ -1,5 +1,7 @@
 # A repository of real files is made, cloned with hard links, changed, packed and checked.
 mkdir -p /root/git
+# Threads would share the work of packing differently each time.
+git config --global pack.threads 1
 cd /root/git
 cp -r /usr/share/perl/ source
 cd source
