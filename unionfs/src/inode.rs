@@ -5,7 +5,7 @@
 //! [`crate::fs`] states.
 
 use std::collections::hash_map::RandomState;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
@@ -199,7 +199,16 @@ pub struct Inodes {
     table: DashMap<u64, Slot, RandomState>,
     /// Told when a number is not in use any more.
     on_leave: Box<dyn LeaveHook>,
+    /// Counts forgets, to look at the size now and then only.
+    forgets: AtomicU64,
+    /// The largest number of inodes that was seen since memory was given back.
+    peak: AtomicUsize,
 }
+
+/// So many forgets go by between two looks at the size.
+const LOOK_AFTER: u64 = 4096;
+/// Fewer inodes than this are not worth the effort.
+const WORTHWHILE: usize = 16_384;
 
 /// What is told of inodes that leave.
 pub trait LeaveHook: Send + Sync + std::fmt::Debug {
@@ -227,7 +236,8 @@ pub struct Taken;
 impl Inodes {
     /// An empty table.
     pub fn new(on_leave: Box<dyn LeaveHook>) -> Arc<Inodes> {
-        Arc::new(Inodes { table: DashMap::with_hasher(RandomState::new()), on_leave })
+        let table = DashMap::with_hasher(RandomState::new());
+        Arc::new(Inodes { table, on_leave, forgets: AtomicU64::new(0), peak: AtomicUsize::new(0) })
     }
 
     fn left(&self, ino: u64) {
@@ -303,6 +313,20 @@ impl Inodes {
             if before <= lookups { slot.known.take() } else { None }
         });
         drop(released);
+        if self.forgets.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOK_AFTER) {
+            self.give_back();
+        }
+    }
+
+    /// Gives memory back when most of the inodes are gone.
+    fn give_back(&self) {
+        let now = self.table.len();
+        let peak = self.peak.fetch_max(now, Ordering::Relaxed).max(now);
+        if peak > WORTHWHILE && now < peak / 4 {
+            self.peak.store(now, Ordering::Relaxed);
+            self.table.shrink_to_fit();
+            crate::sys::give_back_memory();
+        }
     }
 
     /// How many there are.

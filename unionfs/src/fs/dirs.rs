@@ -18,7 +18,7 @@ const SHARDS: usize = 16;
 /// At most this share of the descriptors that the process may have.
 const SHARE: u64 = 4;
 const MOST: u64 = 16_384;
-const LEAST: u64 = 256;
+const LEAST: u64 = SHARDS as u64;
 
 type Shard = LruCache<(u64, BranchIndex), Arc<Dir>>;
 
@@ -26,6 +26,7 @@ type Shard = LruCache<(u64, BranchIndex), Arc<Dir>>;
 #[derive(Debug)]
 pub(super) struct DirCache {
     shards: [Mutex<Shard>; SHARDS],
+    each: NonZeroUsize,
     branches: u16,
 }
 
@@ -34,7 +35,7 @@ impl DirCache {
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let all = (limit / SHARE).clamp(LEAST, MOST);
         let each = NonZeroUsize::new(all as usize / SHARDS).unwrap_or(NonZeroUsize::MIN);
-        Arc::new(DirCache { shards: std::array::from_fn(|_| Mutex::new(LruCache::new(each))), branches })
+        Arc::new(DirCache { shards: std::array::from_fn(|_| Mutex::new(LruCache::new(each))), each, branches })
     }
 
     fn shard(&self, ino: u64) -> &Mutex<Shard> {
@@ -49,6 +50,14 @@ impl DirCache {
         // what falls out is closed after the lock is gone
         let evicted = self.shard(ino).lock().push((ino, branch), dir);
         drop(evicted);
+    }
+
+    /// Closes all of them: somebody needs descriptors more.
+    fn clear(&self) {
+        for shard in &self.shards {
+            let cleared = std::mem::replace(&mut *shard.lock(), LruCache::new(self.each));
+            drop(cleared);
+        }
     }
 
     pub(super) fn remove(&self, ino: u64) {
@@ -138,6 +147,10 @@ impl Union {
         let opened = match dir.open_dir(name) {
             // a mount point, where the branch could not be cut off from the mount table
             Err(Errno::XDEV) => return self.empty.clone().ok_or(Errno::XDEV),
+            Err(Errno::MFILE) => {
+                self.dirs.clear();
+                dir.open_dir(name)?
+            }
             opened => opened?,
         };
         let covered = &self.branch(branch).covered;

@@ -35,6 +35,8 @@ pub enum SetupError {
     Overlap(PathBuf, PathBuf),
     #[error("branch {} is on a read-only file system: give it as ro", .0.display())]
     ReadOnly(PathBuf),
+    #[error("branch {} is a union itself, or its file system takes no names that begin with .wh.: it cannot be writable", .0.display())]
+    Nested(PathBuf),
     #[error("branch {} is in use by another mount", .0.display())]
     Busy(PathBuf),
     #[error("branch {} was left by a volatile mount that did not end well: its content cannot be trusted; remove {}/.wh..wh.runionfs/volatile to use it all the same", .0.display(), .0.display())]
@@ -184,6 +186,7 @@ fn open_work(path: &Path, root: &Dir, area: Option<&Dir>, options: &Options) -> 
     Work::open(area.unwrap_or(root), options.volatile).map_err(|error| match error {
         WorkError::Busy => SetupError::Busy(path.to_owned()),
         WorkError::Volatile => SetupError::Volatile(path.to_owned()),
+        WorkError::Errno(Errno::PERM) => SetupError::Nested(path.to_owned()),
         WorkError::Errno(errno) => fail(errno),
     })
 }
