@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::path::Path;
 use std::time::Duration;
 
-use harness::ops::acts_and_remounts;
+use harness::ops::{Act, Allocate, Op, acts_and_remounts};
 use harness::sandbox::{self, Medium};
 use harness::tree::layouts;
 use harness::trial::{Ground, Trial, number, try_many};
@@ -15,7 +15,7 @@ use proptest::prelude::*;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_runionfs");
 
-fn try_on(parent: &Path, cases: u32) {
+fn try_on(parent: &Path, cases: u32, allowed: impl Fn(&Act) -> bool) {
     let length = usize::try_from(number("RUNIONFS_ORACLE_OPS", 120)).expect("a length");
     let trials = Cell::new(0);
     let values = (layouts(), prop::collection::vec(acts_and_remounts(), 0..length));
@@ -24,7 +24,7 @@ fn try_on(parent: &Path, cases: u32) {
         let ground = Ground::new(parent, &trials.get().to_string(), &layout).expect("write the branches");
         let mut trial = Trial::new(ground, BINARY).expect("write the plain directory");
         trial.compare()?;
-        for act in &acts {
+        for act in acts.iter().filter(|act| allowed(act)) {
             trial.act(act)?;
         }
         trial.compare()
@@ -34,11 +34,13 @@ fn try_on(parent: &Path, cases: u32) {
 #[test]
 fn a_union_on_disk_looks_like_a_plain_directory() {
     let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
-    try_on(sandbox.path(), number("RUNIONFS_ORACLE_CASES", 200));
+    try_on(sandbox.path(), number("RUNIONFS_ORACLE_CASES", 200), |_| true);
 }
 
 #[test]
 fn a_union_on_tmpfs_looks_like_a_plain_directory() {
     let Some(sandbox) = sandbox::enter_for(Medium::Tmpfs, Duration::from_secs(1_200)) else { return };
-    try_on(sandbox.path(), number("RUNIONFS_ORACLE_CASES", 200));
+    // tmpfs cannot do it, and says so; under FUSE the kernel has stripped the set-id bits by then
+    let zeroes = |act: &Act| matches!(act.op, Op::Allocate { manner: Allocate::ZeroRange, .. });
+    try_on(sandbox.path(), number("RUNIONFS_ORACLE_CASES", 200), |act| !zeroes(act));
 }
