@@ -89,8 +89,12 @@ fn is_directory(tree: &BTreeMap<PathBuf, Entry>, path: &Path) -> bool {
     tree.get(path).is_some_and(|entry| entry.kind == Kind::Directory)
 }
 
-/// Whether an entry is another one, or the same with other content or attributes.
+/// Whether an entry has other content or attributes. As for docker, a directory has no content and no time, and one
+/// that was made again like the old one is no change; a file that was is one.
 fn differs(old: &Entry, new: &Entry) -> bool {
-    let essence = |entry: &Entry| Entry { ctime: (0, 0), atime: None, nlink: 0, ..entry.clone() };
+    let essence = |entry: &Entry| {
+        let timeless = Entry { ctime: (0, 0), atime: None, nlink: 0, ..entry.clone() };
+        if entry.kind == Kind::Directory { Entry { mtime: (0, 0), ino: 0, ..timeless } } else { timeless }
+    };
     essence(old) != essence(new)
 }
