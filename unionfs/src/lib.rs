@@ -45,7 +45,7 @@
 //! | [`mount`] | `/dev/fuse`, mount(2), and unmounting what is ours only |
 //! | [`control`] | asking a running daemon: `runionfs show` |
 //! | [`diff`] | what the writable branches changed, from the branches alone |
-//! | [`fuse`] | the adapter: the only file that knows the FUSE library, and the only one that replies |
+//! | [`fuse`] | the adapter: the only module that knows the FUSE library, and the only one that replies |
 //! | [`fs`] | the state, the lock order, and one file for each family of operations |
 //! | [`handle`], [`inode`] | open files and directories; identity, names, lookup counts |
 //! | [`identity`], [`links`] | inode numbers; hard links that outlive a copy-up |

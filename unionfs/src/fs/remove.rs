@@ -12,6 +12,50 @@ use crate::links::{self, Origin};
 use crate::union::plan::{self, Remove};
 use crate::union::{BranchIndex, Name, Resolved};
 
+/// A name that is about to go, for the hard-link records.
+pub(super) struct Going<'a> {
+    pub(super) victim: &'a Inode,
+    pub(super) dir: &'a Arc<Inode>,
+    pub(super) name: Name<'a>,
+    pub(super) carrier: BranchIndex,
+    /// Whether the name's topmost entry lies on the carrier, and not below it.
+    pub(super) on_carrier: bool,
+    /// Of the name's own entry.
+    pub(super) stat: Stat,
+}
+
+impl Going<'_> {
+    /// Counts the name, before it goes, if the object has others where this one stands.
+    pub(super) fn note(&self, union: &Union) -> Result<(), Errno> {
+        let Some(record) = self.record() else { return Ok(()) };
+        links::note_gone(union.work(record)?, self.victim.ino, Origin::of(&self.stat), &self.path())
+    }
+
+    /// Takes that back.
+    pub(super) fn stays(&self, union: &Union) {
+        let Some(record) = self.record() else { return };
+        let path = self.path();
+        let kept = union.work(record).and_then(|work| links::keep_gone(work, self.victim.ino, |gone| gone != path));
+        if let Err(errno) = kept {
+            tracing::warn!(%errno, "correcting a hard-link record");
+        }
+    }
+
+    fn path(&self) -> Vec<u8> {
+        Inode::path_of(self.dir, self.name)
+    }
+
+    /// The branch of the record, if one is needed: the name stands below the object's copy, or is
+    /// hidden while others like it stay.
+    fn record(&self) -> Option<BranchIndex> {
+        match self.victim.place() {
+            _ if self.victim.kind == Kind::Dir => None,
+            Place::Record(branch) => (self.stat.id != self.victim.with(|state| state.real)).then_some(branch),
+            _ => (!self.on_carrier && self.stat.nlink > 1).then_some(self.carrier),
+        }
+    }
+}
+
 impl Union {
     /// Removes a name of what is not a directory.
     ///
@@ -65,7 +109,8 @@ impl Union {
         }
         let level = self.level(dir)?;
         let below = !matches!(self.look_below(&level, target, name)?, Resolved::Missing { .. });
-        self.note_alias_gone(victim, dir, name, target, on_carrier, &stat)?;
+        let going = Going { victim, dir, name, carrier: target, on_carrier, stat };
+        going.note(self)?;
         if !matches!(victim.kind, Kind::File | Kind::Symlink) {
             self.hold(&entry, dir, name, top)?;
         }
@@ -73,7 +118,7 @@ impl Union {
         let into = self.dir(dir, target)?;
         let carrier = Carrier { work: self.work(target)?, source: None, target: Spot { dir: into, name } };
         if let Err(errno) = carrier.run(&steps, |_| Ok(())) {
-            self.alias_stays(victim, dir, name, target, on_carrier, &stat);
+            going.stays(self);
             return Err(errno);
         }
         self.after_removal(victim, dir, name, entry.attr.stat);
@@ -102,50 +147,6 @@ impl Union {
             return Err(Errno::BUSY);
         }
         if self.merged(victim)?.is_empty() { Ok(()) } else { Err(Errno::NOTEMPTY) }
-    }
-
-    /// Counts a name below that goes, before it goes, if the object has other names there.
-    pub(super) fn note_alias_gone(
-        &self,
-        victim: &Inode,
-        dir: &Arc<Inode>,
-        name: Name<'_>,
-        target: BranchIndex,
-        on_carrier: bool,
-        stat: &Stat,
-    ) -> Result<(), Errno> {
-        let Some(record) = self.record_branch(victim, target, on_carrier, stat) else { return Ok(()) };
-        let path = Inode::path_of(dir, name);
-        links::note_gone(self.work(record)?, victim.ino, Origin::of(stat), &path)
-    }
-
-    /// Takes [`Union::note_alias_gone`] back.
-    pub(super) fn alias_stays(
-        &self,
-        victim: &Inode,
-        dir: &Arc<Inode>,
-        name: Name<'_>,
-        target: BranchIndex,
-        on_carrier: bool,
-        stat: &Stat,
-    ) {
-        let Some(record) = self.record_branch(victim, target, on_carrier, stat) else { return };
-        let path = Inode::path_of(dir, name);
-        let kept = self.work(record).and_then(|work| links::keep_gone(work, victim.ino, |gone| gone != path));
-        if let Err(errno) = kept {
-            tracing::warn!(%errno, "correcting a hard-link record");
-        }
-    }
-
-    /// Where the record of a name is kept that goes, if it needs one: the name stands below the
-    /// object's copy, or is hidden while others like it stay. `stat` is that of the name's own
-    /// entry.
-    fn record_branch(&self, victim: &Inode, target: BranchIndex, on_carrier: bool, stat: &Stat) -> Option<BranchIndex> {
-        match victim.place() {
-            _ if victim.kind == Kind::Dir => None,
-            Place::Record(branch) => (stat.id != victim.with(|state| state.real)).then_some(branch),
-            _ => (!on_carrier && stat.nlink > 1).then_some(target),
-        }
     }
 
     /// What is known of an object after a name of it went. `before` are its attributes before.

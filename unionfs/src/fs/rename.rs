@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::RwLockWriteGuard;
 use rustix::io::Errno;
 
+use super::remove::Going;
 use super::steps::{Carrier, Spot};
 use super::{Entry, Level, Sight, Union, name};
 use crate::branch::stat::{Kind, Stat};
@@ -223,8 +224,12 @@ impl Union {
             replaced.as_ref().filter(|r| r.lookup.inode().kind == Kind::Dir).map(|r| r.lookup.inode().names.write());
         let on_carrier = target.top() == Some(branch);
         let lost = replaced.as_ref().filter(|_| flags != RenameFlags::Exchange).zip(target.sight.stat);
-        if let Some((entry, stat)) = &lost {
-            self.note_alias_gone(entry.lookup.inode(), target.dir, target.name, branch, on_carrier, stat)?;
+        let going = lost.as_ref().map(|(entry, stat)| {
+            let (victim, dir, name) = (&**entry.lookup.inode(), target.dir, target.name);
+            Going { victim, dir, name, carrier: branch, on_carrier, stat: *stat }
+        });
+        if let Some(going) = &going {
+            going.note(self)?;
         }
         if let Some((entry, _)) = &lost {
             self.hold(entry, target.dir, target.name, target.top())?;
@@ -232,8 +237,8 @@ impl Union {
         {
             let _alone = walls.then(|| self.tree.write());
             if let Err(errno) = carrier.run(&steps, |_| Ok(())) {
-                if let Some((entry, stat)) = &lost {
-                    self.alias_stays(entry.lookup.inode(), target.dir, target.name, branch, on_carrier, stat);
+                if let Some(going) = &going {
+                    going.stays(self);
                 }
                 return Err(errno);
             }
