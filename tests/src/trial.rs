@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::model::{self, Clock, Naming};
 use crate::mount::Mounted;
-use crate::ops::{Act, Caller, Op, Present, Sight};
+use crate::ops::{Act, Caller, HandleUse, Op, Present, Sight};
 use crate::snapshot::Snapshot;
 use crate::tree::{self, Layout};
 
@@ -182,6 +182,10 @@ impl Trial {
                 [from, to].iter().any(|path| self.ground.may_have_content_below(path))
             }
             (_, Errno::ROFS) => !self.ground.layout.top_is_writable(),
+            // the kernel opens these itself, so nobody keeps what a read-only branch holds of one that was removed
+            (Op::Use { handle, what: HandleUse::Chmod { .. } }, Errno::STALE) => {
+                self.union.holds_removed_special(*handle)
+            }
             _ => false,
         }
     }
