@@ -33,6 +33,18 @@ impl Caller {
         self.handles = [const { None }; HANDLES];
     }
 
+    /// The handle of a number, or the next one that is open.
+    fn handle(&self, number: usize) -> Option<&OwnedFd> {
+        self.handles.iter().cycle().skip(number).take(HANDLES).flatten().next()
+    }
+
+    /// Whether a handle is that of a fifo, socket or device that has no name any more.
+    #[must_use]
+    pub fn holds_removed_special(&self, number: usize) -> bool {
+        let stat = self.handle(number).and_then(|handle| rustix::fs::fstat(handle).ok());
+        stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile && stat.st_nlink == 0)
+    }
+
     /// Closes one handle, if it is open.
     pub fn close(&mut self, handle: usize) {
         self.handles[handle % HANDLES] = None;
@@ -70,12 +82,10 @@ impl Caller {
                 self.handles[place] = Some(open(&self.at(at), *how, 0o666)?);
                 Ok(Sight::Done)
             }
-            Op::Use { handle, what } => {
-                match self.handles.iter().cycle().skip(*handle).take(HANDLES).flatten().next() {
-                    Some(file) => use_handle(file, what),
-                    None => Err(Errno::BADF),
-                }
-            }
+            Op::Use { handle, what } => match self.handle(*handle) {
+                Some(file) => use_handle(file, what),
+                None => Err(Errno::BADF),
+            },
             Op::Close { handle } => {
                 self.close(*handle);
                 Ok(Sight::Done)
