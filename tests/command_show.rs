@@ -130,10 +130,13 @@ fn diff_tells_what_was_done_in_the_union() {
         "C /d/b",
         "A /d/new",
         "D /d/sub",
+        "C /etc",
         "C /etc/passwd",
         "D /f",
         "D /gone",
+        "C /kept",
         "C /kept/f",
+        "C /var",
         "C /var/empty",
     ];
     assert_eq!(diff(union.path("")), expected);

@@ -7,7 +7,7 @@
 
 mod view;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -75,8 +75,8 @@ pub enum DiffError {
 
 /// Compares the writable branches on top with what is below, sorted by path.
 ///
-/// A directory that is on top only because something below it changed is not named; a deleted
-/// one is named without what was in it. What an init branch holds is the container's own, and
+/// A directory in which something changed is named, too, as `docker diff` does; one that was only
+/// copied up is not. A deleted one is named without what was in it. What an init branch holds is the container's own, and
 /// what became of it is not named either.
 pub fn diff(branches: &[BranchSpec]) -> Result<Vec<Change>, DiffError> {
     let on_top = branches.iter().take_while(|branch| branch.access == Access::ReadWrite).count();
@@ -92,8 +92,19 @@ pub fn diff(branches: &[BranchSpec]) -> Result<Vec<Change>, DiffError> {
     let roots = view.cut_roots(&all, on_top).map_err(|error| DiffError::Directory { path: b"/".to_vec(), error })?;
     let mut walk = Walk { view, on_top, changes: Vec::new() };
     walk.all(roots)?;
-    walk.changes.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(walk.changes)
+    Ok(with_parents(walk.changes))
+}
+
+/// Adds the directories in which something changed, and sorts by path.
+fn with_parents(changes: Vec<Change>) -> Vec<Change> {
+    let mut all: BTreeMap<Vec<u8>, Kind> = changes.into_iter().map(|change| (change.path, change.kind)).collect();
+    let paths: Vec<Vec<u8>> = all.keys().cloned().collect();
+    for path in paths {
+        for (slash, _) in path.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'/') {
+            all.entry(path[..slash].to_vec()).or_insert(Kind::Changed);
+        }
+    }
+    all.into_iter().map(|(path, kind)| Change { kind, path }).collect()
 }
 
 /// A directory with the branches on top and without them.

@@ -50,17 +50,17 @@ fn changes_are_those_of_docker_diff() {
         (&[][..], &[][..]),
         (&["new"], &["A /new"]),
         (&["new/sub/file"], &["A /new", "A /new/sub", "A /new/sub/file"]),
-        (&["etc/hosts"], &["C /etc/hosts"]),
-        (&["etc/new"], &["A /etc/new"]),
+        (&["etc/hosts"], &["C /etc", "C /etc/hosts"]),
+        (&["etc/new"], &["C /etc", "A /etc/new"]),
         (&[".wh.f"], &["D /f"]),
         (&[".wh.d"], &["D /d"]),
-        (&["etc/.wh.passwd"], &["D /etc/passwd"]),
+        (&["etc/.wh.passwd"], &["C /etc", "D /etc/passwd"]),
         (&[".wh.never"], &[]),
-        (&["d/.wh..wh..opq"], &["D /d/a", "D /d/b", "D /d/c"]),
-        (&["d/.wh..wh..opq", "d/b", "d/new"], &["D /d/a", "C /d/b", "D /d/c", "A /d/new"]),
-        (&["d/", ".wh.d"], &["D /d/a", "D /d/b", "D /d/c"]),
-        (&["d/c/.wh..wh..opq"], &["D /d/c/x"]),
-        (&["d/.wh..wh..opq", "d/c/y"], &["D /d/a", "D /d/b", "D /d/c/x", "A /d/c/y"]),
+        (&["d/.wh..wh..opq"], &["C /d", "D /d/a", "D /d/b", "D /d/c"]),
+        (&["d/.wh..wh..opq", "d/b", "d/new"], &["C /d", "D /d/a", "C /d/b", "D /d/c", "A /d/new"]),
+        (&["d/", ".wh.d"], &["C /d", "D /d/a", "D /d/b", "D /d/c"]),
+        (&["d/c/.wh..wh..opq"], &["C /d", "C /d/c", "D /d/c/x"]),
+        (&["d/.wh..wh..opq", "d/c/y"], &["C /d", "D /d/a", "D /d/b", "C /d/c", "D /d/c/x", "A /d/c/y"]),
         (&["d"], &["C /d"]),
         (&["f/x"], &["C /f", "A /f/x"]),
         (&[".wh.f", "f"], &["C /f"]),
@@ -93,7 +93,7 @@ fn several_writable_branches_are_one_top() {
 fn what_an_init_branch_holds_is_left_out() {
     let top: &[&str] = &["etc/hosts", "etc/new", ".wh.resolv", "data/x"];
     let root = make(&[top, &["etc/hosts", "resolv", "data/"], &["etc/hosts", "etc/other"]]);
-    assert_eq!(lines(root.path(), &["rw", "ro+wh+init", "ro"]), ["A /data/x", "A /etc/new"]);
+    assert_eq!(lines(root.path(), &["rw", "ro+wh+init", "ro"]), ["C /data", "A /data/x", "C /etc", "A /etc/new"]);
 }
 
 #[test]

@@ -209,8 +209,8 @@ impl Union {
         let recorded = before.nlink > 1;
         if recorded {
             let path = Inode::path_of(parent, name);
-            links::keep_copy(copy.work, &copy.name, inode.ino)?;
             links::note_gone(copy.work, inode.ino, Origin::of(&before), &path)?;
+            links::keep_copy(copy.work, &copy.name, inode.ino)?;
         }
         copy.work.set_number(copy.stat.id, Some(inode.ino));
         let into = self.dir(parent, target)?;

@@ -145,18 +145,18 @@ impl Union {
             Place::Stack(_) => stat.nlink,
             Place::Gone(gone) => gone.nlink,
             Place::Entry(_) if stat.nlink == 1 => 1,
-            Place::Entry(branch) if self.branch(branch).writable() => stat.nlink,
-            Place::Entry(branch) => self.record_of(branch, inode.ino, &stat).map_or(stat.nlink, |r| r.nlink(None)),
+            Place::Entry(branch) => {
+                self.record_of(branch, inode.ino, &stat).map_or(stat.nlink, |record| record.nlink_below(&stat))
+            }
             Place::Record(branch) => {
                 let record = self.work(branch).and_then(|work| links::read(work, inode.ino));
-                record.ok().flatten().map_or(stat.nlink, |r| r.nlink(Some(&stat)))
+                record.ok().flatten().map_or(stat.nlink, |record| record.nlink_of_copy(&stat))
             }
         };
         Attr { ino: inode.ino, stat }
     }
 
-    /// The record of an entry of a read-only branch that was not copied up: some of its names
-    /// were removed.
+    /// The record of an entry that was not copied up: some of its names are hidden.
     fn record_of(&self, branch: BranchIndex, ino: u64, stat: &Stat) -> Option<Record> {
         self.writable().filter(|(index, _)| *index < branch).find_map(|(_, work)| {
             let record = links::read(work, ino).ok().flatten()?;
