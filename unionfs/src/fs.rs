@@ -53,7 +53,7 @@ pub use attr::Change;
 pub use create::New;
 pub use file::Opened;
 pub use readdir::{DirEntry, Stream};
-pub use rename::RenameFlags;
+pub use rename::{Progress, RenameFlags};
 pub use setup::SetupError;
 
 /// A mounted or mountable union.

@@ -178,16 +178,6 @@ impl Union {
         self.inodes.get(ino).is_ok_and(|inode| inode.kind != Kind::Dir && !self.in_place(&inode))
     }
 
-    /// Whether the object of a name lies where a change would have to copy it up, as far as the
-    /// kernel knows the name.
-    pub fn rename_copies_up(&self, parent: u64, name: &[u8]) -> bool {
-        let entry = self.lookup(parent, name).ok().flatten();
-        entry.is_some_and(|entry| {
-            let inode = entry.lookup.inode();
-            inode.kind != Kind::Dir && !self.in_place(inode)
-        })
-    }
-
     /// Reads at an offset; fewer bytes than asked for at the end of the file.
     ///
     /// # Errors

@@ -26,6 +26,15 @@ pub enum RenameFlags {
     Whiteout,
 }
 
+/// How far a rename came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It is done.
+    Done,
+    /// A file has to be copied up first, which may take long.
+    NeedsCopy,
+}
+
 /// One of the two names.
 struct End<'a> {
     dir: &'a Arc<Inode>,
@@ -71,28 +80,31 @@ enum Outcome {
 }
 
 impl Union {
-    /// Renames an entry.
+    /// Renames an entry, unless a file would have to be copied up for it and `may_copy` is not
+    /// set.
     ///
     /// # Errors
     /// ENOENT, EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, EBUSY, EROFS, EPERM for `.wh.` names, EXDEV
     /// for a directory that has content on branches below.
     pub fn rename(
         &self,
-        parent: u64,
-        old: &[u8],
-        new_parent: u64,
-        new: &[u8],
+        (parent, old): (u64, &[u8]),
+        (new_parent, new): (u64, &[u8]),
         flags: RenameFlags,
-    ) -> Result<(), Errno> {
+        may_copy: bool,
+    ) -> Result<Progress, Errno> {
         let (old, new) = (name(old)?, name(new)?);
         let (from, to) = (self.inodes.get(parent)?, self.inodes.get(new_parent)?);
         // each turn brings something up, so a few are enough unless others undo it all the time
         for _ in 0..32 {
             let names = lock_both(&from, &to);
             match self.try_rename((&from, old), (&to, new), flags)? {
-                Outcome::Done => return Ok(()),
+                Outcome::Done => return Ok(Progress::Done),
                 Outcome::BringUp { directories, entries, branch } => {
                     drop(names);
+                    if !may_copy && entries.iter().any(|(inode, _)| needs_copy(inode)) {
+                        return Ok(Progress::NeedsCopy);
+                    }
                     for dir in directories {
                         self.raise_dir(&dir, branch)?;
                     }
@@ -293,6 +305,11 @@ impl Union {
             manner,
         }))
     }
+}
+
+/// Whether bringing an entry up copies data.
+fn needs_copy(inode: &Inode) -> bool {
+    inode.kind == Kind::File && matches!(inode.place(), Place::Entry(_))
 }
 
 fn move_name(inode: &Arc<Inode>, from: &End<'_>, to: &End<'_>) {

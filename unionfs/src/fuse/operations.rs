@@ -16,7 +16,7 @@ use fuser::{
 use super::convert::{self, attributes, device_number, kind_of_mode, set_time};
 use super::{Adapter, MAX_WRITE, Outcome, WANTED};
 use crate::branch::stat::Kind;
-use crate::fs::{Caller, Change, New, RenameFlags, Union};
+use crate::fs::{Caller, Change, New, Progress, RenameFlags, Union};
 
 fn reply_empty(result: Outcome<()>, reply: ReplyEmpty) {
     match result {
@@ -186,12 +186,19 @@ impl Filesystem for Adapter {
             libc::RENAME_WHITEOUT => RenameFlags::Whiteout,
             _ => return reply.error(fuser::Errno::EINVAL),
         };
-        let (old, new) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
-        let copies = |parent: INodeNo, name: &[u8]| self.union().rename_copies_up(parent.0, name);
-        let long = copies(parent, &old) || (flags == RenameFlags::Exchange && copies(new_parent, &new));
-        self.dispatch(long, parent, move |shared| {
-            reply_empty(shared.run(|union| union.rename(parent.0, &old, new_parent.0, &new, flags)), reply);
-        });
+        let (old, new) = ((parent.0, name.as_bytes()), (new_parent.0, new_name.as_bytes()));
+        match self.shared.run(|union| union.rename(old, new, flags, false)) {
+            Ok(Progress::Done) => reply.ok(),
+            Ok(Progress::NeedsCopy) => {
+                let (old, new) = (old.1.to_vec(), new.1.to_vec());
+                self.dispatch(true, parent, move |shared| {
+                    let (old, new) = ((parent.0, &*old), (new_parent.0, &*new));
+                    let renamed = shared.run(|union| union.rename(old, new, flags, true));
+                    reply_empty(renamed.map(|_| ()), reply);
+                });
+            }
+            Err(errno) => reply.error(errno),
+        }
     }
 
     fn link(&self, _request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
