@@ -34,10 +34,11 @@ pub fn single_changes() -> impl Strategy<Value = Act> {
     let pages = prop::sample::select(vec![0, 4_096, 12_288, 81_920]);
     let within_a_page = (pages, 0..2_000_u64, 1..2_000usize).prop_map(|(page, offset, length)| (page + offset, length));
     let op = prop_oneof![
-        4 => (file_picks(), within_a_page).prop_map(|(at, (offset, length))| Op::Write { at, offset, length }),
+        2 => (file_picks(), within_a_page).prop_map(|(at, (offset, length))| Op::Write { at, offset, length }),
         1 => (file_picks(), offsets()).prop_map(|(at, length)| Op::Truncate { at, length }),
-        8 => name_ops(),
-        3 => attribute_ops(),
+        // most of what takes several steps is about names
+        16 => name_ops(),
+        2 => attribute_ops(),
     ];
     op.prop_map(|op| Act { who: Who { id: 0, umask: 0o022 }, op })
 }
