@@ -1,5 +1,7 @@
 //! What a caller is entitled to, where the kernel leaves that question to the file system.
 
+use std::os::unix::fs::MetadataExt;
+
 use crate::fs::Caller;
 
 /// Bit of CAP_FSETID in the capability sets of proc_pid_status(5).
@@ -7,10 +9,18 @@ const CAP_FSETID: u32 = 4;
 
 impl Caller {
     /// Whether set-id bits survive this caller's change of a file (CAP_FSETID).
+    ///
+    /// Capabilities count only in our own user namespace: in a namespace of their own, everybody
+    /// has all.
     pub fn may_keep_set_id(self) -> bool {
-        self.status("CapEff").map_or(self.uid == 0, |caps| {
-            u64::from_str_radix(caps.trim(), 16).is_ok_and(|bits| bits >> CAP_FSETID & 1 == 1)
-        })
+        let capable = |caps: String| u64::from_str_radix(caps.trim(), 16).is_ok_and(|bits| bits >> CAP_FSETID & 1 == 1);
+        self.is_in_our_namespace() && self.status("CapEff").is_some_and(capable)
+    }
+
+    fn is_in_our_namespace(self) -> bool {
+        let id = |path: String| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+        let ours = id("/proc/self/ns/user".to_owned());
+        self.pid != 0 && ours.is_some() && ours == id(format!("/proc/{}/ns/user", self.pid))
     }
 
     /// Whether the caller is in a group.

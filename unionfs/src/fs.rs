@@ -22,6 +22,7 @@ mod create;
 mod dirs;
 mod file;
 mod lookup;
+mod names;
 mod parents;
 mod readdir;
 mod remove;
@@ -159,9 +160,17 @@ impl Union {
         self.inodes.forget(ino, lookups);
     }
 
-    /// Ends a mount well: says so in the work areas of volatile ones.
+    /// Begins a mount: the work areas of a volatile one are marked, so that a crash is noticed.
+    ///
+    /// # Errors
+    /// Those of making a file.
+    pub fn begin(&self) -> Result<(), Errno> {
+        self.writable().filter(|_| self.options.volatile).try_for_each(|(_, work)| work.begin_volatile())
+    }
+
+    /// Ends a mount well.
     pub fn finish(&self) {
-        for work in self.branches.iter().filter_map(|branch| branch.work.as_ref()) {
+        for (_, work) in self.writable().filter(|_| self.options.volatile) {
             if let Err(errno) = work.end_volatile() {
                 tracing::warn!(%errno, "marking the end of a volatile mount");
             }

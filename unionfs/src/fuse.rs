@@ -46,8 +46,17 @@ const REVALIDATE: Duration = Duration::from_secs(1);
 /// A served union.
 pub struct Server {
     session: Session<Adapter>,
-    union: Arc<Union>,
+    served: Served,
     features: Arc<Mutex<Vec<String>>>,
+}
+
+/// A union between the beginning of a mount and its end.
+struct Served(Arc<Union>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
 }
 
 impl std::fmt::Debug for Server {
@@ -82,7 +91,8 @@ impl Server {
             }
         });
         features.lock().push(format!("threads={threads}"));
-        Ok(Server { session, union, features })
+        union.begin()?;
+        Ok(Server { session, served: Served(union), features })
     }
 
     /// The features that were negotiated.
@@ -96,7 +106,7 @@ impl Server {
     /// What the transport answers.
     pub fn run(self) -> io::Result<()> {
         let result = self.session.run();
-        self.union.finish();
+        drop(self.served);
         result
     }
 }

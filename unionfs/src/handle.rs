@@ -91,7 +91,7 @@ pub struct Item {
 #[derive(Debug)]
 pub enum Listing {
     /// Merged of several branches, a snapshot. The offset of an item is its place plus one.
-    Merged(Vec<Item>),
+    Merged(Arc<Vec<Item>>),
     /// Of one branch, read as it goes (rule 12). The offsets are the branch's own.
     Streamed(Box<Stream>),
 }

@@ -10,12 +10,12 @@ use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use rustix::io::Errno;
 use smallvec::SmallVec;
 
 use crate::branch::stat::{Kind, RealId, Stat};
-use crate::handle::OpenFile;
+use crate::handle::{Item, OpenFile};
 use crate::union::{BranchIndex, Name, NameBuf};
 
 /// The number of the root, fixed by the FUSE protocol.
@@ -30,8 +30,11 @@ pub struct Inode {
     pub kind: Kind,
     /// Lookups that the kernel owes a forget.
     lookups: AtomicU64,
-    /// For a directory: the names in it. Held shared by who looks, exclusively by who changes.
+    /// For a directory: the names in it. Held shared by who looks; who changes them takes
+    /// [`Inode::lock_names`].
     pub names: RwLock<()>,
+    /// Counts the times that names may have changed.
+    generation: AtomicU64,
     /// Held by who copies the object up.
     pub gate: Mutex<()>,
     state: Mutex<State>,
@@ -49,6 +52,8 @@ pub struct State {
     pub real: RealId,
     /// The open file, while a handle is open.
     pub open: Weak<OpenFile>,
+    /// The merged listing of a directory, while a handle has it, and the generation that it is of.
+    pub listing: (Weak<Vec<Item>>, u64),
     /// Size, mtime and ctime at the last open, mixed; tells whether cached pages may stay.
     pub seen: u64,
     /// Copied up, and the names that lead to it are not known to be on disk.
@@ -104,6 +109,18 @@ impl Stack {
 }
 
 impl Inode {
+    /// Holds the names of a directory to change them.
+    pub fn lock_names(&self) -> RwLockWriteGuard<'_, ()> {
+        let names = self.names.write();
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        names
+    }
+
+    /// How often names may have changed; it stands still while the names are held.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
     /// A copy of where the object lies.
     pub fn place(&self) -> Place {
         self.state.lock().place.clone()
@@ -136,13 +153,33 @@ impl Inode {
         self.state.lock().open.upgrade()
     }
 
-    /// Notes a name.
-    pub fn add_name(&self, parent: &Arc<Inode>, name: Name<'_>) {
+    /// Notes a name that was seen just now; it is the first to be tried from now on. A directory
+    /// has one name, so what it had before is returned, to be dropped without the lock.
+    #[must_use]
+    pub fn add_name(&self, parent: &Arc<Inode>, name: Name<'_>) -> Option<Dentry> {
         let mut state = self.state.lock();
         let known = |d: &Dentry| Arc::ptr_eq(&d.parent, parent) && d.name.as_name() == name;
-        if !state.dentries.iter().any(known) {
-            state.dentries.push(Dentry { parent: Arc::clone(parent), name: name.to_owned() });
+        if let Some(at) = state.dentries.iter().position(known) {
+            state.dentries.swap(0, at);
+            return None;
         }
+        state.dentries.insert(0, Dentry { parent: Arc::clone(parent), name: name.to_owned() });
+        if self.kind == Kind::Dir { state.dentries.drain(1..).next() } else { None }
+    }
+
+    /// Puts a new name in the place of one, in one go: somebody may be on the way by it. What is
+    /// not needed any more is returned, to be dropped without the lock.
+    #[must_use]
+    pub fn move_name(&self, from: (&Arc<Inode>, Name<'_>), to: (&Arc<Inode>, Name<'_>)) -> Vec<Dentry> {
+        let mut state = self.state.lock();
+        let is = |d: &Dentry, (parent, name): (&Arc<Inode>, Name<'_>)| {
+            Arc::ptr_eq(&d.parent, parent) && d.name.as_name() == name
+        };
+        let known = std::mem::take(&mut state.dentries);
+        let (gone, kept): (Vec<_>, Vec<_>) = known.into_iter().partition(|d| is(d, from) || is(d, to));
+        state.dentries.push(Dentry { parent: Arc::clone(to.0), name: to.1.to_owned() });
+        state.dentries.extend(kept);
+        gone
     }
 
     /// Forgets a name; returns it, to be dropped without the lock.
@@ -290,12 +327,14 @@ impl Inodes {
             kind: birth.kind,
             lookups: AtomicU64::new(1),
             names: RwLock::new(()),
+            generation: AtomicU64::new(0),
             gate: Mutex::new(()),
             state: Mutex::new(State {
                 dentries: SmallVec::new(),
                 place: birth.place,
                 real: birth.real,
                 open: Weak::new(),
+                listing: (Weak::new(), 0),
                 seen: 0,
                 unsynced: false,
             }),
@@ -348,8 +387,14 @@ impl Inode {
         }
         let mut state = self.state.lock();
         let dead = matches!(&state.place, Place::Gone(stat) if stat.nlink == 0);
-        if dead || state.real != birth.real {
+        // the record of a number is the object of that number; it may be in the making
+        let recorded = matches!(birth.place, Place::Record(_));
+        if dead || !(recorded || state.real == birth.real) {
             return false;
+        }
+        if recorded {
+            state.place = birth.place.clone();
+            state.real = birth.real;
         }
         if matches!(state.place, Place::Gone(_)) {
             state.place = birth.place.clone();

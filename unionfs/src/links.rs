@@ -141,13 +141,11 @@ pub fn keep_gone(work: &Work, number: u64, still_gone: impl Fn(&[u8]) -> bool) -
 
 /// Removes a record whose object has no name left.
 pub fn remove(work: &Work, number: u64) -> Result<(), Errno> {
-    for name in [link_name(number), record_name(number)] {
-        match work.links().unlink(&name) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
-        }
+    drop_copy(work, number)?;
+    match work.links().unlink(&record_name(number)) {
+        Err(Errno::NOENT) => Ok(()),
+        result => result,
     }
-    Ok(())
 }
 
 /// Keeps a prepared copy under the object's number.
@@ -159,6 +157,14 @@ pub fn keep_copy(work: &Work, temporary: &[u8], number: u64) -> Result<(), Errno
             work.links().unlink(&name)?;
             work.temporary().link(temporary, work.links(), &name)
         }
+        result => result,
+    }
+}
+
+/// Takes [`keep_copy`] back.
+pub fn drop_copy(work: &Work, number: u64) -> Result<(), Errno> {
+    match work.links().unlink(&link_name(number)) {
+        Err(Errno::NOENT) => Ok(()),
         result => result,
     }
 }

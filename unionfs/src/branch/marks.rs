@@ -39,7 +39,9 @@ impl Dir {
         };
         let mut content = [0; NAME_MAX + 1];
         let length = rustix::io::pread(file, &mut content, 0)?;
-        Ok(Name::new(&content[..length]).ok().map(Name::to_owned))
+        // planted under another name, it would hide something in listings only
+        let name = Name::new(&content[..length]).ok().filter(|name| name.whiteout().file == whiteout);
+        Ok(name.map(Name::to_owned))
     }
 
     /// Whether this directory is marked opaque.

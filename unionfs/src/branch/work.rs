@@ -59,15 +59,12 @@ impl From<Errno> for WorkError {
 
 impl Work {
     /// Makes, locks and cleans the work area in a directory.
-    pub fn open(parent: &Dir, volatile: bool) -> Result<Work, WorkError> {
+    pub fn open(parent: &Dir) -> Result<Work, WorkError> {
         // making it must not move the times of the branch's root, which the union shows
         let area = parent.keeping_times(|| make_and_open(parent, WORK_AREA))?;
         let lock = lock(&area)?;
         if area.find(VOLATILE)?.is_some() {
             return Err(WorkError::Volatile);
-        }
-        if volatile {
-            area.create_file(VOLATILE, 0o600)?;
         }
         let temporary = make_and_open(&area, TEMPORARY)?;
         clear(&temporary)?;
@@ -158,6 +155,11 @@ impl Work {
         }
     }
 
+    /// Says that a volatile mount begins.
+    pub fn begin_volatile(&self) -> Result<(), Errno> {
+        self.area.create_file(VOLATILE, 0o600).map(drop)
+    }
+
     /// Says that a volatile mount ended well.
     pub fn end_volatile(&self) -> Result<(), Errno> {
         match self.area.unlink(VOLATILE) {
@@ -229,18 +231,46 @@ fn write_row(numbers: &OwnedFd, offset: u64, row: (u64, u64)) -> Result<(), Errn
 }
 const ROW_LENGTH: usize = ROW as usize;
 
-/// Removes everything in a directory of the work area, which nobody else writes to.
-fn clear(dir: &Dir) -> Result<(), Errno> {
-    for entry in dir.entries()? {
-        remove(dir, &entry.name, entry.kind)?;
+/// Removes everything in the directory of temporary entries.
+fn clear(temporary: &Dir) -> Result<(), Errno> {
+    for entry in temporary.entries()? {
+        remove(temporary, &entry.name, entry.kind)?;
     }
     Ok(())
 }
 
-fn remove(dir: &Dir, name: &[u8], kind: Kind) -> Result<(), Errno> {
+/// Removes a temporary entry with all that is in it.
+///
+/// A directory in it is moved up beside it first, so neither stack nor descriptors are needed for
+/// the depth that somebody gave the tree.
+fn remove(temporary: &Dir, name: &[u8], kind: Kind) -> Result<(), Errno> {
     if kind != Kind::Dir {
-        return dir.unlink(name);
+        return temporary.unlink(name);
     }
-    clear(&dir.open_dir(name)?)?;
-    dir.remove_dir(name)
+    let mut pending = vec![name.to_vec()];
+    while let Some(name) = pending.pop() {
+        let dir = temporary.open_dir(&name)?;
+        for entry in dir.entries()? {
+            if entry.kind == Kind::Dir {
+                pending.push(move_up(temporary, &dir, &entry.name)?);
+            } else {
+                dir.unlink(&entry.name)?;
+            }
+        }
+        temporary.remove_dir(&name)?;
+    }
+    Ok(())
+}
+
+fn move_up(temporary: &Dir, dir: &Dir, name: &[u8]) -> Result<Vec<u8>, Errno> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let fresh = format!("r{}", NEXT.fetch_add(1, Ordering::Relaxed)).into_bytes();
+        match dir.rename(name, temporary, &fresh, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(fresh),
+            // left over from another mount
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
 }

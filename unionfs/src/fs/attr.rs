@@ -1,17 +1,17 @@
 //! Attributes: getattr, setattr, readlink, statfs.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::fs::StatVfs;
 use rustix::io::Errno;
 
 use super::copy_data::Keep;
+use super::file::Privilege;
+use super::names::is_ours;
 use super::{Attr, Caller, Union};
 use crate::branch::at::{At, SetTime};
-use crate::branch::dir::Dir;
-use crate::branch::stat::Kind;
-use crate::handle::Real;
+use crate::branch::stat::{Kind, Stat};
 use crate::inode::{Inode, Place, ROOT};
 use crate::union::BranchIndex;
 
@@ -39,27 +39,6 @@ impl Change {
     }
 }
 
-/// Where the attributes of an inode are.
-#[derive(Debug)]
-pub(super) enum Where {
-    /// Under a name of a directory; without a name, those of the directory itself.
-    Named(Arc<Dir>, Vec<u8>),
-    /// In a file that is open.
-    Open(Arc<Real>),
-    /// In something without a name that is held.
-    Held(Arc<OwnedFd>),
-}
-
-impl Where {
-    pub(super) fn at(&self) -> At<'_> {
-        match self {
-            Where::Named(dir, name) => dir.at(name),
-            Where::Open(real) => At::open(real.file.as_fd()),
-            Where::Held(held) => At::open(held.as_fd()),
-        }
-    }
-}
-
 impl Union {
     /// The attributes of an inode.
     ///
@@ -67,10 +46,12 @@ impl Union {
     /// ESTALE if the kernel should look its name up again.
     pub fn getattr(&self, ino: u64) -> Result<Attr, Errno> {
         let inode = self.inode(ino)?;
-        let stat = match (self.whereabouts(&inode), inode.place()) {
-            // nothing holds it any more but the kernel's memory of it
-            (Err(Errno::STALE), Place::Gone(gone)) => *gone,
-            (place, _) => place?.at().stat()?,
+        let stat = match inode.open_file() {
+            Some(open) => At::open(open.real().file.as_fd()).stat()?,
+            None => match self.stat_by_name(&inode) {
+                Err(Errno::STALE) => self.last_stat(&inode)?,
+                stat => stat?,
+            },
         };
         Ok(self.attr(&inode, stat))
     }
@@ -80,23 +61,13 @@ impl Union {
         if ino == ROOT { Ok(Arc::clone(&self.root)) } else { self.inodes.get(ino) }
     }
 
-    /// Where the attributes of an inode are.
-    pub(super) fn whereabouts(&self, inode: &Arc<Inode>) -> Result<Where, Errno> {
-        match inode.place() {
-            Place::Stack(stack) => match inode.dentry() {
-                Some(dentry) => {
-                    Ok(Where::Named(self.dir(&dentry.parent, stack.top())?, dentry.name.as_bytes().to_vec()))
-                }
-                None => Ok(Where::Named(self.dir(inode, stack.top())?, Vec::new())),
-            },
-            Place::Gone(_) => match inode.open_file() {
-                Some(open) => Ok(Where::Open(open.real())),
-                None => self.held.get(inode.ino).map(|(held, _)| Where::Held(held)).ok_or(Errno::STALE),
-            },
-            Place::Entry(_) | Place::Record(_) => {
-                let (dir, name) = self.real_name(inode)?;
-                Ok(Where::Named(dir, name))
-            }
+    /// The attributes of what lost its last name.
+    fn last_stat(&self, inode: &Arc<Inode>) -> Result<Stat, Errno> {
+        let Place::Gone(gone) = inode.place() else { return Err(Errno::STALE) };
+        match self.whereabouts(inode) {
+            // nothing holds it any more but the kernel's memory of it
+            Err(Errno::STALE) => Ok(*gone),
+            place => place?.at().stat(),
         }
     }
 
@@ -119,7 +90,7 @@ impl Union {
     }
 
     fn change(&self, inode: &Arc<Inode>, change: Change, caller: Caller) -> Result<(), Errno> {
-        let place = self.whereabouts(inode)?;
+        let place = self.hold_to_change(inode)?;
         let at = place.at();
         if let Some(size) = change.size {
             self.truncate(inode, size, caller)?;
@@ -139,7 +110,7 @@ impl Union {
     fn truncate(&self, inode: &Arc<Inode>, size: u64, caller: Caller) -> Result<(), Errno> {
         let open = self.open_file(inode, true)?;
         let real = open.real();
-        self.strip_set_id(inode, &real, caller)?;
+        self.strip_set_id(inode, &real, caller, Privilege::Asked)?;
         rustix::fs::ftruncate(&real.file, size)
     }
 
@@ -152,8 +123,13 @@ impl Union {
         if inode.kind != Kind::Symlink {
             return Err(Errno::INVAL);
         }
-        let (dir, name) = self.real_name(&inode)?;
-        dir.read_link(&name)
+        let checks = self.revalidates();
+        self.by_name(&inode, |dir, name| {
+            if checks && !is_ours(&inode, dir.at(name).stat()?.id) {
+                return Ok(None);
+            }
+            dir.read_link(name).map(Some)
+        })
     }
 
     /// The file system of the top writable branch, or of the top one (rule 37).

@@ -98,12 +98,33 @@ impl Union {
         branch: Option<BranchIndex>,
         keep: Keep,
     ) -> Result<(), Errno> {
+        let mut tries = 0..4;
+        loop {
+            match self.try_copy_up(inode, dentry.clone(), branch, keep) {
+                // the name went while it was copied: another leads to the object, or none is left
+                Err(Errno::STALE) if dentry.is_none() && tries.next().is_some() => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn try_copy_up(
+        &self,
+        inode: &Arc<Inode>,
+        dentry: Option<Dentry>,
+        branch: Option<BranchIndex>,
+        keep: Keep,
+    ) -> Result<(), Errno> {
         let from = match inode.place() {
             Place::Entry(from) if branch.is_some() || !self.branch(from).in_place() => from,
-            Place::Gone(_) if !self.in_place(inode) => return self.copy_anonymous(inode, keep),
+            Place::Gone(gone) if !self.in_place(inode) => return self.copy_nameless(inode, gone.nlink, keep),
             // somebody else did it while we waited
             _ => return Ok(()),
         };
+        if dentry.is_none() {
+            // forgets names that do not lead to it any more
+            self.stat_by_name(inode)?;
+        }
         let dentry = dentry.or_else(|| inode.dentry()).ok_or(Errno::STALE)?;
         let target = branch.map_or_else(|| self.target_above(&dentry.parent, from), Ok)?;
         self.raise_dir(&dentry.parent, target)?;
@@ -115,8 +136,7 @@ impl Union {
         }
         let file = placed.map(|()| copy.file)?;
         if let (Some(open), Some(file)) = (inode.open_file(), file) {
-            let branch = (!matches!(inode.place(), Place::Gone(_))).then_some(target);
-            open.switch(Real { file, writable: true, branch });
+            open.switch(Real { file, writable: true, branch: Some(target) });
         }
         Ok(())
     }
@@ -134,6 +154,8 @@ impl Union {
         let temporary = work.temporary_name();
         let make = || -> Result<(Stat, Option<OwnedFd>), Errno> {
             let stat = source.find(name)?.ok_or(Errno::STALE)?;
+            // other names may lead to the copy before the change that it is made for
+            let keep = if stat.nlink > 1 { Keep::All } else { keep };
             if stat.id != inode.with(|state| state.real) {
                 return Err(Errno::STALE);
             }
@@ -193,10 +215,7 @@ impl Union {
     ) -> Result<(), Errno> {
         let parent = &dentry.parent;
         let name = dentry.name.as_name();
-        let _names = parent.names.write();
-        if matches!(inode.place(), Place::Gone(_)) {
-            return copy.work.temporary().unlink(&copy.name);
-        }
+        let _names = parent.lock_names();
         let known = |d: &Dentry| Arc::ptr_eq(&d.parent, parent) && d.name == dentry.name;
         if !inode.with(|state| state.dentries.iter().any(known)) {
             return Err(Errno::STALE);
@@ -206,17 +225,18 @@ impl Union {
         if sight.resolved.topmost() != Some(from) || before.id != inode.with(|state| state.real) {
             return Err(Errno::STALE);
         }
+        let into = self.dir(parent, target)?;
+        copy.work.set_number(copy.stat.id, Some(inode.ino));
+        let place = || {
+            let temporary = copy.work.temporary();
+            into.keeping_times(|| temporary.rename(&copy.name, &into, name.as_bytes(), RenameFlags::NOREPLACE))
+        };
         let recorded = before.nlink > 1;
         if recorded {
-            let path = Inode::path_of(parent, name);
-            links::note_gone(copy.work, inode.ino, Origin::of(&before), &path)?;
-            links::keep_copy(copy.work, &copy.name, inode.ino)?;
+            recording(copy, inode.ino, &before, &Inode::path_of(parent, name), place)?;
+        } else {
+            place()?;
         }
-        copy.work.set_number(copy.stat.id, Some(inode.ino));
-        let into = self.dir(parent, target)?;
-        into.keeping_times(|| {
-            copy.work.temporary().rename(&copy.name, &into, name.as_bytes(), RenameFlags::NOREPLACE)
-        })?;
         inode.with(|state| {
             state.place = if recorded { Place::Record(target) } else { Place::Entry(target) };
             state.real = copy.stat.id;
@@ -229,7 +249,7 @@ impl Union {
     fn link_record(&self, inode: &Arc<Inode>, dentry: &Dentry, branch: BranchIndex) -> Result<(), Errno> {
         let (parent, name) = (&dentry.parent, dentry.name.as_name());
         self.raise_dir(parent, branch)?;
-        let _names = parent.names.write();
+        let _names = parent.lock_names();
         let sight = self.look(&self.level(parent)?, name)?;
         let (Some(stat), Some(top)) = (sight.stat, sight.resolved.topmost()) else { return Err(Errno::STALE) };
         if top == branch {
@@ -241,18 +261,66 @@ impl Union {
         into.keeping_times(|| work.links().link(&links::link_name(inode.ino), &into, name.as_bytes()))
     }
 
-    /// Gives an open file without a name a copy without a name.
-    fn copy_anonymous(&self, inode: &Arc<Inode>, keep: Keep) -> Result<(), Errno> {
+    /// Copies an open file that has no name we know. If none is left anywhere, the copy has none
+    /// either; else it becomes the record to which the others lead.
+    fn copy_nameless(&self, inode: &Arc<Inode>, nlink: u32, keep: Keep) -> Result<(), Errno> {
         let open = inode.open_file().ok_or(Errno::STALE)?;
         let real = open.real();
-        let (_, work) = self.writable().next().ok_or(Errno::ROFS)?;
+        let (target, work) = self.writable().next().ok_or(Errno::ROFS)?;
         let temporary = work.temporary_name();
         let file = work.temporary().create_file(&temporary, 0o600)?;
+        let made = || -> Result<Stat, Errno> {
+            let stat = Stat::of_file(&real.file)?;
+            copy_data(real.file.as_fd(), file.as_fd(), stat.size, keep)?;
+            At::open(file.as_fd()).take_attributes(At::open(real.file.as_fd()), &stat)?;
+            let copied = Stat::of_file(&file)?;
+            if nlink > 0 {
+                links::keep_copy(work, &temporary, inode.ino)?;
+                work.set_number(copied.id, Some(inode.ino));
+            }
+            Ok(copied)
+        };
+        let copied = made().inspect_err(|_| work.discard(&temporary))?;
         work.temporary().unlink(&temporary)?;
-        let stat = Stat::of_file(&real.file)?;
-        copy_data(real.file.as_fd(), file.as_fd(), stat.size, keep)?;
-        At::open(file.as_fd()).take_attributes(At::open(real.file.as_fd()), &stat)?;
-        open.switch(Real { file, writable: true, branch: None });
+        let still_nameless = inode.with(|state| {
+            let nameless = matches!(state.place, Place::Gone(_));
+            if nameless && nlink > 0 {
+                state.place = Place::Record(target);
+                state.real = copied.id;
+            }
+            nameless
+        });
+        if !still_nameless {
+            // another name of it was looked up meanwhile, by which it is copied up
+            return Err(Errno::STALE);
+        }
+        open.switch(Real { file, writable: true, branch: (nlink > 0).then_some(target) });
         Ok(())
     }
+}
+
+/// Makes a copy the record of an object with several names, and gives it the one name.
+///
+/// From the record on it is done: all names that stand below lead to it, this one, too, if it
+/// cannot be put in its place.
+fn recording(
+    copy: &Copy<'_>,
+    number: u64,
+    before: &Stat,
+    path: &[u8],
+    place: impl FnOnce() -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let work = copy.work;
+    links::note_gone(work, number, Origin::of(before), path)?;
+    let recorded = links::keep_copy(work, &copy.name, number);
+    let named = recorded.and_then(|()| place());
+    if named.is_err() {
+        if let Err(errno) = links::keep_gone(work, number, |gone| gone != path) {
+            tracing::warn!(%errno, "taking a name out of a hard-link record");
+        }
+        if recorded.is_ok() {
+            copy.work.discard(&copy.name);
+        }
+    }
+    recorded
 }

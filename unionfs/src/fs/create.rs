@@ -98,7 +98,7 @@ impl Union {
         let name = name(bytes)?;
         let dir = self.inodes.get(parent)?;
         loop {
-            let names = dir.names.write();
+            let names = dir.lock_names();
             let sight = self.look(&self.level(&dir)?, name)?;
             let target = self.target_for_new(&dir, &sight)?;
             if !dir.stack()?.branches.contains(&target) {
@@ -185,7 +185,7 @@ impl Union {
             return Err(Errno::PERM);
         }
         for _ in 0..16 {
-            let names = dir.names.write();
+            let names = dir.lock_names();
             let sight = self.look(&self.level(&dir)?, name)?;
             let chosen = self.target_for_new(&dir, &sight)?;
             let lowest = self.lowest_for_new(&dir, &sight)?;

@@ -7,13 +7,22 @@ use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::copy_data::Keep;
+use super::names::is_ours;
 use super::{Caller, Union};
 use crate::branch::at::At;
-use crate::branch::dir::{Dir, open_again};
+use crate::branch::dir::open_again;
 use crate::branch::stat::{Kind, RealId, Stat};
 use crate::handle::{FileHandle, OpenFile, Real};
 use crate::inode::{Inode, Place};
-use crate::links;
+
+/// Whether a caller may keep set-id bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Privilege {
+    /// The kernel found out that it may not.
+    None,
+    /// That is ours to find out.
+    Asked,
+}
 
 /// An opened file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +80,11 @@ impl Union {
             }
             let (real, id) = match inode.place() {
                 Place::Gone(_) => self.open_replaced(inode)?,
-                _ => self.open_real(inode, write)?,
+                _ => match self.open_real(inode, write) {
+                    // it lost its last name in this moment
+                    Err(Errno::STALE) if matches!(inode.place(), Place::Gone(_)) => continue,
+                    opened => opened?,
+                },
             };
             let opened = OpenFile::new(Arc::clone(inode), real);
             inode.with(|state| {
@@ -88,7 +101,7 @@ impl Union {
     }
 
     /// Opens the real file where it lies, and sees that it still is the one that was looked up.
-    fn open_real(&self, inode: &Inode, write: bool) -> Result<(Real, RealId), Errno> {
+    fn open_real(&self, inode: &Arc<Inode>, write: bool) -> Result<(Real, RealId), Errno> {
         if inode.kind != Kind::File {
             return Err(Errno::OPNOTSUPP);
         }
@@ -96,12 +109,12 @@ impl Union {
             Place::Entry(branch) | Place::Record(branch) => branch,
             Place::Gone(_) | Place::Stack(_) => return Err(Errno::STALE),
         };
-        let (dir, name) = self.real_name(inode)?;
-        let file = dir.open_file(&name, if write { OFlags::RDWR } else { OFlags::RDONLY })?;
-        let id = Stat::of_file(&file)?.id;
-        if id != inode.with(|state| state.real) {
-            return Err(Errno::STALE);
-        }
+        let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
+        let (file, id) = self.by_name(inode, |dir, name| {
+            let file = dir.open_file(name, flags)?;
+            let id = Stat::of_file(&file)?.id;
+            Ok(is_ours(inode, id).then_some((file, id)))
+        })?;
         Ok((Real { file, writable: write, branch: Some(branch) }, id))
     }
 
@@ -132,19 +145,6 @@ impl Union {
         };
         open.switch(again);
         Ok(())
-    }
-
-    /// The directory and name by which an object that is not a directory is reached.
-    pub(super) fn real_name(&self, inode: &Inode) -> Result<(Arc<Dir>, Vec<u8>), Errno> {
-        match inode.place() {
-            Place::Record(branch) => Ok((Arc::clone(self.work(branch)?.links()), links::link_name(inode.ino))),
-            Place::Entry(branch) => {
-                let dentry = inode.dentry().ok_or(Errno::STALE)?;
-                Ok((self.dir(&dentry.parent, branch)?, dentry.name.as_bytes().to_vec()))
-            }
-            Place::Stack(_) => Err(Errno::ISDIR),
-            Place::Gone(_) => Err(Errno::STALE),
-        }
     }
 
     fn writable_real(&self, handle: u64) -> Result<(Arc<OpenFile>, Arc<Real>), Errno> {
@@ -204,7 +204,7 @@ impl Union {
     pub fn write(&self, handle: u64, offset: u64, data: &[u8], strip: Option<Caller>) -> Result<usize, Errno> {
         let (open, real) = self.writable_real(handle)?;
         if let Some(caller) = strip {
-            self.strip_set_id(&open.inode, &real, caller)?;
+            self.strip_set_id(&open.inode, &real, caller, Privilege::None)?;
         }
         let mut done = 0;
         while done < data.len() {
@@ -230,7 +230,7 @@ impl Union {
     /// Those of fallocate(2) and of a copy-up.
     pub fn fallocate(&self, handle: u64, mode: u32, offset: u64, length: u64, caller: Caller) -> Result<(), Errno> {
         let (open, real) = self.writable_real(handle)?;
-        self.strip_set_id(&open.inode, &real, caller)?;
+        self.strip_set_id(&open.inode, &real, caller, Privilege::Asked)?;
         rustix::fs::fallocate(&real.file, FallocateFlags::from_bits_retain(mode), offset, length)
     }
 
@@ -257,7 +257,7 @@ impl Union {
         let ((from, from_at), (to, to_at)) = (from, to);
         // the target first: the source may be the same file
         let (open, target) = self.writable_real(to)?;
-        self.strip_set_id(&open.inode, &target, caller)?;
+        self.strip_set_id(&open.inode, &target, caller, Privilege::Asked)?;
         let source = self.handles.file(from)?.open.real();
         let (mut read_at, mut write_at) = (from_at, to_at);
         let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);
@@ -267,9 +267,16 @@ impl Union {
     /// A change of the content takes set-id bits away, unless the caller may keep them (rule 35).
     /// The kernel leaves that to us (FUSE_HANDLE_KILLPRIV_V2); capabilities go by the change of
     /// the real file itself.
-    pub(super) fn strip_set_id(&self, inode: &Inode, real: &Real, caller: Caller) -> Result<(), Errno> {
+    pub(super) fn strip_set_id(
+        &self,
+        inode: &Inode,
+        real: &Real,
+        caller: Caller,
+        privilege: Privilege,
+    ) -> Result<(), Errno> {
         let stat = Stat::of_file(&real.file)?;
-        if stat.mode & 0o6000 == 0 || caller.may_keep_set_id() {
+        let keeps = || privilege == Privilege::Asked && caller.may_keep_set_id();
+        if stat.mode & 0o6000 == 0 || keeps() {
             return Ok(());
         }
         // see setattr_should_drop_sgid in the kernel: without the execute bit for the group, the

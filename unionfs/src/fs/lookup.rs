@@ -64,15 +64,17 @@ impl Union {
             match self.inodes.look_up(birth) {
                 Ok(lookup) => {
                     let inode = lookup.inode();
-                    inode.add_name(dir, name);
+                    let moved = inode.add_name(dir, name);
                     if kind == Kind::Dir {
-                        inode.with(|state| state.place = place);
+                        self.take_place(inode, place, moved.is_some());
                     }
+                    drop(moved);
                     return Ok(Entry { attr: self.attr(inode, stat), lookup });
                 }
                 // another object had the number and the kernel still knows it: one that was
                 // removed, or one that is being copied up right now, which shows the next time
                 Err(_) if attempt < 3 => {}
+                Err(_) if matches!(place, Place::Record(_)) => return Err(Errno::STALE),
                 Err(_) if attempt < 8 => substitute = Some(self.substitute(&sight, real)),
                 Err(_) => {
                     tracing::error!(ino, "no free inode number was found");
@@ -81,6 +83,19 @@ impl Union {
             }
         }
         Err(Errno::IO)
+    }
+
+    /// Takes over where a directory lies now. If somebody changed the branches directly, what is
+    /// open of it may be something else.
+    fn take_place(&self, inode: &Inode, place: Place, moved: bool) {
+        let changed = match (&place, inode.place()) {
+            (Place::Stack(new), Place::Stack(old)) => new.branches != old.branches,
+            _ => true,
+        };
+        if changed || moved {
+            self.dirs.remove(inode.ino);
+        }
+        inode.with(|state| state.place = place);
     }
 
     fn substitute(&self, sight: &Sight, real: RealId) -> u64 {

@@ -6,6 +6,7 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::Union;
+use super::names::is_ours;
 use crate::branch::stat::Stat;
 use crate::inode::{Inode, Place};
 use crate::union::{BranchIndex, policy};
@@ -41,7 +42,7 @@ impl Union {
         }
         while let Some((inode, name)) = missing.pop() {
             let Some(parent) = inode.dentry().map(|dentry| dentry.parent) else { return Err(Errno::NOENT) };
-            let _names = parent.names.write();
+            let _names = parent.lock_names();
             let still_there = inode.dentry().is_some_and(|d| Arc::ptr_eq(&d.parent, &parent) && d.name == name);
             if !still_there {
                 return Err(Errno::STALE);
@@ -64,15 +65,20 @@ impl Union {
             return Ok(());
         }
         let top = stack.top();
-        let from = self.dir(inode, top)?;
+        let (own, above) = (self.dir(inode, top)?, self.dir(parent, top)?);
+        // what stands in for another branch has the content of an empty directory only
+        let from = if self.is_stand_in(&own) { above.at(name) } else { own.at(b"") };
         let stat = from.stat()?;
+        if !is_ours(inode, stat.id) {
+            return Err(Errno::STALE);
+        }
         let work = self.work(branch)?;
         let temporary = work.temporary_name();
         let into = self.dir(parent, branch)?;
         let prepare = || -> Result<Stat, Errno> {
             work.temporary().make_dir(&temporary, 0o700)?;
             let at = work.temporary().at(&temporary);
-            at.take_attributes(from.at(b""), &stat)?;
+            at.take_attributes(from, &stat)?;
             at.stat()
         };
         let place = |new: &Stat| {

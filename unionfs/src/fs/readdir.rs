@@ -133,14 +133,28 @@ impl Union {
     /// Takes a listing of a directory.
     fn list(&self, inode: &Arc<Inode>) -> Result<Listing, Errno> {
         let stack = match inode.stack() {
-            Err(Errno::NOENT) => return Ok(Listing::Merged(Vec::new())),
+            Err(Errno::NOENT) => return Ok(Listing::Merged(Arc::default())),
             stack => stack?,
         };
         if let [branch] = stack.branches[..] {
             let dir = self.dir(inode, branch)?;
             return Stream::open(dir, branch).map(|stream| Listing::Streamed(Box::new(stream)));
         }
-        Ok(Listing::Merged(self.merged(inode)?))
+        self.shared_listing(inode).map(Listing::Merged)
+    }
+
+    /// The merged listing of a directory, the same for all handles between two changes: a caller
+    /// with many handles on a large directory must not fill the memory.
+    fn shared_listing(&self, inode: &Arc<Inode>) -> Result<Arc<Vec<Item>>, Errno> {
+        let _names = inode.names.read();
+        let generation = inode.generation();
+        let known = inode.with(|state| state.listing.0.upgrade().filter(|_| state.listing.1 == generation));
+        if let Some(known) = known.filter(|_| !self.revalidates()) {
+            return Ok(known);
+        }
+        let taken = Arc::new(self.merged(inode)?);
+        inode.with(|state| state.listing = (Arc::downgrade(&taken), generation));
+        Ok(taken)
     }
 
     /// The merged listing of a directory, without `.` and `..`.

@@ -77,7 +77,7 @@ impl Union {
         let name = name(bytes)?;
         let dir = self.inodes.get(parent)?;
         loop {
-            let names = dir.names.write();
+            let names = dir.lock_names();
             let sight = self.look(&self.level(&dir)?, name)?;
             let (Some(stat), Some(top)) = (sight.stat, sight.resolved.topmost()) else { return Err(Errno::NOENT) };
             check(stat.kind)?;
@@ -103,7 +103,7 @@ impl Union {
         let stat = sight.stat.ok_or(Errno::NOENT)?;
         let entry = self.adopt(dir, name, sight)?;
         let victim = entry.lookup.inode();
-        let _inside = (victim.kind == Kind::Dir).then(|| victim.names.write());
+        let _inside = (victim.kind == Kind::Dir).then(|| victim.lock_names());
         if victim.kind == Kind::Dir {
             self.check_removable(victim)?;
         }

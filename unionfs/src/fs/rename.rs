@@ -233,7 +233,7 @@ impl Union {
         // a directory on the way: nobody may walk by its old name now
         let walls = source.is_dir() || (flags == RenameFlags::Exchange && target.is_dir());
         let _inside =
-            replaced.as_ref().filter(|r| r.lookup.inode().kind == Kind::Dir).map(|r| r.lookup.inode().names.write());
+            replaced.as_ref().filter(|r| r.lookup.inode().kind == Kind::Dir).map(|r| r.lookup.inode().lock_names());
         let on_carrier = target.top() == Some(branch);
         let lost = replaced.as_ref().filter(|_| flags != RenameFlags::Exchange).zip(target.sight.stat);
         let going = lost.as_ref().map(|(entry, stat)| {
@@ -313,16 +313,15 @@ fn needs_copy(inode: &Inode) -> bool {
 }
 
 fn move_name(inode: &Arc<Inode>, from: &End<'_>, to: &End<'_>) {
-    let old = inode.remove_name(from.dir, from.name);
-    inode.add_name(to.dir, to.name);
-    drop(old);
+    let gone = inode.move_name((from.dir, from.name), (to.dir, to.name));
+    drop(gone);
 }
 
 /// Holds the names of one or two directories.
 fn lock_both<'a>(a: &'a Arc<Inode>, b: &'a Arc<Inode>) -> (RwLockWriteGuard<'a, ()>, Option<RwLockWriteGuard<'a, ()>>) {
     if a.ino == b.ino {
-        return (a.names.write(), None);
+        return (a.lock_names(), None);
     }
     let (first, second) = if a.ino < b.ino { (a, b) } else { (b, a) };
-    (first.names.write(), Some(second.names.write()))
+    (first.lock_names(), Some(second.lock_names()))
 }

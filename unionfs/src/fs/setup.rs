@@ -162,7 +162,7 @@ fn open_all(branches: &[BranchSpec], options: &Options, ancestries: &[Ancestry])
             None => (branch::open_root(&spec.path, !writable && !spec.init).map_err(fail)?, None),
         };
         let honest_listing = branch::has_honest_listing(&root).map_err(fail)?;
-        let work = if writable { Some(open_work(&spec.path, &root, area.as_ref(), options)?) } else { None };
+        let work = if writable { Some(open_work(&spec.path, &root, area.as_ref())?) } else { None };
         let inside = roots.iter().enumerate().filter(|(other, _)| {
             *other != at && ancestries[*other].iter().skip(1).any(|id| Some(id) == ancestries[at].first())
         });
@@ -178,12 +178,12 @@ fn open_with_workdir(path: &Path, workdir: &Path) -> Result<(Dir, Option<Dir>), 
     Ok((root, Some(area)))
 }
 
-fn open_work(path: &Path, root: &Dir, area: Option<&Dir>, options: &Options) -> Result<Work, SetupError> {
+fn open_work(path: &Path, root: &Dir, area: Option<&Dir>) -> Result<Work, SetupError> {
     let fail = |errno| SetupError::Open(path.to_owned(), errno);
     if branch::is_read_only(root).map_err(fail)? {
         return Err(SetupError::ReadOnly(path.to_owned()));
     }
-    Work::open(area.unwrap_or(root), options.volatile).map_err(|error| match error {
+    Work::open(area.unwrap_or(root)).map_err(|error| match error {
         WorkError::Busy => SetupError::Busy(path.to_owned()),
         WorkError::Volatile => SetupError::Volatile(path.to_owned()),
         WorkError::Errno(Errno::PERM) => SetupError::Nested(path.to_owned()),

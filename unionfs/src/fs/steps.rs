@@ -64,7 +64,7 @@ impl Carrier<'_> {
             Step::Whiteout(which) => self.spot(which)?.write_whiteout(self.work),
             Step::DropWhiteout(which) => self.spot(which)?.drop_whiteout(),
             Step::MarkOpaque(which) => mark_opaque(&self.spot(which)?.open()?),
-            Step::ClearMarks(which) => clear_marks(&self.spot(which)?.open()?),
+            Step::ClearMarks(which) => clear_marks(self.work, &self.spot(which)?.open()?),
             Step::Unlink(which) => {
                 let spot = self.spot(which)?;
                 spot.dir.unlink(spot.name.as_bytes())
@@ -140,11 +140,11 @@ pub(super) fn mark_opaque(dir: &Dir) -> Result<(), Errno> {
 }
 
 /// Takes whiteouts and marks out of a logically empty directory.
-fn clear_marks(dir: &Dir) -> Result<(), Errno> {
+fn clear_marks(work: &Work, dir: &Dir) -> Result<(), Errno> {
     for entry in dir.entries()? {
         match RawName::parse(&entry.name) {
             RawName::Entry(_) => return Err(Errno::NOTEMPTY),
-            _ if entry.kind == Kind::Dir => return Err(Errno::NOTEMPTY),
+            _ if entry.kind == Kind::Dir => work.retire(dir, &entry.name)?,
             _ => dir.unlink(&entry.name)?,
         }
     }

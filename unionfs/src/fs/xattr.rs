@@ -51,7 +51,7 @@ impl Union {
         let inode = self.inode(ino)?;
         self.check_xattr(&inode, attribute, flags)?;
         self.make_changeable(&inode, Keep::All)?;
-        let place = self.whereabouts(&inode)?;
+        let place = self.hold_to_change(&inode)?;
         place.at().set_xattr(attribute, value, flags)?;
         if attribute == acl::ACCESS {
             self.drop_set_gid(&place, caller)?;
@@ -80,7 +80,7 @@ impl Union {
 
     /// Setting an ACL is like chmod: it takes the setgid bit away from a file of a group that the
     /// caller is not in.
-    fn drop_set_gid(&self, place: &super::attr::Where, caller: Caller) -> Result<(), Errno> {
+    fn drop_set_gid(&self, place: &super::names::Where, caller: Caller) -> Result<(), Errno> {
         let stat = place.at().stat()?;
         if stat.mode & 0o2000 == 0 || caller.may_keep_set_id() || caller.is_in_group(stat.gid) {
             return Ok(());
@@ -103,7 +103,7 @@ impl Union {
             return if is_acl { Ok(()) } else { Err(Errno::NODATA) };
         }
         self.make_changeable(&inode, Keep::All)?;
-        self.whereabouts(&inode)?.at().remove_xattr(attribute)?;
+        self.hold_to_change(&inode)?.at().remove_xattr(attribute)?;
         if attribute == acl::ACCESS {
             self.tell_stale(ino);
         }

@@ -1,0 +1,173 @@
+//! Reaching an object by one of its names, and never another one that stands there by now.
+//!
+//! A name may be changing in this moment, or somebody may have changed the branch directly. So
+//! what is found under a name is compared with what the inode is known to be.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::Union;
+use crate::branch::at::At;
+use crate::branch::dir::Dir;
+use crate::branch::stat::{RealId, Stat};
+use crate::handle::Real;
+use crate::inode::{Dentry, Inode, Place, ROOT};
+use crate::links;
+use crate::union::BranchIndex;
+
+/// How long a name is waited for that is changing.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where the attributes of an inode are.
+#[derive(Debug)]
+pub(super) enum Where {
+    /// Under a name of a directory; without a name, those of the directory itself.
+    Named(Arc<Dir>, Vec<u8>),
+    /// In a file that is open.
+    Open(Arc<Real>),
+    /// In something that is held.
+    Held(Arc<OwnedFd>),
+}
+
+impl Where {
+    pub(super) fn at(&self) -> At<'_> {
+        match self {
+            Where::Named(dir, name) => dir.at(name),
+            Where::Open(real) => At::open(real.file.as_fd()),
+            Where::Held(held) => At::open(held.as_fd()),
+        }
+    }
+}
+
+impl Union {
+    /// Does something by a name of an inode. `act` says nothing if what it finds under the name
+    /// is something else; then the next name is tried, and the wrong one forgotten.
+    ///
+    /// # Errors
+    /// ESTALE if no name leads to the object, and what `act` answers.
+    pub(super) fn by_name<T>(
+        &self,
+        inode: &Arc<Inode>,
+        mut act: impl FnMut(&Arc<Dir>, &[u8]) -> Result<Option<T>, Errno>,
+    ) -> Result<T, Errno> {
+        loop {
+            let branch = match inode.place() {
+                Place::Record(branch) => {
+                    return act(self.work(branch)?.links(), &links::link_name(inode.ino))?.ok_or(Errno::STALE);
+                }
+                Place::Gone(_) => return Err(Errno::STALE),
+                Place::Entry(branch) => branch,
+                Place::Stack(stack) if inode.ino == ROOT => {
+                    return act(&self.dir(inode, stack.top())?, b"")?.ok_or(Errno::STALE);
+                }
+                Place::Stack(stack) => stack.top(),
+            };
+            let dentry = inode.dentry().ok_or(Errno::STALE)?;
+            if let Some(done) = self.try_name(&dentry, branch, &mut act)? {
+                return Ok(done);
+            }
+            // who changes the name holds the names of its directory
+            let Some(_names) = dentry.parent.names.try_read_for(PATIENCE) else { return Err(Errno::STALE) };
+            if !still_named(inode, &dentry, branch) {
+                continue;
+            }
+            if let Some(done) = self.try_name(&dentry, branch, &mut act)? {
+                return Ok(done);
+            }
+            // somebody changed the branch directly
+            drop(inode.remove_name(&dentry.parent, dentry.name.as_name()));
+        }
+    }
+
+    fn try_name<T>(
+        &self,
+        dentry: &Dentry,
+        branch: BranchIndex,
+        act: &mut impl FnMut(&Arc<Dir>, &[u8]) -> Result<Option<T>, Errno>,
+    ) -> Result<Option<T>, Errno> {
+        let done = self.dir(&dentry.parent, branch).and_then(|dir| act(&dir, dentry.name.as_bytes()));
+        match done {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => Ok(None),
+            done => done,
+        }
+    }
+
+    /// The attributes of an object, by name.
+    pub(super) fn stat_by_name(&self, inode: &Arc<Inode>) -> Result<Stat, Errno> {
+        self.by_name(inode, |dir, name| Ok(ours(inode, dir.at(name).stat()?)))
+    }
+
+    /// Where the attributes of an inode are, for reading them.
+    ///
+    /// # Errors
+    /// ESTALE if the kernel should look its name up again.
+    pub(super) fn whereabouts(&self, inode: &Arc<Inode>) -> Result<Where, Errno> {
+        if matches!(inode.place(), Place::Gone(_)) {
+            return self.without_name(inode);
+        }
+        let checks = self.revalidates();
+        self.by_name(inode, |dir, name| {
+            if checks && ours(inode, dir.at(name).stat()?).is_none() {
+                return Ok(None);
+            }
+            Ok(Some(Where::Named(Arc::clone(dir), name.to_vec())))
+        })
+    }
+
+    /// Where the attributes of an inode are, for changing them: held, so that it is the object
+    /// that was looked up and no other.
+    ///
+    /// # Errors
+    /// ESTALE if the kernel should look its name up again.
+    pub(super) fn hold_to_change(&self, inode: &Arc<Inode>) -> Result<Where, Errno> {
+        if matches!(inode.place(), Place::Gone(_)) {
+            return self.without_name(inode);
+        }
+        let held = self.by_name(inode, |dir, name| {
+            let held = if name.is_empty() { dir.hold(b".")? } else { dir.hold(name)? };
+            Ok(ours(inode, Stat::of_file(&held)?).map(|_| held))
+        });
+        match held {
+            // it lost its last name in this moment
+            Err(Errno::STALE) => self.without_name(inode),
+            held => Ok(Where::Held(Arc::new(held?))),
+        }
+    }
+
+    fn without_name(&self, inode: &Inode) -> Result<Where, Errno> {
+        match inode.open_file() {
+            Some(open) => Ok(Where::Open(open.real())),
+            None => self.held.get(inode.ino).map(|(held, _)| Where::Held(held)).ok_or(Errno::STALE),
+        }
+    }
+
+    /// The directory and name by which an object that is not a directory is reached.
+    pub(super) fn real_name(&self, inode: &Arc<Inode>) -> Result<(Arc<Dir>, Vec<u8>), Errno> {
+        self.by_name(inode, |dir, name| {
+            let found = ours(inode, dir.at(name).stat()?);
+            Ok(found.map(|_| (Arc::clone(dir), name.to_vec())))
+        })
+    }
+}
+
+/// The attributes, if they are those of the inode's object.
+fn ours(inode: &Inode, stat: Stat) -> Option<Stat> {
+    is_ours(inode, stat.id).then_some(stat)
+}
+
+/// Whether a real identity is that of the inode's topmost entry.
+pub(super) fn is_ours(inode: &Inode, id: RealId) -> bool {
+    inode.with(|state| state.real) == id
+}
+
+fn still_named(inode: &Inode, dentry: &Dentry, branch: BranchIndex) -> bool {
+    let here = match inode.place() {
+        Place::Entry(at) => at == branch,
+        Place::Stack(stack) => stack.top() == branch,
+        Place::Record(_) | Place::Gone(_) => false,
+    };
+    here && inode.dentry().is_some_and(|d| Arc::ptr_eq(&d.parent, &dentry.parent) && d.name == dentry.name)
+}
