@@ -20,6 +20,15 @@ const SHARE: u64 = 4;
 const MOST: u64 = 16_384;
 const LEAST: u64 = SHARDS as u64;
 
+/// How many descriptors the process may have.
+fn descriptors() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+fn non_zero(number: u64) -> NonZeroUsize {
+    usize::try_from(number).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN)
+}
+
 type Shard = LruCache<(u64, BranchIndex), Arc<Dir>>;
 
 /// Open directories by (inode number, branch), the least recently used ones closed first.
@@ -32,9 +41,7 @@ pub(super) struct DirCache {
 
 impl DirCache {
     pub(super) fn new(branches: u16) -> Arc<DirCache> {
-        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let all = (limit / SHARE).clamp(LEAST, MOST);
-        let each = NonZeroUsize::new(all as usize / SHARDS).unwrap_or(NonZeroUsize::MIN);
+        let each = non_zero((descriptors() / SHARE).clamp(LEAST, MOST) / SHARDS as u64);
         Arc::new(DirCache { shards: std::array::from_fn(|_| Mutex::new(LruCache::new(each))), each, branches })
     }
 
@@ -74,12 +81,14 @@ impl DirCache {
 #[derive(Debug)]
 pub(super) struct Held(Mutex<LruCache<u64, (Arc<OwnedFd>, BranchIndex)>>);
 
-/// So many are remembered.
-const HELD: NonZeroUsize = NonZeroUsize::new(64).expect("it is not zero");
+/// At most this share of the descriptors that the process may have, and so many, are held.
+const HELD_SHARE: u64 = 16;
+const MOST_HELD: u64 = 1024;
 
 impl Held {
     pub(super) fn new() -> Arc<Held> {
-        Arc::new(Held(Mutex::new(LruCache::new(HELD))))
+        let room = (descriptors() / HELD_SHARE).clamp(LEAST, MOST_HELD);
+        Arc::new(Held(Mutex::new(LruCache::new(non_zero(room)))))
     }
 
     /// Keeps an object, held without access to its content, and the branch it lay on.
