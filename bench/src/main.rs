@@ -1,3 +1,74 @@
-//! Measures runionfs beside its peers.
+//! `bench` measures runionfs beside its peers.
+//!
+//! A *workload* knows only a path, a *contender* only how to mount. Every cell of the table is one workload on one
+//! contender: an empty top, the same lower trees, a fresh mount, the work, the unmount. Cells of one workload are taken
+//! in interleaved rounds (A B C, A B C, …), because the machine's speed drifts; ratios are taken within a round.
+//!
+//! | File | Question it answers |
+//! |---|---|
+//! | `options` | what the command line asks for |
+//! | `sandbox` | where the measuring happens: a mount namespace of its own, the scratch file systems, the CPU |
+//! | `tree`, `tree/*` | the lower trees: made once, kept between runs, read-only while contenders run |
+//! | `contender`, `contender/*` | who is measured and how it mounts |
+//! | `mounted` | one mount and its daemon: taken away whatever state they are in |
+//! | `watchdog` | how a hung daemon cannot hang the bench |
+//! | `workload`, `workload/*` | what is measured, a family per file |
+//! | `cell` | one measurement: mount, prepare, run, read the result |
+//! | `requests` | what the kernel asked a daemon for during a workload |
+//! | `rounds` | the order of the cells, and the progress shown |
+//! | `statistics` | median, best, spread, ratio |
+//! | `report`, `report/*` | the table as Markdown, JSON and SVG |
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod cell;
+mod contender;
+mod mounted;
+mod options;
+mod report;
+mod requests;
+mod rounds;
+mod sandbox;
+mod statistics;
+mod tree;
+mod watchdog;
+mod workload;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::options::Options;
+use crate::sandbox::Sandbox;
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
+    let workloads = workload::select(&options.only)?;
+    if options.list {
+        print!("{}", workload::list(&workloads));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !options.inside {
+        return Ok(sandbox::run_inside()?);
+    }
+    let sandbox = Sandbox::set_up(options)?;
+    let contenders = contender::find(options)?;
+    tree::prepare(&sandbox, &workloads)?;
+    sandbox.protect_lower_trees()?;
+
+    let rows = rounds::run(&sandbox, &contenders.present, &workloads, options);
+    let report = report::Report::new(rows, &contenders, options);
+    report.write(&options.output)?;
+    print!("{}", report::markdown::page(&report));
+    Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

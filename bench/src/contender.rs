@@ -1,0 +1,214 @@
+//! Who is measured. A contender knows how to mount, and nothing of what is then done there.
+
+mod overlay;
+mod program;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+
+use crate::mounted::Mounted;
+use crate::options::Options;
+
+pub(crate) use program::Program;
+
+/// The name of the contender that ratios are taken to first.
+pub(crate) const OVERLAY: &str = "overlay";
+/// The name of the contender that ratios are taken to second.
+pub(crate) const FUSE_OVERLAYFS: &str = "fuse-overlayfs";
+
+/// The ways of mounting runionfs that are measured where nothing else is asked for: a name and mount options.
+const VARIANTS: &[(&str, &str)] = &[("runionfs", "")];
+
+/// What one mount is made of.
+#[derive(Debug)]
+pub(crate) struct Stack<'a> {
+    /// The writable branch, empty.
+    pub(crate) top: &'a Path,
+    /// Overlayfs's work folder, on the file system of the top.
+    pub(crate) work: &'a Path,
+    /// The read-only branches, top first.
+    pub(crate) lower: &'a [PathBuf],
+    /// The read-only branches as one plain directory.
+    pub(crate) plain: &'a Path,
+    /// What will be done there.
+    pub(crate) use_: Use,
+    /// Where to mount.
+    pub(crate) target: &'a Path,
+}
+
+/// What a workload does to the tree that it finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// It only reads.
+    Reads,
+    /// It adds entries of its own, and needs nothing of the lower tree.
+    Creates,
+    /// It changes the lower tree's entries, or writes among them.
+    Changes,
+}
+
+/// Somebody to measure.
+#[derive(Debug)]
+pub(crate) struct Contender {
+    /// What it is called in the table.
+    pub(crate) name: String,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Native,
+    Overlay,
+    Program(Program),
+}
+
+/// Who is there and who is not.
+#[derive(Debug)]
+pub(crate) struct Contenders {
+    /// In the order of the table.
+    pub(crate) present: Vec<Contender>,
+    /// Names with the reason.
+    pub(crate) missing: Vec<(String, String)>,
+}
+
+impl Contender {
+    /// Whether this is one of ours.
+    pub(crate) fn is_runionfs(&self) -> bool {
+        matches!(&self.kind, Kind::Program(program) if program.is_runionfs())
+    }
+
+    /// Whether it can do such work at all. mergerfs has no copy-up, so it cannot change what lies below.
+    pub(crate) fn can(&self, use_: Use) -> bool {
+        match &self.kind {
+            Kind::Program(program) => use_ != Use::Changes || program.copies_up(),
+            _ => true,
+        }
+    }
+
+    /// What must be in the top before the mount: a plain directory has no branches, so it gets a copy of what it is
+    /// going to change.
+    pub(crate) fn fill_top(&self, stack: &Stack<'_>) -> io::Result<()> {
+        if !matches!(self.kind, Kind::Native) || stack.use_ != Use::Changes {
+            return Ok(());
+        }
+        let copied = Command::new("cp").arg("-a").arg(stack.plain.join(".")).arg(stack.top).status()?;
+        if copied.success() { Ok(()) } else { Err(io::Error::other("cannot copy the lower tree")) }
+    }
+
+    /// Whether a process of its own serves it.
+    pub(crate) fn has_daemon(&self) -> bool {
+        matches!(self.kind, Kind::Program(_))
+    }
+
+    /// Mounts the stack; says how long it took until the root of the mount answered.
+    pub(crate) fn mount(&self, stack: &Stack<'_>) -> io::Result<(Mounted, Duration)> {
+        let before = crate::mounted::children();
+        let start = Instant::now();
+        let answer = self.attach(stack).and_then(|()| stack.target.metadata());
+        let elapsed = start.elapsed();
+        // Whatever a mount that failed has left is taken away, too.
+        let mounted = Mounted::adopt(stack.target, &before)?;
+        answer?;
+        Ok((mounted, elapsed))
+    }
+
+    fn attach(&self, stack: &Stack<'_>) -> io::Result<()> {
+        match &self.kind {
+            Kind::Native => {
+                let source = if stack.use_ == Use::Reads { stack.plain } else { stack.top };
+                Ok(mount(Some(source), stack.target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+            }
+            Kind::Overlay => overlay::mount(stack),
+            Kind::Program(program) => program.mount(stack),
+        }
+    }
+}
+
+/// A name, and how to mount it or why it is not there.
+type Candidate = (String, Result<Kind, String>);
+
+/// Looks for everybody that is asked for.
+pub(crate) fn find(options: &Options) -> Result<Contenders, String> {
+    let mut present = Vec::new();
+    let mut missing = Vec::new();
+    for (name, kind) in all(options)? {
+        match kind {
+            Ok(kind) => present.push(Contender { name, kind }),
+            Err(reason) => missing.push((name, reason)),
+        }
+    }
+    if present.iter().any(Contender::is_runionfs) {
+        Ok(Contenders { present, missing })
+    } else {
+        Err("runionfs is missing: run 'cargo build --release -p unionfs' first, or name it in $RUNIONFS".to_owned())
+    }
+}
+
+fn all(options: &Options) -> Result<Vec<Candidate>, String> {
+    let mut all = vec![("native".to_owned(), Ok(Kind::Native)), (OVERLAY.to_owned(), overlay_in_kernel())];
+    for (name, words) in VARIANTS {
+        all.push(((*name).to_owned(), Program::runionfs(words).map(Kind::Program)));
+    }
+    for variant in &options.variant {
+        let (name, words) = variant.split_once('=').ok_or(format!("--variant {variant}: NAME=OPTIONS is needed"))?;
+        all.push((name.to_owned(), Program::runionfs(words).map(Kind::Program)));
+    }
+    for (name, program) in program::peers() {
+        all.push((name.to_owned(), program.map(Kind::Program)));
+    }
+    choose(all, options.against.as_deref())
+}
+
+/// Keeps runionfs and those that were asked for.
+fn choose(mut all: Vec<Candidate>, against: Option<&[String]>) -> Result<Vec<Candidate>, String> {
+    let Some(against) = against else { return Ok(all) };
+    if let Some(unknown) = against.iter().find(|wanted| !all.iter().any(|(name, _)| name == *wanted)) {
+        let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
+        return Err(format!("--against {unknown}: there are {}", names.join(", ")));
+    }
+    let is_ours = |kind: &Result<Kind, String>| matches!(kind, Ok(Kind::Program(program)) if program.is_runionfs());
+    all.retain(|(name, kind)| is_ours(kind) || against.contains(name));
+    Ok(all)
+}
+
+fn overlay_in_kernel() -> Result<Kind, String> {
+    // Where it is a module that is not loaded yet, this loads it; else the list tells.
+    let loaded = Command::new("modprobe").arg("overlay").stderr(Stdio::null()).status().is_ok_and(|s| s.success());
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let found = loaded || known.lines().any(|line| line.ends_with("\toverlay"));
+    if found { Ok(Kind::Overlay) } else { Err("the kernel has no overlayfs".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three() -> Vec<Candidate> {
+        vec![
+            ("native".to_owned(), Ok(Kind::Native)),
+            ("overlay".to_owned(), Ok(Kind::Overlay)),
+            ("mergerfs".to_owned(), Err("not found".to_owned())),
+        ]
+    }
+
+    fn names(chosen: &[Candidate]) -> Vec<&str> {
+        chosen.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    #[test]
+    fn only_those_asked_for_are_measured() {
+        let wanted = ["mergerfs".to_owned(), "overlay".to_owned()];
+        assert_eq!(names(&choose(three(), Some(&wanted)).unwrap()), ["overlay", "mergerfs"]);
+        assert_eq!(names(&choose(three(), None).unwrap()), ["native", "overlay", "mergerfs"]);
+    }
+
+    #[test]
+    fn an_unknown_contender_is_refused_by_name() {
+        let refused = choose(three(), Some(&["aufs".to_owned()])).unwrap_err();
+        assert_eq!(refused, "--against aufs: there are native, overlay, mergerfs");
+    }
+}

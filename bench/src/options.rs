@@ -1,0 +1,88 @@
+//! What the command line asks for.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Measures runionfs beside its peers: interleaved rounds of the same work on each
+///
+/// Needs root. Everything is mounted in a mount namespace of its own. The results go to standard output and, as
+/// Markdown, JSON and SVG plots, into a folder.
+#[derive(Debug, Parser)]
+#[command(name = "bench", version)]
+pub(crate) struct Options {
+    /// Only these workloads: names, the beginnings of names, or families (see --list)
+    #[arg(long, value_name = "W[,W]...", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Only these contenders beside runionfs: native, overlay, fuse-overlayfs, fuse-overlayfs-1, unionfs-fuse, mergerfs
+    #[arg(long, value_name = "C[,C]...", value_delimiter = ',')]
+    pub(crate) against: Option<Vec<String>>,
+    /// One more way to mount runionfs, with these mount options; may be given several times
+    #[arg(long, value_name = "NAME=OPTION[,OPTION]...")]
+    pub(crate) variant: Vec<String>,
+    /// Rounds that count; one more comes first and does not
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: u32,
+    /// Small trees and one round, to see that everything works; its times mean nothing
+    #[arg(long, conflicts_with = "rounds")]
+    pub(crate) quick: bool,
+    /// Run everything, the daemons too, on this one CPU (0 where none is named)
+    #[arg(long, value_name = "CPU", num_args = 0..=1, default_missing_value = "0")]
+    pub(crate) pin: Option<usize>,
+    /// Seconds after which a measurement is given up and its mount aborted [default: 300, with --quick 20]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout: Option<u64>,
+    /// Where the lower trees are made and kept for the next run
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp/runionfs-bench")]
+    pub(crate) store: PathBuf,
+    /// Where the tops lie, instead of on a tmpfs
+    #[arg(long, value_name = "DIR")]
+    pub(crate) top: Option<PathBuf>,
+    /// Where results.md, results.json and the plots go
+    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    pub(crate) output: PathBuf,
+    /// Say what there is to measure, and do nothing
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// This is the process inside the namespaces
+    #[arg(long, hide = true)]
+    pub(crate) inside: bool,
+}
+
+impl Options {
+    /// Rounds that count.
+    pub(crate) fn rounds(&self) -> u32 {
+        if self.quick { 1 } else { self.rounds }
+    }
+
+    /// Seconds that one measurement may take.
+    pub(crate) fn timeout(&self) -> u64 {
+        self.timeout.unwrap_or(if self.quick { 20 } else { 300 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn pin_without_a_number_is_the_first_cpu() {
+        assert_eq!(Options::parse_from(["bench", "--pin"]).pin, Some(0));
+        assert_eq!(Options::parse_from(["bench", "--pin", "1"]).pin, Some(1));
+        assert_eq!(Options::parse_from(["bench"]).pin, None);
+    }
+
+    #[test]
+    fn lists_are_separated_by_commas() {
+        let options = Options::parse_from(["bench", "--only", "stat,find-warm", "--against", "overlay"]);
+        assert_eq!(options.only, ["stat", "find-warm"]);
+        assert_eq!(options.against, Some(vec!["overlay".to_owned()]));
+    }
+}

@@ -1,0 +1,122 @@
+//! Where the measuring happens.
+//!
+//! The bench starts itself once more as the first process of a pid and a mount namespace. So nothing that it mounts is
+//! seen outside, orphans become its children (every daemon is known), and when it ends, however that happens, the kernel
+//! ends all daemons and takes all mounts away.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::options::Options;
+use crate::tree::Scale;
+use crate::watchdog::CONNECTIONS;
+
+/// Starts this program again inside its own namespaces and waits for it.
+pub(crate) fn run_inside() -> io::Result<ExitCode> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(io::Error::other("mounting needs root (try sudo)"));
+    }
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?;
+    let arguments = std::env::args_os().skip(1);
+    let status = Command::new(std::env::current_exe()?).arg("--inside").args(arguments).status()?;
+    Ok(match (status.code(), status.signal()) {
+        (Some(code), _) => ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
+        (None, signal) => ExitCode::from(u8::try_from(128 + signal.unwrap_or(0)).unwrap_or(u8::MAX)),
+    })
+}
+
+/// The places where trees and mounts lie.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    trees: PathBuf,
+    tops: PathBuf,
+    /// The size of the trees.
+    pub(crate) scale: Scale,
+    /// How long one measurement may take.
+    pub(crate) limit: Duration,
+    // Two runs at the same time would disturb each other and could make the same tree twice.
+    _lock: Flock<File>,
+}
+
+impl Sandbox {
+    /// Mounts what is needed and moves to the CPU that was asked for.
+    pub(crate) fn set_up(options: &Options) -> io::Result<Sandbox> {
+        // Whatever ends the process outside ends this one.
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        mount(none(), "/", none(), MsFlags::MS_REC | MsFlags::MS_PRIVATE, none())?;
+        mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none())?;
+        if fs::read_dir(CONNECTIONS)?.next().is_none() {
+            mount(Some("fusectl"), CONNECTIONS, Some("fusectl"), MsFlags::empty(), none())?;
+        }
+        if let Some(cpu) = options.pin {
+            pin(cpu)?;
+        }
+
+        fs::create_dir_all(&options.store)?;
+        let store = options.store.canonicalize()?;
+        let lock = lock(&store)?;
+        let scale = if options.quick { Scale::Quick } else { Scale::Full };
+        let trees = store.join(scale.folder());
+        let tops = store.join("tops");
+        fs::create_dir_all(&trees)?;
+        fs::create_dir_all(&tops)?;
+        match &options.top {
+            Some(top) => mount(Some(&scratch(top)?), &tops, none(), MsFlags::MS_BIND, none())?,
+            None => mount(Some("tmpfs"), &tops, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?,
+        }
+        Ok(Sandbox { trees, tops, scale, limit: Duration::from_secs(options.timeout()), _lock: lock })
+    }
+
+    /// The folder of the lower trees of this scale.
+    pub(crate) fn trees(&self) -> &Path {
+        &self.trees
+    }
+
+    /// The folder where cells make their tops and mount points.
+    pub(crate) fn tops(&self) -> &Path {
+        &self.tops
+    }
+
+    /// From now on nobody can change the lower trees, however wrong a contender is.
+    pub(crate) fn protect_lower_trees(&self) -> io::Result<()> {
+        mount(Some(&self.trees), &self.trees, none(), MsFlags::MS_BIND, none())?;
+        let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOATIME;
+        Ok(mount(none(), &self.trees, none(), read_only, none())?)
+    }
+}
+
+fn none() -> Option<&'static str> {
+    None
+}
+
+fn pin(cpu: usize) -> io::Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)
+}
+
+fn lock(store: &Path) -> io::Result<Flock<File>> {
+    let file = File::create(store.join("lock"))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| io::Error::other(format!("another bench uses {} (see --store)", store.display())))
+}
+
+/// A folder of our own below the one that was given, emptied of what a run that was killed has left.
+fn scratch(top: &Path) -> io::Result<PathBuf> {
+    let scratch = top.canonicalize()?.join("runionfs-bench-tops");
+    match fs::remove_dir_all(&scratch) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => fs::create_dir(&scratch)?,
+    }
+    Ok(scratch)
+}

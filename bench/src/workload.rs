@@ -1,0 +1,232 @@
+//! What is measured. A workload is a function of a path; it knows nothing of what is mounted there.
+//!
+//! It comes in two parts. The function prepares (makes the list of names, creates what is to be removed) and returns
+//! the *job*, and only the job is timed. A *cold* workload prepares without looking at the path, so that the job is the
+//! first to use a fresh mount; the branches below are warm. A *warm* one runs its job once before the clock starts.
+
+mod copy_up;
+mod create;
+mod depth;
+mod fio;
+mod memory;
+mod metadata;
+mod open;
+mod readdir;
+mod real;
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+
+use crate::contender::{Contender, Use};
+use crate::statistics::Better;
+use crate::tree::{Scale, Tree};
+
+/// The timed part of a workload.
+pub(crate) type Job<T> = Box<dyn FnMut() -> io::Result<T>>;
+
+/// Where a workload works.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    /// The mount point.
+    pub(crate) root: &'a Path,
+    /// A plain folder beside it to read from, as [`Workload::assets`] says.
+    pub(crate) assets: &'a Path,
+    /// How much to do.
+    pub(crate) scale: Scale,
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub(crate) struct Workload {
+    /// What it is called, its family excluded.
+    pub(crate) name: &'static str,
+    /// The file it comes from.
+    pub(crate) family: &'static str,
+    /// What it does, in one line.
+    pub(crate) about: &'static str,
+    /// What lies in the branches below.
+    pub(crate) tree: Tree,
+    /// What it reads from outside the mount.
+    pub(crate) assets: Tree,
+    /// What it does to the tree.
+    pub(crate) use_: Use,
+    /// Whether the job is run once before it is measured.
+    pub(crate) warm: bool,
+    /// Whether the lower files are dropped from the page cache first.
+    pub(crate) evict: bool,
+    /// How it is measured.
+    pub(crate) measure: Measure,
+}
+
+/// What the number of a row is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Measure {
+    /// The time that the job takes, in seconds.
+    Time(fn(&Place<'_>) -> io::Result<Job<()>>),
+    /// What the job says.
+    Value(Unit, fn(&Place<'_>) -> io::Result<Job<f64>>),
+    /// The time from the mount command to the first answer.
+    MountTime,
+    /// The resident memory of the daemon after the job.
+    DaemonMemory(fn(&Place<'_>) -> io::Result<Job<()>>),
+    /// By how much the page cache has grown after the job was done in this many mounts of the same branches.
+    PageCache(usize, fn(&Place<'_>) -> io::Result<Job<()>>),
+}
+
+/// What the numbers of a row count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Unit {
+    /// Time.
+    Seconds,
+    /// Latency.
+    Microseconds,
+    /// Bandwidth.
+    MebibytesPerSecond,
+    /// Memory.
+    Mebibytes,
+}
+
+impl Unit {
+    /// Which end is good.
+    pub(crate) fn better(self) -> Better {
+        if self == Unit::MebibytesPerSecond { Better::Higher } else { Better::Lower }
+    }
+}
+
+impl Workload {
+    const fn new(name: &'static str, about: &'static str, tree: Tree, measure: Measure) -> Workload {
+        Workload {
+            name,
+            family: "",
+            about,
+            tree,
+            assets: Tree::Empty,
+            use_: Use::Reads,
+            warm: false,
+            evict: false,
+            measure,
+        }
+    }
+
+    const fn timed(
+        name: &'static str,
+        about: &'static str,
+        tree: Tree,
+        run: fn(&Place<'_>) -> io::Result<Job<()>>,
+    ) -> Workload {
+        Workload::new(name, about, tree, Measure::Time(run))
+    }
+
+    const fn warm(self) -> Workload {
+        Workload { warm: true, ..self }
+    }
+
+    const fn evicted(self) -> Workload {
+        Workload { evict: true, ..self }
+    }
+
+    const fn creates(self) -> Workload {
+        Workload { use_: Use::Creates, ..self }
+    }
+
+    const fn changes(self) -> Workload {
+        Workload { use_: Use::Changes, ..self }
+    }
+
+    const fn reads_from(self, assets: Tree) -> Workload {
+        Workload { assets, ..self }
+    }
+
+    const fn of(self, family: &'static str) -> Workload {
+        Workload { family, ..self }
+    }
+
+    /// What its numbers count.
+    pub(crate) fn unit(&self) -> Unit {
+        match self.measure {
+            Measure::Time(_) | Measure::MountTime => Unit::Seconds,
+            Measure::Value(unit, _) => unit,
+            Measure::DaemonMemory(_) | Measure::PageCache(..) => Unit::Mebibytes,
+        }
+    }
+
+    /// Whether this contender can do it at all.
+    pub(crate) fn suits(&self, contender: &Contender) -> bool {
+        let needs_daemon = matches!(self.measure, Measure::DaemonMemory(_));
+        contender.can(self.use_) && (contender.has_daemon() || !needs_daemon)
+    }
+
+    fn matches(&self, wanted: &str) -> bool {
+        self.family == wanted || self.name.starts_with(wanted)
+    }
+}
+
+/// Every workload, in the order of the table.
+const FAMILIES: &[&[Workload]] = &[
+    metadata::WORKLOADS,
+    readdir::WORKLOADS,
+    open::WORKLOADS,
+    create::WORKLOADS,
+    copy_up::WORKLOADS,
+    depth::WORKLOADS,
+    real::WORKLOADS,
+    fio::WORKLOADS,
+    memory::WORKLOADS,
+];
+
+/// The workloads that are asked for; all where nothing is.
+pub(crate) fn select(only: &[String]) -> Result<Vec<&'static Workload>, String> {
+    let all = || FAMILIES.iter().copied().flatten();
+    if let Some(unknown) = only.iter().find(|wanted| !all().any(|workload| workload.matches(wanted))) {
+        return Err(format!("--only {unknown}: there is no such workload or family (see --list)"));
+    }
+    Ok(all().filter(|workload| only.is_empty() || only.iter().any(|wanted| workload.matches(wanted))).collect())
+}
+
+/// Names and what they do, by family.
+pub(crate) fn list(workloads: &[&Workload]) -> String {
+    let mut text = String::new();
+    let mut family = "";
+    for workload in workloads {
+        if workload.family != family {
+            family = workload.family;
+            writeln!(text, "{family}").unwrap_or_default();
+        }
+        writeln!(text, "  {:<24} {}", workload.name, workload.about).unwrap_or_default();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let all = select(&[]).unwrap();
+        let names: HashSet<&str> = all.iter().map(|workload| workload.name).collect();
+        assert_eq!(names.len(), all.len());
+    }
+
+    #[test]
+    fn a_workload_is_chosen_by_family_name_or_beginning() {
+        let names = |wanted: &str| -> Vec<&str> {
+            select(&[wanted.to_owned()]).unwrap().iter().map(|workload| workload.name).collect()
+        };
+        assert_eq!(names("stat-cold"), ["stat-cold"]);
+        assert_eq!(names("stat"), ["stat-cold", "stat-warm"]);
+        assert!(names("readdir").contains(&"find-warm"));
+        assert!(select(&["nonsense".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn what_is_measured_warm_can_be_done_twice() {
+        for workload in select(&[]).unwrap() {
+            assert!(!(workload.warm && workload.evict), "{}: warm and evicted", workload.name);
+        }
+    }
+}
