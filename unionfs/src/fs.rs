@@ -53,7 +53,7 @@ use crate::union::{BranchIndex, Name, NameError, Resolved};
 pub use attr::Change;
 pub use create::New;
 pub use file::Opened;
-pub use readdir::{DirEntry, Stream};
+pub use readdir::{DirEntry, Seen, Stream};
 pub use rename::{Progress, RenameFlags};
 pub use setup::SetupError;
 
@@ -121,6 +121,8 @@ struct Sight {
     resolved: Resolved,
     /// Of the topmost entry.
     stat: Option<Stat>,
+    /// The real identities of all directories of the name, mixed.
+    dirs: u64,
 }
 
 /// A directory on each of its branches, top first.

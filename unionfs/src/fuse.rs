@@ -14,8 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{Config, Generation, INodeNo, InitFlags, ReplyEntry, Session, SessionACL};
+use nix::sys::signal::{SigSet, Signal};
 use parking_lot::Mutex;
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::fs::{Entry, Union};
 use crate::pool::Pool;
@@ -73,6 +75,7 @@ impl Server {
     pub fn new(union: Arc<Union>, device: OwnedFd) -> io::Result<Server> {
         // a caller's mode is applied as it is; the umask that counts is the caller's
         rustix::process::umask(rustix::fs::Mode::empty());
+        shed_limits()?;
         let features = Arc::new(Mutex::new(Vec::new()));
         let threads = union.options().threads.unwrap_or_else(default_threads).max(1);
         let ttl = if union.revalidates() { REVALIDATE } else { FOR_EVER };
@@ -109,6 +112,19 @@ impl Server {
         drop(self.served);
         result
     }
+}
+
+/// The limits of whoever mounted are not those of the users of the mount, whom the kernel has
+/// checked already: a write over a file size limit or a long life must not end the daemon.
+fn shed_limits() -> io::Result<()> {
+    let most = getrlimit(Resource::Fsize).maximum;
+    setrlimit(Resource::Fsize, Rlimit { current: most, maximum: most })?;
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGXFSZ);
+    signals.add(Signal::SIGXCPU);
+    // inherited by the threads that are started later
+    signals.thread_block()?;
+    Ok(())
 }
 
 fn default_threads() -> usize {

@@ -54,7 +54,9 @@ pub struct State {
     pub open: Weak<OpenFile>,
     /// The merged listing of a directory, while a handle has it, and the generation that it is of.
     pub listing: (Weak<Vec<Item>>, u64),
-    /// Size, mtime and ctime at the last open, mixed; tells whether cached pages may stay.
+    /// Of a file, size, mtime and ctime at the last open, mixed: tells whether cached pages may
+    /// stay. Of a directory, the directories behind it at the last lookup: tells whether what is
+    /// open of them may.
     pub seen: u64,
     /// Copied up, and the names that lead to it are not known to be on disk.
     pub unsynced: bool,

@@ -34,7 +34,8 @@ impl Dir {
     /// The name that the whiteout of a long name hides; nothing if the file is gone or is none.
     pub fn long_name(&self, whiteout: &[u8]) -> Result<Option<NameBuf>, Errno> {
         let file = match self.open_file(whiteout, OFlags::RDONLY) {
-            Err(Errno::NOENT | Errno::NAMETOOLONG | Errno::PERM) => return Ok(None),
+            // what is no regular file was not written by us
+            Err(Errno::NOENT | Errno::NAMETOOLONG | Errno::PERM | Errno::STALE) => return Ok(None),
             file => file?,
         };
         let mut content = [0; NAME_MAX + 1];

@@ -35,17 +35,20 @@ impl Union {
 
     /// What the branches of a directory hold under a name.
     pub(super) fn look(&self, level: &[(BranchIndex, Arc<Dir>)], name: Name<'_>) -> Result<Sight, Errno> {
-        let mut stat = None;
+        let (mut stat, mut dirs) = (None, 0u64);
         let words = level.iter().enumerate().map(|(at, (branch, dir))| {
             let marks_matter = at + 1 < level.len() || self.writable().any(|(index, _)| index > *branch);
             // marks that could hide nothing are not looked for
             let marks = marks_matter && self.branch(*branch).honours_whiteouts();
             let (found, seen) = dir.word(name, marks)?;
+            if let Some(seen) = seen.filter(|seen| seen.kind == Kind::Dir) {
+                dirs = dirs.wrapping_mul(0x100_0000_01b3) ^ self.numbers.natural(seen.id);
+            }
             stat = stat.or(seen);
             Ok((*branch, found))
         });
         let resolved = resolve(words)?;
-        Ok(Sight { stat: resolved.topmost().and(stat), resolved })
+        Ok(Sight { stat: resolved.topmost().and(stat), resolved, dirs })
     }
 
     /// What the branches below one hold under a name.
@@ -66,7 +69,7 @@ impl Union {
                     let inode = lookup.inode();
                     let moved = inode.add_name(dir, name);
                     if kind == Kind::Dir {
-                        self.take_place(inode, place, moved.is_some());
+                        self.take_place(inode, place, sight.dirs);
                     }
                     drop(moved);
                     return Ok(Entry { attr: self.attr(inode, stat), lookup });
@@ -85,17 +88,16 @@ impl Union {
         Err(Errno::IO)
     }
 
-    /// Takes over where a directory lies now. If somebody changed the branches directly, what is
-    /// open of it may be something else.
-    fn take_place(&self, inode: &Inode, place: Place, moved: bool) {
-        let changed = match (&place, inode.place()) {
-            (Place::Stack(new), Place::Stack(old)) => new.branches != old.branches,
-            _ => true,
-        };
-        if changed || moved {
+    /// Takes over where a directory lies now. If it is not made of the same directories as before,
+    /// what is open of it may be something else.
+    fn take_place(&self, inode: &Inode, place: Place, dirs: u64) {
+        let before = inode.with(|state| {
+            state.place = place;
+            std::mem::replace(&mut state.seen, dirs)
+        });
+        if before != dirs {
             self.dirs.remove(inode.ino);
         }
-        inode.with(|state| state.place = place);
     }
 
     fn substitute(&self, sight: &Sight, real: RealId) -> u64 {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use super::{Attr, Union};
+use super::{Attr, Entry, Union};
 use crate::branch::dir::{Dir, RawEntry};
 use crate::branch::stat::{Kind, RealId};
 use crate::handle::{Item, Listing};
-use crate::inode::{Inode, ROOT, Ref};
+use crate::inode::{Birth, Inode, Place, ROOT, Ref};
 use crate::union::merge::Listed;
 use crate::union::{BranchIndex, Found, Name, RawName, merge};
 
@@ -29,6 +29,17 @@ pub struct DirEntry<'a> {
     pub kind: Kind,
     /// Where reading goes on after it.
     pub next: u64,
+}
+
+/// What comes with a name in a listing with attributes.
+#[derive(Debug)]
+pub enum Seen {
+    /// `.` or `..`, without a lookup.
+    Directory(Attr),
+    /// An entry.
+    Entry(Entry),
+    /// One whose branch does not tell its attributes: the kernel must not believe any.
+    Unreadable(Ref, Kind),
 }
 
 /// What a listing holds at one place.
@@ -59,7 +70,7 @@ impl Union {
     /// Gives entries from an offset on to `take`, until it says that it is full.
     ///
     /// # Errors
-    /// EBADF, and what the branches answer.
+    /// EBADF, and what the branches answer before anything was taken.
     pub fn read_dir(&self, handle: u64, offset: u64, mut take: impl FnMut(DirEntry<'_>) -> bool) -> Result<(), Errno> {
         let dir = Arc::clone(&self.handles.dir(handle)?.inode);
         self.lines(handle, offset, |line, next| {
@@ -75,27 +86,39 @@ impl Union {
     /// hands over if it has room; `.` and `..` come without.
     ///
     /// # Errors
-    /// EBADF, and what the branches answer.
+    /// EBADF, and what the branches answer before anything was taken.
     pub fn read_dir_plus(
         &self,
         handle: u64,
         offset: u64,
-        mut take: impl FnMut(&[u8], Attr, u64, Option<Ref>) -> bool,
+        mut take: impl FnMut(&[u8], Seen, u64) -> bool,
     ) -> Result<(), Errno> {
         let dir = Arc::clone(&self.handles.dir(handle)?.inode);
         self.lines(handle, offset, |line, next| match line {
-            Line::Dot => Ok(take(b".", self.getattr(dir.ino)?, next, None)),
-            Line::DotDot => Ok(take(b"..", self.getattr(parent_of(&dir))?, next, None)),
-            Line::Item(_, bytes) => {
+            Line::Dot => Ok(take(b".", Seen::Directory(self.getattr(dir.ino)?), next)),
+            Line::DotDot => Ok(take(b"..", Seen::Directory(self.getattr(parent_of(&dir))?), next)),
+            Line::Item(item, bytes) => {
                 let Ok(name) = Name::new(bytes) else { return Ok(false) };
                 let _names = dir.names.read();
-                match self.find(&dir, name)? {
-                    Some(entry) => Ok(take(bytes, entry.attr, next, Some(entry.lookup))),
+                match self.find(&dir, name) {
+                    Ok(Some(entry)) => Ok(take(bytes, Seen::Entry(entry), next)),
                     // removed since the listing was taken
-                    None => Ok(false),
+                    Ok(None) => Ok(false),
+                    // one bad entry does not make the directory unreadable; who asks for it is told
+                    Err(_) => Ok(self.unreadable(&dir, &item).is_some_and(|seen| take(bytes, seen, next))),
                 }
             }
         })
+    }
+
+    /// An entry of which nothing but number and type is known.
+    fn unreadable(&self, dir: &Arc<Inode>, item: &Item) -> Option<Seen> {
+        let real = RealId { dev: item.dev, ino: item.raw_ino, birth: 0 };
+        let ino = self.numbers.natural(real);
+        let birth = Birth { ino, kind: item.kind, place: Place::Entry(item.branch), real };
+        let lookup = self.inodes.look_up(birth).ok()?;
+        drop(lookup.inode().add_name(dir, item.name.as_name()));
+        Some(Seen::Unreadable(lookup, item.kind))
     }
 
     /// The lines of a handle's listing from an offset on, until `take` says that it is full. At
@@ -111,23 +134,19 @@ impl Union {
         if offset == 0 || listing.is_none() {
             *listing = Some(self.list(&handle.inode)?);
         }
-        match listing.as_mut() {
+        let mut any = false;
+        let take = |line: Line<'_>, next: u64| {
+            let full = take(line, next)?;
+            any |= !full;
+            Ok(full)
+        };
+        let read = match listing.as_mut() {
             Some(Listing::Merged(items)) => merged_lines(items, offset, take),
-            Some(Listing::Streamed(stream)) => {
-                stream.go_to(offset)?;
-                while let Some(entry) = stream.next()? {
-                    let (line, next) = (stream.line(&entry), entry.next);
-                    if let Some(line) = line
-                        && take(line, next)?
-                    {
-                        stream.push_back(entry);
-                        break;
-                    }
-                }
-                Ok(())
-            }
+            Some(Listing::Streamed(stream)) => stream.lines(offset, take),
             None => Ok(()),
-        }
+        };
+        // what was taken is on its way; the error comes when it is met first the next time
+        if any { Ok(()) } else { read }
     }
 
     /// Takes a listing of a directory.
@@ -169,6 +188,7 @@ impl Union {
     /// them.
     fn words(&self, branch: BranchIndex, dir: &Dir) -> Result<Vec<Listed<Option<Item>>>, Errno> {
         let dev = dir.stat()?.id.dev;
+        let marks = self.branch(branch).honours_whiteouts();
         let (mut words, mut whiteouts) = (Vec::new(), Vec::new());
         for entry in dir.entries()? {
             let hidden = match RawName::parse(&entry.name) {
@@ -179,15 +199,13 @@ impl Union {
                     words.push(Listed { name, found, about: Some(item) });
                     continue;
                 }
-                RawName::Whiteout(name) => Some(name.to_owned()),
-                RawName::LongWhiteout => dir.long_name(&entry.name)?,
-                RawName::Opaque | RawName::Reserved => None,
+                RawName::Whiteout(name) if marks => Some(name.to_owned()),
+                RawName::LongWhiteout if marks => dir.long_name(&entry.name)?,
+                _ => None,
             };
             whiteouts.extend(hidden.map(|name| Listed { name, found: Found::Whiteout, about: None }));
         }
-        if self.branch(branch).honours_whiteouts() {
-            words.append(&mut whiteouts);
-        }
+        words.append(&mut whiteouts);
         Ok(words)
     }
 
@@ -250,6 +268,21 @@ impl Stream {
         let fd = dir.open_for_reading()?;
         let dev = dir.stat()?.id.dev;
         Ok(Stream { dir, branch, dev, fd, at: 0, ahead: VecDeque::new() })
+    }
+
+    fn lines(&mut self, offset: u64, mut take: impl FnMut(Line<'_>, u64) -> Result<bool, Errno>) -> Result<(), Errno> {
+        self.go_to(offset)?;
+        while let Some(entry) = self.next()? {
+            let Some(line) = self.line(&entry) else { continue };
+            match take(line, entry.next) {
+                Ok(false) => {}
+                full_or_failed => {
+                    self.push_back(entry);
+                    return full_or_failed.map(drop);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn go_to(&mut self, offset: u64) -> Result<(), Errno> {

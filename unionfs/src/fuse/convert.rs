@@ -57,15 +57,20 @@ pub(super) fn attributes(attr: &Attr) -> FileAttr {
 
 /// Goes with an entry that says "there is nothing, and you may remember it": number 0.
 pub(super) fn no_attributes() -> FileAttr {
+    only_type(0, Kind::File)
+}
+
+/// Number and type; the rest is nothing that the kernel may believe.
+pub(super) fn only_type(ino: u64, kind: Kind) -> FileAttr {
     FileAttr {
-        ino: INodeNo(0),
+        ino: INodeNo(ino),
         size: 0,
         blocks: 0,
         atime: UNIX_EPOCH,
         mtime: UNIX_EPOCH,
         ctime: UNIX_EPOCH,
         crtime: UNIX_EPOCH,
-        kind: FileType::RegularFile,
+        kind: file_type(kind),
         perm: 0,
         nlink: 0,
         uid: 0,

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
@@ -16,7 +16,7 @@ use fuser::{
 use super::convert::{self, attributes, device_number, kind_of_mode, set_time};
 use super::{Adapter, MAX_WRITE, Outcome, WANTED};
 use crate::branch::stat::Kind;
-use crate::fs::{Caller, Change, New, Progress, RenameFlags, Union};
+use crate::fs::{Caller, Change, New, Progress, RenameFlags, Seen, Union};
 
 fn reply_empty(result: Outcome<()>, reply: ReplyEmpty) {
     match result {
@@ -338,11 +338,16 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let ttl = self.shared.ttl;
         let read = self.shared.run(|union| {
-            union.read_dir_plus(handle.0, offset, |name, attr, next, lookup| {
-                let ino = INodeNo(attr.ino);
-                let full = reply.add(ino, next, OsStr::from_bytes(name), &ttl, &attributes(&attr), Generation(0));
+            union.read_dir_plus(handle.0, offset, |name, seen, next| {
+                let (attr, ttl, lookup) = match seen {
+                    Seen::Directory(attr) => (attributes(&attr), self.shared.ttl, None),
+                    Seen::Entry(entry) => (attributes(&entry.attr), self.shared.ttl, Some(entry.lookup)),
+                    Seen::Unreadable(lookup, kind) => {
+                        (convert::only_type(lookup.inode().ino, kind), Duration::ZERO, Some(lookup))
+                    }
+                };
+                let full = reply.add(attr.ino, next, OsStr::from_bytes(name), &ttl, &attr, Generation(0));
                 if let Some(lookup) = lookup
                     && !full
                 {
