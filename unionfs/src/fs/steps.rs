@@ -13,6 +13,26 @@ use crate::union::name::OPAQUE;
 use crate::union::plan::{Step, Which};
 use crate::union::{Name, RawName};
 
+/// What a step left that has to be taken away if a later one fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Made {
+    /// Nothing, or a mark that was there before: by a change that did not come to its end, or in
+    /// an image layer.
+    Nothing,
+    /// A whiteout or an opaque mark.
+    Mark,
+}
+
+impl Made {
+    fn unless_there(result: Result<(), Errno>) -> Result<Made, Errno> {
+        match result {
+            Ok(()) => Ok(Made::Mark),
+            Err(Errno::EXIST) => Ok(Made::Nothing),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
 /// A name in a directory of the carrier.
 #[derive(Debug, Clone)]
 pub(super) struct Spot<'a> {
@@ -33,17 +53,20 @@ impl Carrier<'_> {
     ///
     /// `install` puts a prepared entry in its place; it is told whether a directory is opaque.
     pub(super) fn run(&self, steps: &[Step], mut install: impl FnMut(bool) -> Result<(), Errno>) -> Result<(), Errno> {
-        for (done, step) in steps.iter().enumerate() {
+        // the steps that made a mark which was not there before
+        let mut made = Vec::new();
+        for step in steps {
             let result = match step {
-                Step::Install { opaque } => install(*opaque),
+                Step::Install { opaque } => install(*opaque).map(|()| Made::Nothing),
                 step => self.act(*step),
             };
             match (result, step) {
-                (Ok(()), _) => {}
+                (Ok(Made::Mark), step) => made.push(*step),
+                (Ok(Made::Nothing), _) => {}
                 // an entry beats the whiteout beside it, so the change is complete without this
                 (Err(errno), Step::DropWhiteout(_)) => tracing::warn!(%errno, "removing a whiteout that hides nothing"),
                 (Err(errno), _) => {
-                    self.undo(&steps[..done]);
+                    self.undo(&made);
                     return Err(errno);
                 }
             }
@@ -58,12 +81,19 @@ impl Carrier<'_> {
         }
     }
 
-    fn act(&self, step: Step) -> Result<(), Errno> {
+    fn act(&self, step: Step) -> Result<Made, Errno> {
         match step {
-            Step::Install { .. } => Ok(()),
-            Step::Whiteout(which) => self.spot(which)?.write_whiteout(self.work),
+            Step::Whiteout(which) => return self.spot(which)?.write_whiteout(self.work),
+            Step::MarkOpaque(which) => return mark_opaque(&self.spot(which)?.open()?),
+            step => self.act_unmarked(step)?,
+        }
+        Ok(Made::Nothing)
+    }
+
+    fn act_unmarked(&self, step: Step) -> Result<(), Errno> {
+        match step {
+            Step::Install { .. } | Step::Whiteout(_) | Step::MarkOpaque(_) => Ok(()),
             Step::DropWhiteout(which) => self.spot(which)?.drop_whiteout(),
-            Step::MarkOpaque(which) => mark_opaque(&self.spot(which)?.open()?),
             Step::ClearMarks(which) => clear_marks(self.work, &self.spot(which)?.open()?),
             Step::Unlink(which) => {
                 let spot = self.spot(which)?;
@@ -109,20 +139,19 @@ impl Spot<'_> {
     }
 
     /// Hides the name in the branches below.
-    fn write_whiteout(&self, work: &Work) -> Result<(), Errno> {
+    fn write_whiteout(&self, work: &Work) -> Result<Made, Errno> {
         let whiteout = self.name.whiteout();
         if whiteout.content.is_empty() {
-            return match self.dir.make_node(&whiteout.file, Kind::File, 0o444, 0) {
-                // laid down before, by a change that did not come to its end
-                Err(Errno::EXIST) => Ok(()),
-                result => result,
-            };
+            return Made::unless_there(self.dir.make_node(&whiteout.file, Kind::File, 0o444, 0));
+        }
+        if self.dir.has_whiteout(self.name)? {
+            return Ok(Made::Nothing);
         }
         let temporary = work.temporary_name();
         let file = work.temporary().create_file(&temporary, 0o444)?;
         let written = write_all(&file, &whiteout.content)
             .and_then(|()| work.temporary().rename(&temporary, &self.dir, &whiteout.file, RenameFlags::empty()));
-        written.inspect_err(|_| work.discard(&temporary))
+        written.inspect_err(|_| work.discard(&temporary)).map(|()| Made::Mark)
     }
 
     fn drop_whiteout(&self) -> Result<(), Errno> {
@@ -131,12 +160,9 @@ impl Spot<'_> {
 }
 
 /// Makes a directory hide what is below it.
-pub(super) fn mark_opaque(dir: &Dir) -> Result<(), Errno> {
+pub(super) fn mark_opaque(dir: &Dir) -> Result<Made, Errno> {
     // the directory itself does not change for those who look at the union
-    dir.keeping_times(|| match dir.make_node(OPAQUE, Kind::File, 0o444, 0) {
-        Err(Errno::EXIST) => Ok(()),
-        result => result,
-    })
+    dir.keeping_times(|| Made::unless_there(dir.make_node(OPAQUE, Kind::File, 0o444, 0)))
 }
 
 /// Takes whiteouts and marks out of a logically empty directory.
