@@ -59,8 +59,8 @@ impl Cell<'_> {
         let [top, work, target] = ["top", "work", "mount"].map(|name| folder.join(name));
         let lower = self.workload.tree.branches(self.sandbox.trees());
         let plain = self.workload.tree.plain(self.sandbox.trees());
-        let use_ = self.workload.use_;
-        let stack = Stack { top: &top, work: &work, lower: &lower, plain: &plain, use_, target: &target };
+        let effect = self.workload.effect;
+        let stack = Stack { top: &top, work: &work, lower: &lower, plain: &plain, effect, target: &target };
         let mount = || {
             [&top, &work, &target].into_iter().try_for_each(fs::create_dir_all)?;
             self.contender.fill_top(&stack)?;

@@ -35,14 +35,14 @@ pub(crate) struct Stack<'a> {
     /// The read-only branches as one plain directory.
     pub(crate) plain: &'a Path,
     /// What will be done there.
-    pub(crate) use_: Use,
+    pub(crate) effect: Effect,
     /// Where to mount.
     pub(crate) target: &'a Path,
 }
 
 /// What a workload does to the tree that it finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Use {
+pub(crate) enum Effect {
     /// It only reads.
     Reads,
     /// It adds entries of its own, and needs nothing of the lower tree.
@@ -82,9 +82,9 @@ impl Contender {
     }
 
     /// Whether it can do such work at all. mergerfs has no copy-up, so it cannot change what lies below.
-    pub(crate) fn can(&self, use_: Use) -> bool {
+    pub(crate) fn can(&self, effect: Effect) -> bool {
         match &self.kind {
-            Kind::Program(program) => use_ != Use::Changes || program.copies_up(),
+            Kind::Program(program) => effect != Effect::Changes || program.copies_up(),
             _ => true,
         }
     }
@@ -92,7 +92,7 @@ impl Contender {
     /// What must be in the top before the mount: a plain directory has no branches, so it gets a copy of what it is
     /// going to change.
     pub(crate) fn fill_top(&self, stack: &Stack<'_>) -> io::Result<()> {
-        if !matches!(self.kind, Kind::Native) || stack.use_ != Use::Changes {
+        if !matches!(self.kind, Kind::Native) || stack.effect != Effect::Changes {
             return Ok(());
         }
         let copied = Command::new("cp").arg("-a").arg(stack.plain.join(".")).arg(stack.top).status()?;
@@ -119,7 +119,7 @@ impl Contender {
     fn attach(&self, stack: &Stack<'_>) -> io::Result<()> {
         match &self.kind {
             Kind::Native => {
-                let source = if stack.use_ == Use::Reads { stack.plain } else { stack.top };
+                let source = if stack.effect == Effect::Reads { stack.plain } else { stack.top };
                 Ok(mount(Some(source), stack.target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
             }
             Kind::Overlay => overlay::mount(stack),

@@ -167,7 +167,7 @@ pub(crate) fn crowd_names(scale: Scale) -> Vec<PathBuf> {
 
 /// The files of [`Tree::Layers`], the same however many branches they lie in.
 pub(crate) fn layer_names(scale: Scale) -> Vec<PathBuf> {
-    grid(scale.of(50, 10), 100)
+    grid(scale.of(50, 3), 100)
 }
 
 /// How many entries [`Tree::Wide`] has.

@@ -18,7 +18,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
-use crate::contender::{Contender, Use};
+use crate::contender::{Contender, Effect};
 use crate::statistics::Better;
 use crate::tree::{Scale, Tree};
 
@@ -50,7 +50,7 @@ pub(crate) struct Workload {
     /// What it reads from outside the mount.
     pub(crate) assets: Tree,
     /// What it does to the tree.
-    pub(crate) use_: Use,
+    pub(crate) effect: Effect,
     /// Whether the job is run once before it is measured.
     pub(crate) warm: bool,
     /// Whether the lower files are dropped from the page cache first.
@@ -103,7 +103,7 @@ impl Workload {
             about,
             tree,
             assets: Tree::Empty,
-            use_: Use::Reads,
+            effect: Effect::Reads,
             warm: false,
             evict: false,
             measure,
@@ -128,11 +128,11 @@ impl Workload {
     }
 
     const fn creates(self) -> Workload {
-        Workload { use_: Use::Creates, ..self }
+        Workload { effect: Effect::Creates, ..self }
     }
 
     const fn changes(self) -> Workload {
-        Workload { use_: Use::Changes, ..self }
+        Workload { effect: Effect::Changes, ..self }
     }
 
     const fn reads_from(self, assets: Tree) -> Workload {
@@ -155,7 +155,7 @@ impl Workload {
     /// Whether this contender can do it at all.
     pub(crate) fn suits(&self, contender: &Contender) -> bool {
         let needs_daemon = matches!(self.measure, Measure::DaemonMemory(_));
-        contender.can(self.use_) && (contender.has_daemon() || !needs_daemon)
+        contender.can(self.effect) && (contender.has_daemon() || !needs_daemon)
     }
 
     fn matches(&self, wanted: &str) -> bool {

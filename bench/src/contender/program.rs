@@ -181,7 +181,7 @@ mod tests {
             work: Path::new("/w"),
             lower: &lower,
             plain: Path::new("/l/0"),
-            use_: super::super::Use::Reads,
+            effect: super::super::Effect::Reads,
             target: Path::new("/m"),
         };
         program.command(&stack).get_args().map(|argument| argument.to_str().unwrap().to_owned()).collect()

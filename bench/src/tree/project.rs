@@ -92,21 +92,35 @@ pub(super) fn rust_sources(root: &Path, scale: Scale) -> io::Result<()> {
     write(&root.join("src/main.rs"), main.as_bytes())
 }
 
-/// The standard library, compiled to byte code, where Python looks for it below PYTHONHOME.
+/// What a Python program imports that does a bit of everything.
+pub(crate) const IMPORTS: &str =
+    "import argparse, asyncio, csv, email, http.client, json, logging, tarfile, unittest, xml.dom.minidom";
+
+/// The standard library where Python looks for it below PYTHONHOME, with the byte code of what is imported.
 pub(super) fn python(root: &Path) -> io::Result<()> {
     let source = python_says("import sysconfig; print(sysconfig.get_path('stdlib'))")?;
     let version = python_says("import sys; print('python%d.%d' % sys.version_info[:2])")?;
     let library = root.join("lib").join(version);
     fs::create_dir_all(&library)?;
     let mut copy = Command::new("tar");
-    copy.args(["-c", "--exclude=./test", "--exclude=./site-packages", "--exclude=./config-*", "-C", &source, "."]);
+    copy.args([
+        "-c",
+        "--exclude=test",
+        "--exclude=tests",
+        "--exclude=./site-packages",
+        "--exclude=./config-*",
+        "-C",
+        &source,
+        ".",
+    ]);
     let mut reader = copy.stdout(std::process::Stdio::piped()).spawn()?;
     let output = reader.stdout.take().ok_or_else(|| io::Error::other("tar has no output"))?;
     run(Command::new("tar").arg("-x").arg("-C").arg(&library).stdin(output))?;
     if !reader.wait()?.success() {
         return Err(io::Error::other("tar cannot read Python's standard library"));
     }
-    run(Command::new("python3").args(["-m", "compileall", "-q"]).arg(&library).stdout(std::process::Stdio::null()))
+    let program = python_says("import sys; print(sys.executable)")?;
+    run(Command::new(program).env("PYTHONHOME", root).args(["-S", "-c", IMPORTS]))
 }
 
 /// What a line of Python prints.

@@ -48,7 +48,7 @@ fn stat_files(place: &Place<'_>) -> io::Result<Job<()>> {
 }
 
 fn unique_misses(place: &Place<'_>) -> io::Result<Job<()>> {
-    misses(place.root, place.scale.of(50, 10), tree::layer_names(place.scale).len(), 1)
+    misses(place.root, place.scale.of(50, 3), tree::layer_names(place.scale).len(), 1)
 }
 
 fn find_all(place: &Place<'_>) -> io::Result<Job<()>> {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::{Job, Place, Workload};
 use crate::tree::Tree;
-use crate::tree::project::{git_in, python_says, run};
+use crate::tree::project::{IMPORTS, git_in, python_says, run};
 
 const FAMILY: &str = "real";
 
@@ -132,11 +132,9 @@ fn python(place: &Place<'_>) -> io::Result<Job<()>> {
     let program = python_says("import sys; print(sys.executable)")?;
     let root = place.root.to_owned();
     let times = place.scale.of(20, 2);
-    let imports =
-        "import argparse, asyncio, csv, email, http.client, json, logging, tarfile, unittest, xml.dom.minidom";
     Ok(Box::new(move || {
         (0..times).try_for_each(|_| {
-            run(Command::new(&program).env("PYTHONHOME", &root).args(["-S", "-B", "-c", imports]).stdin(Stdio::null()))
+            run(Command::new(&program).env("PYTHONHOME", &root).args(["-S", "-B", "-c", IMPORTS]).stdin(Stdio::null()))
         })
     }))
 }
