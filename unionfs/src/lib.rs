@@ -23,7 +23,7 @@
 //! # Invariants
 //!
 //! - A read-only branch is never written, for anything. Its mount is cut off and made read-only.
-//! - *What hides what* is stated once, in [`union::resolve`]; lookup and listings both use it.
+//! - *What hides what* is stated once, in [`mod@union::resolve`]; lookup and listings both use it.
 //! - On disk: whiteout, act, clean up. An entry beats the whiteout beside it, so a daemon killed
 //!   at any system call leaves the state before a change or after it.
 //! - Change disk first, memory last; all state is on disk when an operation returns.

@@ -117,7 +117,9 @@ pub fn copied_up(work: &Work, number: u64) -> Result<Option<Stat>, Errno> {
 /// Notes that a name of the object below is gone, making the record if there is none. Called
 /// **before** the name goes: one that turns out to be still there is taken back at the next mount.
 pub fn note_gone(work: &Work, number: u64, origin: Origin, path: &[u8]) -> Result<(), Errno> {
-    let mut record = match read(work, number)? {
+    let found = read(work, number)?;
+    let same = found.as_ref().is_some_and(|record| record.origin == origin);
+    let mut record = match found {
         Some(record) if record.origin.is_same(origin) && copied_up(work, number)?.is_some() => record,
         // names may have come and gone on a writable branch until now
         Some(record) if record.origin.is_same(origin) => Record { origin, ..record },
@@ -127,8 +129,21 @@ pub fn note_gone(work: &Work, number: u64, origin: Origin, path: &[u8]) -> Resul
     if record.gone.iter().any(|known| known == path) {
         return Ok(());
     }
+    let known = record.print().len() as u64;
     record.gone.push(path.to_vec());
-    write(work, number, &record)
+    match work.links().open_file(&record_name(number), OFlags::WRONLY | OFlags::APPEND) {
+        // the rest of the record stays as it is, unless its last path was torn
+        Ok(file) if same && Stat::of_file(&file)?.size == known => append(&file, path),
+        _ => write(work, number, &record),
+    }
+}
+
+fn append(file: &OwnedFd, path: &[u8]) -> Result<(), Errno> {
+    let line = [path, b"\0"].concat();
+    match rustix::io::write(file, &line)? {
+        written if written == line.len() => Ok(()),
+        _ => Err(Errno::NOSPC),
+    }
 }
 
 /// Takes back that names are gone.

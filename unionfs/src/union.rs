@@ -1,7 +1,7 @@
 //! The pure core: the rules of the union on plain values.
 //!
 //! Nothing here reads a disk, takes a lock or knows of FUSE; the standard library is all it
-//! uses. Everything that decides *what hides what* ([`resolve`], [`merge`]), *in which order a
+//! uses. Everything that decides *what hides what* ([`mod@resolve`], [`mod@merge`]), *in which order a
 //! change is written* ([`plan`]) and *which branch takes it* ([`policy`]) stands here and nowhere
 //! else, so that it can be tested by trying out every small world.
 //!

@@ -65,7 +65,7 @@ impl From<Time> for Timespec {
 }
 
 /// The real identity of an entry: which file of which file system, and born when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RealId {
     /// Device number, as `st_dev`.
     pub dev: u64,

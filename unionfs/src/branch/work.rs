@@ -1,11 +1,13 @@
 //! The work area of a writable branch: temporary entries, hard-link records and the table of
 //! inode numbers. One mount at a time holds it.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
@@ -34,6 +36,8 @@ pub struct Work {
     numbers: OwnedFd,
     /// Bytes of the table; nothing is read beyond it.
     numbers_end: AtomicU64,
+    /// Numbers that could not be written, e.g. to a full file system: known in this mount only.
+    unwritten: Mutex<HashMap<RealId, u64>>,
     /// Counts the mounts of this branch, so that substitute numbers never repeat.
     epoch: u64,
     sequence: AtomicU64,
@@ -71,7 +75,17 @@ impl Work {
         let links = Arc::new(make_and_open(&area, LINKS)?);
         let (numbers, epoch) = open_numbers(&area)?;
         let numbers_end = AtomicU64::new(rustix::fs::fstat(&numbers)?.st_size as u64);
-        Ok(Work { area, temporary, links, numbers, numbers_end, epoch, sequence: AtomicU64::new(0), _lock: lock })
+        Ok(Work {
+            area,
+            temporary,
+            links,
+            numbers,
+            numbers_end,
+            unwritten: Mutex::default(),
+            epoch,
+            sequence: AtomicU64::new(0),
+            _lock: lock,
+        })
     }
 
     /// The directory where entries are prepared.
@@ -102,6 +116,10 @@ impl Work {
     ///
     /// A table that cannot be read costs stable numbers, never more.
     pub fn number(&self, id: RealId) -> Option<u64> {
+        self.written_number(id).or_else(|| self.unwritten.lock().get(&id).copied())
+    }
+
+    fn written_number(&self, id: RealId) -> Option<u64> {
         let offset = id.ino.checked_mul(ROW)?;
         if offset.checked_add(ROW)? > self.numbers_end.load(Ordering::Relaxed) {
             return None;
@@ -110,25 +128,39 @@ impl Work {
         (number > 1 && birth == id.birth).then_some(number)
     }
 
-    /// Remembers the number of an entry over remounts; with `None` forgets it.
-    pub fn set_number(&self, id: RealId, number: Option<u64>) {
-        let Some(offset) = id.ino.checked_mul(ROW).filter(|_| id.ino > 0) else { return };
-        if number.is_none() && offset >= self.numbers_end.load(Ordering::Relaxed) {
-            return;
+    /// Remembers the number of an entry over remounts.
+    ///
+    /// # Errors
+    /// ENOSPC, EFBIG and the like; the number is remembered in this mount only then.
+    pub fn set_number(&self, id: RealId, number: u64) -> Result<(), Errno> {
+        let offset = id.ino.checked_mul(ROW).filter(|_| id.ino > 0).ok_or(Errno::FBIG);
+        let written = offset.and_then(|offset| {
+            write_row(&self.numbers, offset, (number, id.birth))?;
+            self.numbers_end.fetch_max(offset + ROW, Ordering::Relaxed);
+            Ok(())
+        });
+        if let Err(errno) = written {
+            tracing::debug!(%errno, "recording an inode number");
+            self.unwritten.lock().insert(id, number);
         }
-        let row = number.map_or((0, 0), |number| (number, id.birth));
-        match write_row(&self.numbers, offset, row) {
-            Ok(()) => {
-                self.numbers_end.fetch_max(offset + ROW, Ordering::Relaxed);
-            }
-            // e.g. a full file system: the number is stable only while the kernel knows the entry
-            Err(errno) => tracing::debug!(%errno, "recording an inode number"),
+        written
+    }
+
+    /// Forgets the number of an entry that is gone.
+    pub fn forget_number(&self, id: RealId) {
+        self.unwritten.lock().remove(&id);
+        if self.written_number(id).is_some()
+            && let Err(errno) = write_row(&self.numbers, id.ino.wrapping_mul(ROW), (0, 0))
+        {
+            // another file that gets the inode has another time of birth
+            tracing::debug!(%errno, "forgetting an inode number");
         }
     }
 
     /// Whether an entry may have another number than its natural one.
     pub fn may_have_number(&self, ino: u64) -> bool {
-        ino.checked_mul(ROW).is_some_and(|offset| offset < self.numbers_end.load(Ordering::Relaxed))
+        let written = ino.checked_mul(ROW).is_some_and(|offset| offset < self.numbers_end.load(Ordering::Relaxed));
+        written || !self.unwritten.lock().is_empty()
     }
 
     /// Moves a directory out of sight and removes it with the whiteouts in it.

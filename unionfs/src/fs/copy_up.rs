@@ -226,13 +226,15 @@ impl Union {
             return Err(Errno::STALE);
         }
         let into = self.dir(parent, target)?;
-        copy.work.set_number(copy.stat.id, Some(inode.ino));
+        let numbered = copy.work.set_number(copy.stat.id, inode.ino);
         let place = || {
             let temporary = copy.work.temporary();
             into.keeping_times(|| temporary.rename(&copy.name, &into, name.as_bytes(), RenameFlags::NOREPLACE))
         };
         let recorded = before.nlink > 1;
         if recorded {
+            // the record is found by the number, so that must outlive the mount, too
+            numbered?;
             recording(copy, inode.ino, &before, &Inode::path_of(parent, name), place)?;
         } else {
             place()?;
@@ -276,7 +278,7 @@ impl Union {
             let copied = Stat::of_file(&file)?;
             if nlink > 0 {
                 links::keep_copy(work, &temporary, inode.ino)?;
-                work.set_number(copied.id, Some(inode.ino));
+                work.set_number(copied.id, inode.ino)?;
             }
             Ok(copied)
         };

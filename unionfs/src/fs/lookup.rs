@@ -104,7 +104,8 @@ impl Union {
         let own = sight.resolved.topmost().and_then(|branch| self.branch(branch).work.as_ref());
         if let Some(work) = own {
             let number = work.substitute_number();
-            work.set_number(real, Some(number));
+            // if it cannot be written, it is known in this mount
+            work.set_number(real, number).ok();
             return number;
         }
         let any = self.writable().next().map(|(_, work)| work.substitute_number());

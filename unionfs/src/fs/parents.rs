@@ -82,7 +82,10 @@ impl Union {
             at.stat()
         };
         let place = |new: &Stat| {
-            work.set_number(new.id, (branch < top).then_some(inode.ino));
+            if branch < top {
+                // if it cannot be written, it is known in this mount
+                work.set_number(new.id, inode.ino).ok();
+            }
             into.keeping_times(|| work.temporary().rename(&temporary, &into, name, RenameFlags::NOREPLACE))
         };
         let new = prepare().and_then(|new| place(&new).map(|()| new)).inspect_err(|_| work.discard(&temporary))?;

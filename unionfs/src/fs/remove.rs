@@ -174,7 +174,7 @@ impl Union {
             Place::Gone(_) => None,
         };
         if let Some(work) = top.and_then(|branch| self.branch(branch).work.as_ref()) {
-            work.set_number(real, None);
+            work.forget_number(real);
         }
         if victim.kind == Kind::Dir {
             return;

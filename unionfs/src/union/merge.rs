@@ -1,4 +1,4 @@
-//! Making one listing of many (rule 10): exactly the names that [`super::resolve`] finds.
+//! Making one listing of many (rule 10): exactly the names that [`mod@super::resolve`] finds.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -21,7 +21,8 @@ pub struct Listed<T> {
 /// Merges the listings of a stack of directories, top first: each visible name once, with what
 /// its topmost entry says. The order of the result is that of the branches' listings.
 ///
-/// A whiteout counts for the branches below whatever its place in its own listing.
+/// A whiteout counts for the branches below whatever its place in its own listing; of an entry and
+/// a whiteout of one name in one listing, the first counts, so entries are listed before whiteouts.
 pub fn merge<T>(listings: impl IntoIterator<Item = Vec<Listed<T>>>) -> Vec<Listed<T>> {
     let mut decided: HashMap<u64, Vec<usize>, RandomState> = HashMap::default();
     let mut words: Vec<Listed<T>> = Vec::new();
