@@ -41,7 +41,8 @@ fn serve(top: Option<PathBuf>, channel: &Channel) -> Result<(), Failure> {
     let null = File::options().read(true).write(true).open("/dev/null").doing("open /dev/null")?;
     dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).doing("let go of the launcher's streams")?;
     detach().doing("become a daemon")?;
-    let options = Options { udba: Udba::Reval, ..Options::default() };
+    // the host goes on below; and nothing on top is kept, so nothing has to wait for the disk
+    let options = Options { udba: Udba::Reval, volatile: true, ..Options::default() };
     let union = Union::open(&branches(&top), &options).map_err(|error| Failure::new(error.to_string()))?;
     channel.send(&Message::Opened).doing("speak to the launcher")?;
     match channel.receive().doing("hear the launcher")? {
