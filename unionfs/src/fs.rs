@@ -24,6 +24,7 @@ mod file;
 mod lookup;
 mod names;
 mod parents;
+mod places;
 mod readdir;
 mod remove;
 mod rename;

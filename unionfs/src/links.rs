@@ -22,7 +22,8 @@ pub struct Origin {
     nlink: u64,
     ino: u64,
     birth: u64,
-    /// Modification time in nanoseconds; with the others it tells that this still is the object.
+    /// Modification time in nanoseconds: tells the object where the file system has no time of
+    /// birth.
     mtime: u64,
 }
 
@@ -33,10 +34,11 @@ impl Origin {
         Origin { nlink: stat.nlink.into(), ino: stat.id.ino, birth: stat.id.birth, mtime }
     }
 
-    /// Whether it is the same object. Names of it may have gone since, where the branch is
-    /// writable.
+    /// Whether it is the same object. Where the branch is written in place, names of it may have
+    /// gone since, and its content may have changed; its time of birth stays.
     pub fn is_same(self, other: Origin) -> bool {
-        Origin { nlink: 0, ..self } == Origin { nlink: 0, ..other }
+        let born = self.birth != 0 || self.mtime == other.mtime;
+        (self.ino, self.birth) == (other.ino, other.birth) && born
     }
 
     fn words(self) -> [u64; 4] {

@@ -14,7 +14,7 @@ use crate::branch::dir::Dir;
 use crate::branch::stat::{Kind, Stat};
 use crate::branch::work::Work;
 use crate::handle::Real;
-use crate::inode::{Dentry, Inode, Place};
+use crate::inode::{Dentry, Inode, Place, ROOT};
 use crate::links::{self, Origin};
 use crate::union::BranchIndex;
 
@@ -54,7 +54,8 @@ impl Union {
             return Ok(());
         }
         if let Place::Stack(stack) = inode.place() {
-            let dentry = inode.dentry().ok_or(Errno::ROFS)?;
+            let lost = if inode.ino == ROOT { Errno::ROFS } else { Errno::STALE };
+            let dentry = inode.dentry().ok_or(lost)?;
             let target = self.target_above(&dentry.parent, stack.top())?;
             return self.raise_dir(inode, target);
         }
@@ -277,6 +278,9 @@ impl Union {
             At::open(file.as_fd()).take_attributes(At::open(real.file.as_fd()), &stat)?;
             let copied = Stat::of_file(&file)?;
             if nlink > 0 {
+                if !self.options.volatile {
+                    rustix::fs::fsync(&file)?;
+                }
                 links::keep_copy(work, &temporary, inode.ino)?;
                 work.set_number(copied.id, inode.ino)?;
             }

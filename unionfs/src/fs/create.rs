@@ -18,6 +18,8 @@ use crate::inode::{Dentry, Inode, Place};
 use crate::union::plan::{self, Create};
 use crate::union::{BranchIndex, Cut, Name, Resolved, policy};
 
+const O_EXCL: u32 = libc::O_EXCL as u32;
+
 /// What is made.
 #[derive(Debug, Clone, Copy)]
 pub enum New<'a> {
@@ -79,10 +81,25 @@ impl Union {
         flags: u32,
         caller: Caller,
     ) -> Result<(Entry, Opened), Errno> {
-        let (entry, real) = self.make_open(parent, bytes, New::File, mode, umask, caller)?;
+        let made = self.make_open(parent, bytes, New::File, mode, umask, caller);
+        if matches!(made, Err(Errno::EXIST)) && flags & O_EXCL == 0 {
+            return self.open_existing(parent, bytes, flags);
+        }
+        let (entry, real) = made?;
         let (file, branch) = real.ok_or(Errno::IO)?;
         let real = Real { file, writable: true, branch: Some(branch) };
         let opened = self.open_made(entry.lookup.inode(), real, flags);
+        Ok((entry, opened))
+    }
+
+    /// Somebody else made the file since the kernel looked.
+    fn open_existing(&self, parent: u64, bytes: &[u8], flags: u32) -> Result<(Entry, Opened), Errno> {
+        let entry = self.lookup(parent, bytes)?.ok_or(Errno::STALE)?;
+        if entry.lookup.inode().kind != Kind::File {
+            // the kernel looks again, and finds what it is
+            return Err(Errno::STALE);
+        }
+        let opened = self.open_handle(entry.attr.ino, flags)?;
         Ok((entry, opened))
     }
 

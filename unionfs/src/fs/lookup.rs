@@ -185,7 +185,9 @@ impl Union {
     /// Takes back names of a record that are not gone after all: whoever noted them died before
     /// they went. Once for each record in a mount, before anybody changes it.
     fn check_record(&self, branch: BranchIndex, ino: u64) -> Result<(), Errno> {
-        if !self.checked_records.lock().insert(ino) {
+        // held until it is checked: nobody may count a name before that
+        let mut checked = self.checked_records.lock();
+        if checked.contains(&ino) {
             return Ok(());
         }
         let work = self.work(branch)?;
@@ -196,7 +198,9 @@ impl Union {
                 tracing::warn!(%errno, "checking a hard-link record");
                 true
             }
-        })
+        })?;
+        checked.insert(ino);
+        Ok(())
     }
 
     /// The topmost entry of a path, found without inodes.

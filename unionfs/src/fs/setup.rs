@@ -10,12 +10,14 @@ use smallvec::SmallVec;
 
 use super::Union;
 use super::dirs::{DirCache, Held, Purge};
+use super::places::{Relation, Site};
 use crate::branch::dir::Dir;
 use crate::branch::work::{Work, WorkError};
 use crate::branch::{self, Branch};
 use crate::handle::Handles;
 use crate::identity::Numbers;
 use crate::inode::{Birth, Inodes, Place, ROOT, Stack};
+use crate::mount::table;
 use crate::options::{Access, BranchSpec, Options};
 use crate::union::{BranchIndex, Cut, Found, Resolved, resolve};
 
@@ -69,8 +71,8 @@ impl Union {
         if branches.is_empty() {
             return Err(SetupError::NoBranches);
         }
-        let ancestries = check_places(branches)?;
-        let opened = open_all(branches, options, &ancestries)?;
+        let sites = check_places(branches)?;
+        let opened = open_all(branches, options, &sites)?;
         let nested = opened.iter().any(|branch| !branch.covered.is_empty());
         let empty = match empty_dir(&opened) {
             Err(errno) if nested => return Err(SetupError::Empty(errno)),
@@ -124,35 +126,32 @@ fn root_stack(branches: &[Branch]) -> Result<Stack, SetupError> {
     Ok(Stack { branches: SmallVec::from_vec(stack), lowest_seen })
 }
 
-type Ancestry = Vec<(u64, u64)>;
-
 /// Refuses branches that are missing, doubled, or inside a writable one (rule 40).
-fn check_places(branches: &[BranchSpec]) -> Result<Vec<Ancestry>, SetupError> {
-    let ancestries = branches
-        .iter()
-        .map(|spec| branch::ancestry(&spec.path).map_err(|errno| SetupError::Open(spec.path.clone(), errno)))
-        .collect::<Result<Vec<_>, _>>()?;
+fn check_places(branches: &[BranchSpec]) -> Result<Vec<Site>, SetupError> {
+    // without /proc only bind mounts are not looked behind
+    let mounts = table::read().unwrap_or_default();
+    let site =
+        |spec: &BranchSpec| Site::of(&spec.path, &mounts).map_err(|errno| SetupError::Open(spec.path.clone(), errno));
+    let sites = branches.iter().map(site).collect::<Result<Vec<_>, _>>()?;
     for (inner, spec) in branches.iter().enumerate() {
         for (outer, other) in branches.iter().enumerate().filter(|(outer, _)| *outer != inner) {
-            let Some(root) = ancestries[outer].first() else { continue };
-            match ancestries[inner].iter().position(|id| id == root) {
-                Some(0) => return Err(SetupError::Doubled(spec.path.clone())),
-                Some(_) if other.access == Access::ReadWrite => {
+            match sites[inner].lies(&sites[outer]) {
+                Relation::Same => return Err(SetupError::Doubled(spec.path.clone())),
+                Relation::Inside if other.access == Access::ReadWrite => {
                     return Err(SetupError::Overlap(spec.path.clone(), other.path.clone()));
                 }
                 _ => {}
             }
         }
     }
-    Ok(ancestries)
+    Ok(sites)
 }
 
-fn open_all(branches: &[BranchSpec], options: &Options, ancestries: &[Ancestry]) -> Result<Vec<Branch>, SetupError> {
+fn open_all(branches: &[BranchSpec], options: &Options, sites: &[Site]) -> Result<Vec<Branch>, SetupError> {
     let mut workdir = options.workdir.as_deref();
     if workdir.is_some() && !branches.iter().any(|spec| spec.access == Access::ReadWrite) {
         return Err(SetupError::WorkdirUnused);
     }
-    let roots = ancestries.iter().filter_map(|ids| ids.first().copied()).collect::<Vec<_>>();
     let mut opened = Vec::new();
     for (at, spec) in branches.iter().enumerate() {
         let fail = |errno| SetupError::Open(spec.path.clone(), errno);
@@ -163,10 +162,8 @@ fn open_all(branches: &[BranchSpec], options: &Options, ancestries: &[Ancestry])
         };
         let honest_listing = branch::has_honest_listing(&root).map_err(fail)?;
         let work = if writable { Some(open_work(&spec.path, &root, area.as_ref())?) } else { None };
-        let inside = roots.iter().enumerate().filter(|(other, _)| {
-            *other != at && ancestries[*other].iter().skip(1).any(|id| Some(id) == ancestries[at].first())
-        });
-        let covered = inside.map(|(_, id)| *id).collect();
+        let inside = sites.iter().filter(|site| site.lies(&sites[at]) == Relation::Inside);
+        let covered = inside.filter_map(Site::id).collect();
         opened.push(Branch { spec: spec.clone(), root: Arc::new(root), work, covered, honest_listing });
     }
     Ok(opened)

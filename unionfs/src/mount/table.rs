@@ -34,6 +34,8 @@ pub struct Entry {
     pub parent: u64,
     /// The file system's device.
     pub device: DeviceNumber,
+    /// The directory of its file system that it shows.
+    pub root: PathBuf,
     /// Where it lies, as seen from this process's root.
     pub target: PathBuf,
     /// The type of the file system, as `fuse.runionfs`.
@@ -61,6 +63,15 @@ pub fn at<'a>(table: &'a [Entry], target: &Path) -> Option<&'a Entry> {
     here().find(|entry| !here().any(|other| other.parent == entry.id))
 }
 
+/// Where a directory lies within its own file system, whatever mount shows it; nothing if the
+/// table does not know.
+pub fn within_file_system(table: &[Entry], path: &Path) -> Option<(DeviceNumber, PathBuf)> {
+    let path = path.canonicalize().ok()?;
+    let about = rustix::fs::statx(CWD, &path, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID).ok()?;
+    let mount = table.iter().find(|entry| entry.id == about.stx_mnt_id)?;
+    Some((mount.device, mount.root.join(path.strip_prefix(&mount.target).ok()?)))
+}
+
 /// The device of the file system that a path leads to. Asks that file system nothing.
 pub fn device_at(path: &Path) -> io::Result<DeviceNumber> {
     let about = rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)?;
@@ -72,14 +83,14 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     let id = number(fields.next()?)?;
     let parent = number(fields.next()?)?;
     let device = device(fields.next()?)?;
-    let _root = fields.next()?;
+    let root = PathBuf::from(unescaped(fields.next()?));
     let target = PathBuf::from(unescaped(fields.next()?));
     // any number of optional fields, up to a single dash
     let mut fields = fields.skip_while(|field| field != b"-").skip(1);
     let fs_type = unescaped(fields.next()?);
     let source = unescaped(fields.next()?);
     let options = unescaped(fields.next()?);
-    Some(Entry { id, parent, device, target, fs_type, source, options })
+    Some(Entry { id, parent, device, root, target, fs_type, source, options })
 }
 
 fn number<N: std::str::FromStr>(text: &[u8]) -> Option<N> {
@@ -130,6 +141,7 @@ mod tests {
                 id: 40,
                 parent: 22,
                 device: DeviceNumber { major: 0, minor: 35 },
+                root: "/".into(),
                 target: "/mnt/a b".into(),
                 fs_type: "fuse.runionfs".into(),
                 source: "/t\\:=rw:/l=ro".into(),

@@ -1,0 +1,55 @@
+//! Where branches lie to each other (rule 40): apart, or one inside the other.
+
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::branch;
+use crate::mount::table::{self, DeviceNumber};
+
+/// Where a branch lies.
+#[derive(Debug)]
+pub(super) struct Site {
+    /// Device and inode of the branch and all directories above it, nearest first.
+    ancestry: Vec<(u64, u64)>,
+    /// Its place within its file system, which a bind mount does not change.
+    within: Option<(DeviceNumber, PathBuf)>,
+}
+
+/// How one branch lies to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Relation {
+    /// Neither is in the other, or the other is in this one.
+    Apart,
+    /// They are one directory.
+    Same,
+    /// This one is below the other.
+    Inside,
+}
+
+impl Site {
+    /// Finds out where a directory lies.
+    pub(super) fn of(path: &Path, mounts: &[table::Entry]) -> Result<Site, Errno> {
+        Ok(Site { ancestry: branch::ancestry(path)?, within: table::within_file_system(mounts, path) })
+    }
+
+    /// Device and inode.
+    pub(super) fn id(&self) -> Option<(u64, u64)> {
+        self.ancestry.first().copied()
+    }
+
+    /// How this lies to another.
+    pub(super) fn lies(&self, other: &Site) -> Relation {
+        match self.ancestry.iter().position(|id| Some(*id) == other.id()) {
+            Some(0) => Relation::Same,
+            Some(_) => Relation::Inside,
+            None if self.is_within(other) => Relation::Inside,
+            None => Relation::Apart,
+        }
+    }
+
+    fn is_within(&self, other: &Site) -> bool {
+        let both = self.within.as_ref().zip(other.within.as_ref());
+        both.is_some_and(|((device, path), (others, outer))| device == others && path.starts_with(outer))
+    }
+}
