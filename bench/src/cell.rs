@@ -122,7 +122,7 @@ impl Cell<'_> {
         let start = Instant::now();
         let value = job()?;
         let elapsed = start.elapsed();
-        let requests = counting.map(Counting::finish).transpose()?;
+        let requests = counting.map(Counting::finish).transpose()?.flatten();
         Ok(Ran { value, elapsed, requests })
     }
 }

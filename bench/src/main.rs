@@ -40,6 +40,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::options::Options;
+use crate::report::Report;
 use crate::sandbox::Sandbox;
 
 fn main() -> ExitCode {
@@ -66,9 +67,11 @@ fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     tree::prepare(&sandbox, &workloads)?;
     sandbox.protect_lower_trees()?;
 
-    let rows = rounds::run(&sandbox, &contenders.present, &workloads, options);
-    let report = report::Report::new(rows, &contenders, options);
-    report.write(&options.output)?;
+    let mut report = Report::new(&[], &contenders, options);
+    rounds::run(&sandbox, &contenders.present, &workloads, options, |rows| {
+        report = Report::new(rows, &contenders, options);
+        report.write(&options.output)
+    })?;
     print!("{}", report::markdown::page(&report));
     Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

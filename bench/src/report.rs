@@ -75,7 +75,7 @@ pub(crate) struct ReportCell {
 
 impl Report {
     /// Draws the conclusions.
-    pub(crate) fn new(rows: Vec<Row>, contenders: &Contenders, options: &Options) -> Report {
+    pub(crate) fn new(rows: &[Row], contenders: &Contenders, options: &Options) -> Report {
         let names: Vec<String> = contenders.present.iter().map(|contender| contender.name.clone()).collect();
         let ours = contenders.present.iter().filter(|contender| contender.is_runionfs());
         Report {
@@ -87,7 +87,7 @@ impl Report {
             top: options.top.as_ref().map_or_else(|| "tmpfs".to_owned(), |top| top.display().to_string()),
             ours: ours.map(|contender| contender.name.clone()).collect(),
             missing: contenders.missing.clone(),
-            rows: rows.into_iter().map(|row| report_row(row, &names)).collect(),
+            rows: rows.iter().map(|row| report_row(row, &names)).collect(),
             contenders: names,
         }
     }
@@ -116,7 +116,7 @@ impl Report {
     }
 }
 
-fn report_row(row: Row, names: &[String]) -> ReportRow {
+fn report_row(row: &Row, names: &[String]) -> ReportRow {
     let samples = |wanted: &str| {
         let index = names.iter().position(|name| name == wanted)?;
         Some(row.columns[index].samples.clone())
@@ -124,15 +124,15 @@ fn report_row(row: Row, names: &[String]) -> ReportRow {
     let overlay = samples(OVERLAY);
     let fuse_overlayfs = samples(FUSE_OVERLAYFS);
     let unit = row.workload.unit();
-    let cell = |column: Column| {
+    let cell = |column: &Column| {
         let known: Vec<f64> = column.samples.iter().flatten().copied().collect();
         ReportCell {
             summary: Summary::of(&known, unit.better()),
             to_overlay: overlay.as_ref().and_then(|overlay| ratio(&column.samples, overlay)),
             to_fuse_overlayfs: fuse_overlayfs.as_ref().and_then(|peer| ratio(&column.samples, peer)),
-            samples: column.samples,
-            failure: column.failure,
-            requests: column.requests,
+            samples: column.samples.clone(),
+            failure: column.failure.clone(),
+            requests: column.requests.clone(),
         }
     };
     ReportRow {
@@ -140,6 +140,6 @@ fn report_row(row: Row, names: &[String]) -> ReportRow {
         family: row.workload.family,
         about: row.workload.about,
         unit,
-        cells: row.columns.into_iter().map(cell).collect(),
+        cells: row.columns.iter().map(cell).collect(),
     }
 }

@@ -4,9 +4,9 @@
 //! Counting costs time, so it is done in the round that does not count.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 
@@ -15,44 +15,62 @@ pub(crate) type Requests = BTreeMap<String, u64>;
 
 const TRACING: &str = "/sys/kernel/tracing";
 const EVENT: &str = "events/fuse/fuse_request_send";
+/// For each CPU; some 50 bytes for a request.
+const BUFFER_KIB: &str = "32768";
 
 /// A trace instance of our own, so that nobody else's tracing is disturbed.
 #[derive(Debug)]
 pub(crate) struct Counter {
-    event: PathBuf,
-    names: BTreeMap<u64, String>,
+    instance: PathBuf,
 }
 
 impl Counter {
-    /// `None` where the kernel has no such event (before 6.10, or without tracing).
-    pub(crate) fn open() -> Option<Counter> {
-        if !PathBuf::from(TRACING).join("events").exists() {
-            mount(Some("tracefs"), TRACING, Some("tracefs"), MsFlags::empty(), None::<&str>).ok()?;
+    /// # Errors
+    /// Where the kernel has no such event (it came with Linux 6.10), or no tracing at all.
+    pub(crate) fn open() -> io::Result<Counter> {
+        if !Path::new(TRACING).join("events").exists() {
+            mount(Some("tracefs"), TRACING, Some("tracefs"), MsFlags::empty(), None::<&str>)?;
         }
-        let format = fs::read_to_string(PathBuf::from(TRACING).join(EVENT).join("format")).ok()?;
-        let instance = PathBuf::from(TRACING).join("instances/runionfs-bench");
+        let instance = Path::new(TRACING).join("instances/runionfs-bench");
         match fs::create_dir(&instance) {
             // Left by a run that was killed.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            result => result.ok()?,
+            result => result?,
         }
-        Some(Counter { event: instance.join(EVENT), names: names(&format) })
+        let counter = Counter { instance };
+        counter.set(&format!("{EVENT}/enable"), "0")?;
+        counter.set("buffer_size_kb", BUFFER_KIB)?;
+        Ok(counter)
     }
 
     /// Counts from now on.
     pub(crate) fn start(&self, connection: u64) -> io::Result<Counting<'_>> {
-        let trigger = format!("hist:keys=opcode if connection == {connection}");
-        fs::write(self.event.join("trigger"), &trigger)?;
-        Ok(Counting { counter: self, trigger })
+        self.set("trace", "")?;
+        self.set(&format!("{EVENT}/filter"), &format!("connection == {connection}"))?;
+        self.set(&format!("{EVENT}/enable"), "1")?;
+        Ok(Counting { counter: self })
+    }
+
+    fn set(&self, name: &str, value: &str) -> io::Result<()> {
+        fs::write(self.instance.join(name), value)
+    }
+
+    /// Events that found the buffer full are not in the trace, so it is not a count.
+    fn is_complete(&self) -> io::Result<bool> {
+        for cpu in fs::read_dir(self.instance.join("per_cpu"))? {
+            let stats = fs::read_to_string(cpu?.path().join("stats"))?;
+            if !stats.lines().any(|line| line == "overrun: 0") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
 impl Drop for Counter {
     fn drop(&mut self) {
-        if let Some(instance) = self.event.ancestors().nth(3) {
-            // What cannot be removed is used again by the next run.
-            fs::remove_dir(instance).unwrap_or_default();
-        }
+        // What cannot be removed is used again by the next run.
+        fs::remove_dir(&self.instance).unwrap_or_default();
     }
 }
 
@@ -60,44 +78,37 @@ impl Drop for Counter {
 #[derive(Debug)]
 pub(crate) struct Counting<'a> {
     counter: &'a Counter,
-    trigger: String,
 }
 
 impl Counting<'_> {
-    /// What was counted until now.
-    pub(crate) fn finish(self) -> io::Result<Requests> {
-        let text = fs::read_to_string(self.counter.event.join("hist"))?;
-        Ok(parse(&text, &self.counter.names))
+    /// What was counted until now; `None` where there were too many to count.
+    pub(crate) fn finish(self) -> io::Result<Option<Requests>> {
+        self.counter.set(&format!("{EVENT}/enable"), "0")?;
+        if !self.counter.is_complete()? {
+            return Ok(None);
+        }
+        count(BufReader::new(File::open(self.counter.instance.join("trace"))?)).map(Some)
     }
 }
 
 impl Drop for Counting<'_> {
     fn drop(&mut self) {
-        // It fails only when it is gone already.
-        fs::write(self.counter.event.join("trigger"), format!("!{}", self.trigger)).unwrap_or_default();
+        // The next count begins with an empty trace, so the worst is some time lost.
+        self.counter.set(&format!("{EVENT}/enable"), "0").unwrap_or_default();
     }
 }
 
-/// The names are in the event's own description: `{1, "FUSE_LOOKUP"}, {2, "FUSE_FORGET"}, …`.
-fn names(format: &str) -> BTreeMap<u64, String> {
-    let pairs = format.split('{').skip(1).filter_map(|pair| pair.split_once('}')?.0.split_once(','));
-    pairs
-        .filter_map(|(number, name)| {
-            let name = name.trim().trim_matches('"').trim_start_matches("FUSE_");
-            Some((number.trim().parse().ok()?, name.to_owned()))
-        })
-        .collect()
-}
-
-/// Lines as `{ opcode:          1 } hitcount:       5000`.
-fn parse(histogram: &str, names: &BTreeMap<u64, String>) -> Requests {
-    let lines = histogram.lines().filter_map(|line| {
-        let (key, count) = line.trim().strip_prefix("{ opcode:")?.split_once('}')?;
-        let opcode: u64 = key.trim().parse().ok()?;
-        let count = count.trim().strip_prefix("hitcount:")?.trim().parse().ok()?;
-        Some((names.get(&opcode).cloned().unwrap_or_else(|| opcode.to_string()), count))
-    });
-    lines.collect()
+/// Lines as `ls-12 [000] ...1. 7218.3: fuse_request_send: connection 43 req 4 opcode 3 (FUSE_GETATTR) len 56`.
+fn count(trace: impl BufRead) -> io::Result<Requests> {
+    let mut requests = Requests::new();
+    for line in trace.lines() {
+        let line = line?;
+        let Some((_, event)) = line.split_once(": fuse_request_send: ") else { continue };
+        let name = event.split_once('(').and_then(|(_, name)| Some(name.split_once(')')?.0));
+        let name = name.unwrap_or("unknown").trim_start_matches("FUSE_");
+        *requests.entry(name.to_owned()).or_default() += 1;
+    }
+    Ok(requests)
 }
 
 #[cfg(test)]
@@ -105,12 +116,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_histogram_becomes_names_and_counts() {
-        let names =
-            names("print fmt: \"%u\", __print_symbolic(REC->opcode, {1, \"FUSE_LOOKUP\"}, { 3, \"FUSE_GETATTR\"})");
-        let text = "# event histogram\n#\n\n{ opcode:          3 } hitcount:          2\n\
-                    { opcode:          1 } hitcount:       5000\n{ opcode: 99 } hitcount: 1\n\nTotals:\n    Hits: 5003\n";
-        let expected = [("LOOKUP", 5000), ("GETATTR", 2), ("99", 1)];
-        assert_eq!(parse(text, &names), expected.map(|(name, count)| (name.to_owned(), count)).into());
+    fn the_events_of_a_trace_are_counted_by_name() {
+        let trace = "# tracer: nop\n#\n\
+            ls-1 [000] ...1. 72.1: fuse_request_send: connection 43 req 4 opcode 3 (FUSE_GETATTR) len 56\n\
+            a (b)-2 [001] ...1. 72.2: fuse_request_send: connection 43 req 6 opcode 1 (FUSE_LOOKUP) len 48\n\
+            ls-1 [000] ...1. 72.3: fuse_request_send: connection 43 req 8 opcode 3 (FUSE_GETATTR) len 56\n";
+        let expected = [("GETATTR", 2), ("LOOKUP", 1)];
+        assert_eq!(count(trace.as_bytes()).unwrap(), expected.map(|(name, count)| (name.to_owned(), count)).into());
     }
 }

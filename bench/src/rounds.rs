@@ -1,5 +1,7 @@
 //! The order of the measurements: for each workload, round after round over all contenders.
 
+use std::error::Error;
+
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cell::{Cell, Measured};
@@ -29,32 +31,37 @@ pub(crate) struct Column {
     pub(crate) requests: Option<Requests>,
 }
 
-/// Does it all. Failures are results, too.
+/// Does it all, and tells after each row what there is until then: a run that is interrupted has not been in vain.
+/// Failures are results, too.
 pub(crate) fn run(
     sandbox: &Sandbox,
     contenders: &[Contender],
     workloads: &[&'static Workload],
     options: &Options,
-) -> Vec<Row> {
-    let counter = if options.quick { None } else { Counter::open() };
+    mut tell: impl FnMut(&[Row]) -> Result<(), Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
+    let counter = if options.quick { None } else { counter() };
     let bar = bar(workloads.len() * contenders.len() * passes(options).len());
-    let rows = workloads
-        .iter()
-        .map(|workload| {
-            let mut columns: Vec<Column> = contenders.iter().map(|_| Column::default()).collect();
-            for pass in &passes(options) {
-                for (contender, column) in contenders.iter().zip(&mut columns) {
-                    bar.set_message(format!("{} on {}", workload.name, contender.name));
-                    let counter = counter.as_ref().filter(|_| *pass == Pass::WarmUp);
-                    measure(&Cell { sandbox, contender, workload, counter }, *pass, column);
-                    bar.inc(1);
-                }
+    let mut rows = Vec::new();
+    for workload in workloads {
+        let mut columns: Vec<Column> = contenders.iter().map(|_| Column::default()).collect();
+        for pass in &passes(options) {
+            for (contender, column) in contenders.iter().zip(&mut columns) {
+                bar.set_message(format!("{} on {}", workload.name, contender.name));
+                let counter = counter.as_ref().filter(|_| *pass == Pass::WarmUp);
+                measure(&Cell { sandbox, contender, workload, counter }, *pass, column);
+                bar.inc(1);
             }
-            Row { workload, columns }
-        })
-        .collect();
+        }
+        rows.push(Row { workload, columns });
+        tell(&rows)?;
+    }
     bar.finish_and_clear();
-    rows
+    Ok(())
+}
+
+fn counter() -> Option<Counter> {
+    Counter::open().map_err(|error| eprintln!("bench: requests are not counted: {error}")).ok()
 }
 
 /// Whether a round counts.

@@ -45,7 +45,7 @@ fn commit(root: &Path) -> io::Result<()> {
 pub(crate) fn git_in(root: &Path) -> Command {
     let mut command = Command::new("git");
     command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
-    command.arg("-C").arg(root).args(["-c", "gc.auto=0", "-c", "safe.directory=*"]);
+    command.arg("-C").arg(root).args(["-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "safe.directory=*"]);
     command
 }
 
