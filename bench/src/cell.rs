@@ -116,15 +116,20 @@ impl Cell<'_> {
             job()?;
         }
         let counting = match (self.counter, mount.connection()) {
-            (Some(counter), Some(connection)) => Some(counter.start(connection)?),
+            (Some(counter), Some(connection)) => reported(counter.start(connection)),
             _ => None,
         };
         let start = Instant::now();
         let value = job()?;
         let elapsed = start.elapsed();
-        let requests = counting.map(Counting::finish).transpose()?.flatten();
+        let requests = counting.and_then(|counting| reported(counting.finish())).flatten();
         Ok(Ran { value, elapsed, requests })
     }
+}
+
+/// A count that fails is no failure of the workload.
+fn reported<T>(counted: io::Result<T>) -> Option<T> {
+    counted.map_err(|error| eprintln!("bench: requests are not counted: {error}")).ok()
 }
 
 /// What a job said, and how long it took.

@@ -25,15 +25,16 @@ pub(crate) struct Counter {
 }
 
 impl Counter {
+    /// `key` tells runs at the same time apart; a run that was killed leaves its instance to the next with the same key.
+    ///
     /// # Errors
     /// Where the kernel has no such event (it came with Linux 6.10), or no tracing at all.
-    pub(crate) fn open() -> io::Result<Counter> {
+    pub(crate) fn open(key: u64) -> io::Result<Counter> {
         if !Path::new(TRACING).join("events").exists() {
             mount(Some("tracefs"), TRACING, Some("tracefs"), MsFlags::empty(), None::<&str>)?;
         }
-        let instance = Path::new(TRACING).join("instances/runionfs-bench");
+        let instance = Path::new(TRACING).join(format!("instances/runionfs-bench-{key}"));
         match fs::create_dir(&instance) {
-            // Left by a run that was killed.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             result => result?,
         }

@@ -40,7 +40,7 @@ pub(crate) fn run(
     options: &Options,
     mut tell: impl FnMut(&[Row]) -> Result<(), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
-    let counter = if options.quick { None } else { counter() };
+    let counter = if options.quick { None } else { counter(sandbox) };
     let bar = bar(workloads.len() * contenders.len() * passes(options).len());
     let mut rows = Vec::new();
     for workload in workloads {
@@ -60,8 +60,8 @@ pub(crate) fn run(
     Ok(())
 }
 
-fn counter() -> Option<Counter> {
-    Counter::open().map_err(|error| eprintln!("bench: requests are not counted: {error}")).ok()
+fn counter(sandbox: &Sandbox) -> Option<Counter> {
+    Counter::open(sandbox.key).map_err(|error| eprintln!("bench: requests are not counted: {error}")).ok()
 }
 
 /// Whether a round counts.

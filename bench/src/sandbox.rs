@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -40,6 +41,8 @@ pub(crate) fn run_inside() -> io::Result<ExitCode> {
 pub(crate) struct Sandbox {
     trees: PathBuf,
     tops: PathBuf,
+    /// A number that no other run has at the same time.
+    pub(crate) key: u64,
     /// The size of the trees.
     pub(crate) scale: Scale,
     /// How long one measurement may take.
@@ -65,6 +68,7 @@ impl Sandbox {
         fs::create_dir_all(&options.store)?;
         let store = options.store.canonicalize()?;
         let lock = lock(&store)?;
+        let key = fs::metadata(&store)?.ino();
         let scale = if options.quick { Scale::Quick } else { Scale::Full };
         let trees = store.join(scale.folder());
         let tops = store.join("tops");
@@ -74,7 +78,7 @@ impl Sandbox {
             Some(top) => mount(Some(&scratch(top)?), &tops, none(), MsFlags::MS_BIND, none())?,
             None => mount(Some("tmpfs"), &tops, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?,
         }
-        Ok(Sandbox { trees, tops, scale, limit: Duration::from_secs(options.timeout()), _lock: lock })
+        Ok(Sandbox { trees, tops, key, scale, limit: Duration::from_secs(options.timeout()), _lock: lock })
     }
 
     /// The folder of the lower trees of this scale.
