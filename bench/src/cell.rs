@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::contender::{Contender, Stack};
 use crate::mounted::Mounted;
-use crate::requests::{Counter, Counting, Requests};
+use crate::requests::{Counter, Requests};
 use crate::sandbox::Sandbox;
 use crate::tree;
 use crate::watchdog::Watchdog;
