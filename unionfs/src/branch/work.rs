@@ -163,8 +163,12 @@ impl Work {
         written || !self.unwritten.lock().is_empty()
     }
 
-    /// Moves a directory out of sight and removes it with the whiteouts in it.
+    /// Removes a directory; one with whiteouts in it is moved out of sight first.
     pub fn retire(&self, dir: &Dir, name: &[u8]) -> Result<(), Errno> {
+        match dir.remove_dir(name) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            result => return result,
+        }
         let temporary = self.temporary_name();
         dir.rename(name, &self.temporary, &temporary, RenameFlags::empty())?;
         if let Err(errno) = remove(&self.temporary, &temporary, Kind::Dir) {
