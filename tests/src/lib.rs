@@ -11,6 +11,7 @@
 #![deny(unsafe_code)]
 
 pub mod fixture;
+pub mod kill_at;
 pub mod mapping;
 pub mod model;
 pub mod mount;
