@@ -24,13 +24,16 @@ const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 /// Long ago, so that a time that should have been kept is told from the clock's.
 const OLD: Duration = Duration::from_secs(1_000_000_000);
 
+/// What a caller does in the union.
+type Act = fn(&Path) -> io::Result<()>;
+
 /// One change: what the branches hold, and what a caller does in the union.
 ///
 /// `1/d/` is a directory of the branch B1, `1/f` a file and `1/g=f` one more name for it.
 struct Case {
     name: &'static str,
     things: &'static [&'static str],
-    change: fn(&Path) -> io::Result<()>,
+    change: Act,
 }
 
 fn make(things: &[&str], root: &Path) {
@@ -118,8 +121,9 @@ fn look_after_death(
 }
 
 /// What the union shows before and after the change, when nothing happens to it.
-fn undisturbed(sandbox: &Sandbox, case: &Case) -> (Snapshot, Snapshot) {
+fn undisturbed(sandbox: &Sandbox, first: Act, case: &Case) -> (Snapshot, Snapshot) {
     let (_, mounted) = mount(sandbox, &format!("{}-whole", case.name), case.things);
+    first(mounted.target()).unwrap();
     let before = Snapshot::take(mounted.target());
     (case.change)(mounted.target()).unwrap_or_else(|error| panic!("{}: {error}", case.name));
     let after = Snapshot::take(mounted.target());
@@ -128,12 +132,13 @@ fn undisturbed(sandbox: &Sandbox, case: &Case) -> (Snapshot, Snapshot) {
 }
 
 /// Returns what is wrong, and how many deaths there were.
-fn try_case(sandbox: &Sandbox, case: &Case) -> (Vec<String>, usize) {
-    let (before, after) = undisturbed(sandbox, case);
+fn try_case(sandbox: &Sandbox, first: Act, case: &Case) -> (Vec<String>, usize) {
+    let (before, after) = undisturbed(sandbox, first, case);
     let (mut wrong, mut earlier) = (Vec::new(), Vec::new());
     for at in 1.. {
         let (root, mut mounted) = mount(sandbox, &format!("{}-{at}", case.name), case.things);
         let target = mounted.target().to_owned();
+        first(&target).unwrap();
         let Life { result, calls, cut_short } = kill_at(mounted.pid(), at, || (case.change)(&target));
         assert!(calls.starts_with(&earlier), "{}: not the same twice: {earlier:?} {calls:?}", case.name);
         if !cut_short {
@@ -154,15 +159,19 @@ fn try_case(sandbox: &Sandbox, case: &Case) -> (Vec<String>, usize) {
 }
 
 #[track_caller]
-fn try_all(cases: &[Case]) {
+fn try_all(first: Act, cases: &[Case]) {
     let Some(sandbox) = sandbox::enter_on(Medium::Tmpfs) else { return };
     let mut wrong = Vec::new();
     for case in cases {
-        let (lines, deaths) = try_case(&sandbox, case);
+        let (lines, deaths) = try_case(&sandbox, first, case);
         assert!(deaths > 1, "{}: the daemon did nothing", case.name);
         wrong.extend(lines);
     }
     assert!(wrong.is_empty(), "{} deaths end badly\n{}", wrong.len(), wrong.join("\n\n"));
+}
+
+fn nothing(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 fn append(path: &Path) -> io::Result<()> {
@@ -175,165 +184,206 @@ fn rename(union: &Path, from: &str, to: &str, flags: RenameFlags) -> io::Result<
 
 #[test]
 fn creating() {
-    try_all(&[
-        Case {
-            name: "create over a whiteout",
-            things: &["0/.wh.f", "1/f"],
-            change: |u| File::create_new(u.join("f")).map(drop),
-        },
-        Case {
-            name: "create in a directory below",
-            things: &["1/d/e/f"],
-            change: |u| File::create_new(u.join("d/e/new")).map(drop),
-        },
-        Case {
-            name: "symlink over a whiteout",
-            things: &["0/.wh.f", "1/f"],
-            change: |u| symlink("target", u.join("f")),
-        },
-        Case { name: "mkdir over a whiteout", things: &["0/.wh.d", "1/d/f"], change: |u| fs::create_dir(u.join("d")) },
-        Case {
-            name: "link of a file below",
-            things: &["1/f", "1/d/"],
-            change: |u| fs::hard_link(u.join("f"), u.join("d/g")),
-        },
-        Case {
-            name: "link of a linked file below over a whiteout",
-            things: &["1/f", "1/g=f", "0/.wh.h", "1/h"],
-            change: |u| fs::hard_link(u.join("f"), u.join("h")),
-        },
-    ]);
+    try_all(
+        nothing,
+        &[
+            Case {
+                name: "create over a whiteout",
+                things: &["0/.wh.f", "1/f"],
+                change: |u| File::create_new(u.join("f")).map(drop),
+            },
+            Case {
+                name: "create in a directory below",
+                things: &["1/d/e/f"],
+                change: |u| File::create_new(u.join("d/e/new")).map(drop),
+            },
+            Case {
+                name: "symlink over a whiteout",
+                things: &["0/.wh.f", "1/f"],
+                change: |u| symlink("target", u.join("f")),
+            },
+            Case {
+                name: "mkdir over a whiteout",
+                things: &["0/.wh.d", "1/d/f"],
+                change: |u| fs::create_dir(u.join("d")),
+            },
+            Case {
+                name: "link of a file below",
+                things: &["1/f", "1/d/"],
+                change: |u| fs::hard_link(u.join("f"), u.join("d/g")),
+            },
+            Case {
+                name: "link of a linked file below over a whiteout",
+                things: &["1/f", "1/g=f", "0/.wh.h", "1/h"],
+                change: |u| fs::hard_link(u.join("f"), u.join("h")),
+            },
+        ],
+    );
 }
 
 #[test]
 fn removing() {
-    try_all(&[
-        Case { name: "unlink of both", things: &["0/f", "1/f"], change: |u| fs::remove_file(u.join("f")) },
-        Case { name: "unlink below", things: &["1/d/e/f"], change: |u| fs::remove_file(u.join("d/e/f")) },
-        Case {
-            name: "unlink of a linked file below",
-            things: &["1/f", "1/g=f", "1/h=f"],
-            change: |u| fs::remove_file(u.join("f")),
-        },
-        Case {
-            name: "rmdir with whiteouts",
-            things: &["0/d/.wh.f", "0/d/.wh.g", "1/d/f", "1/d/g"],
-            change: |u| fs::remove_dir(u.join("d")),
-        },
-        Case { name: "rmdir below", things: &["1/d/e/"], change: |u| fs::remove_dir(u.join("d/e")) },
-    ]);
+    try_all(
+        nothing,
+        &[
+            Case { name: "unlink of both", things: &["0/f", "1/f"], change: |u| fs::remove_file(u.join("f")) },
+            Case { name: "unlink below", things: &["1/d/e/f"], change: |u| fs::remove_file(u.join("d/e/f")) },
+            Case {
+                name: "unlink of a linked file below",
+                things: &["1/f", "1/g=f", "1/h=f"],
+                change: |u| fs::remove_file(u.join("f")),
+            },
+            Case {
+                name: "rmdir with whiteouts",
+                things: &["0/d/.wh.f", "0/d/.wh.g", "1/d/f", "1/d/g"],
+                change: |u| fs::remove_dir(u.join("d")),
+            },
+            Case { name: "rmdir below", things: &["1/d/e/"], change: |u| fs::remove_dir(u.join("d/e")) },
+        ],
+    );
 }
 
 #[test]
 fn renaming_files() {
-    try_all(&[
-        Case {
-            name: "rename of a file over a file",
-            things: &["1/f", "1/g"],
-            change: |u| fs::rename(u.join("f"), u.join("g")),
-        },
-        Case {
-            name: "rename of a file of both over a file of both",
-            things: &["0/f", "1/f", "0/g", "1/g"],
-            change: |u| fs::rename(u.join("f"), u.join("g")),
-        },
-        Case {
-            name: "rename of a file over a whiteout",
-            things: &["0/f", "1/f", "0/.wh.g", "1/g"],
-            change: |u| fs::rename(u.join("f"), u.join("g")),
-        },
-        Case {
-            name: "rename of a linked file below",
-            things: &["1/f", "1/g=f", "1/d/"],
-            change: |u| fs::rename(u.join("f"), u.join("d/h")),
-        },
-        Case {
-            name: "rename over a linked file below",
-            things: &["0/n", "1/f", "1/g=f"],
-            change: |u| fs::rename(u.join("n"), u.join("f")),
-        },
-        Case {
-            name: "exchange of files",
-            things: &["0/f", "1/f", "1/g"],
-            change: |u| rename(u, "f", "g", RenameFlags::EXCHANGE),
-        },
-    ]);
+    try_all(
+        nothing,
+        &[
+            Case {
+                name: "rename of a file over a file",
+                things: &["1/f", "1/g"],
+                change: |u| fs::rename(u.join("f"), u.join("g")),
+            },
+            Case {
+                name: "rename of a file of both over a file of both",
+                things: &["0/f", "1/f", "0/g", "1/g"],
+                change: |u| fs::rename(u.join("f"), u.join("g")),
+            },
+            Case {
+                name: "rename of a file over a whiteout",
+                things: &["0/f", "1/f", "0/.wh.g", "1/g"],
+                change: |u| fs::rename(u.join("f"), u.join("g")),
+            },
+            Case {
+                name: "rename of a linked file below",
+                things: &["1/f", "1/g=f", "1/d/"],
+                change: |u| fs::rename(u.join("f"), u.join("d/h")),
+            },
+            Case {
+                name: "rename over a linked file below",
+                things: &["0/n", "1/f", "1/g=f"],
+                change: |u| fs::rename(u.join("n"), u.join("f")),
+            },
+            Case {
+                name: "exchange of files",
+                things: &["0/f", "1/f", "1/g"],
+                change: |u| rename(u, "f", "g", RenameFlags::EXCHANGE),
+            },
+        ],
+    );
 }
 
 #[test]
 fn renaming_directories() {
-    try_all(&[
-        Case {
-            name: "rename of a directory over an empty one",
-            things: &["0/d/f", "0/e/.wh.x", "1/e/x"],
-            change: |u| fs::rename(u.join("d"), u.join("e")),
-        },
-        Case {
-            name: "rename of a directory over a whiteout",
-            things: &["0/d/f", "0/.wh.e", "1/e/x"],
-            change: |u| fs::rename(u.join("d"), u.join("e")),
-        },
-        Case {
-            name: "rename of an opaque directory",
-            things: &["0/d/f", "0/d/.wh..wh..opq", "1/d/x", "1/e/"],
-            change: |u| fs::rename(u.join("d"), u.join("e/d")),
-        },
-        Case {
-            name: "exchange of a directory and a file",
-            things: &["0/d/f", "1/g"],
-            change: |u| rename(u, "d", "g", RenameFlags::EXCHANGE),
-        },
-        Case {
-            name: "exchange of directories",
-            things: &["0/d/f", "0/e/.wh..wh..opq", "0/e/g", "1/e/x"],
-            change: |u| rename(u, "d", "e", RenameFlags::EXCHANGE),
-        },
-    ]);
+    try_all(
+        nothing,
+        &[
+            Case {
+                name: "rename of a directory over an empty one",
+                things: &["0/d/f", "0/e/.wh.x", "1/e/x"],
+                change: |u| fs::rename(u.join("d"), u.join("e")),
+            },
+            Case {
+                name: "rename of a directory over a whiteout",
+                things: &["0/d/f", "0/.wh.e", "1/e/x"],
+                change: |u| fs::rename(u.join("d"), u.join("e")),
+            },
+            Case {
+                name: "rename of an opaque directory",
+                things: &["0/d/f", "0/d/.wh..wh..opq", "1/d/x", "1/e/"],
+                change: |u| fs::rename(u.join("d"), u.join("e/d")),
+            },
+            Case {
+                name: "exchange of a directory and a file",
+                things: &["0/d/f", "1/g"],
+                change: |u| rename(u, "d", "g", RenameFlags::EXCHANGE),
+            },
+            Case {
+                name: "exchange of directories",
+                things: &["0/d/f", "0/e/.wh..wh..opq", "0/e/g", "1/e/x"],
+                change: |u| rename(u, "d", "e", RenameFlags::EXCHANGE),
+            },
+        ],
+    );
 }
 
 #[test]
 fn copying_up_single_files() {
-    try_all(&[
-        Case {
-            name: "chmod",
-            things: &["1/d/f"],
-            change: |u| fs::set_permissions(u.join("d/f"), fs::Permissions::from_mode(0o600)),
-        },
-        Case { name: "chown", things: &["1/f"], change: |u| chown(u.join("f"), Some(7), Some(8)) },
-        Case {
-            name: "setxattr",
-            things: &["1/f"],
-            change: |u| Ok(setxattr(u.join("f"), "user.x", b"1", XattrFlags::empty())?),
-        },
-        Case { name: "write", things: &["1/d/f"], change: |u| append(&u.join("d/f")) },
-        Case { name: "truncate", things: &["1/f"], change: |u| Ok(nix::unistd::truncate(&u.join("f"), 2)?) },
-        Case {
-            name: "open with O_TRUNC",
-            things: &["1/f"],
-            change: |u| File::options().write(true).truncate(true).open(u.join("f")).map(drop),
-        },
-        Case {
-            name: "chmod of a directory",
-            things: &["1/d/e/f"],
-            change: |u| fs::set_permissions(u.join("d/e"), fs::Permissions::from_mode(0o700)),
-        },
-    ]);
+    try_all(
+        nothing,
+        &[
+            Case {
+                name: "chmod",
+                things: &["1/d/f"],
+                change: |u| fs::set_permissions(u.join("d/f"), fs::Permissions::from_mode(0o600)),
+            },
+            Case { name: "chown", things: &["1/f"], change: |u| chown(u.join("f"), Some(7), Some(8)) },
+            Case {
+                name: "setxattr",
+                things: &["1/f"],
+                change: |u| Ok(setxattr(u.join("f"), "user.x", b"1", XattrFlags::empty())?),
+            },
+            Case { name: "write", things: &["1/d/f"], change: |u| append(&u.join("d/f")) },
+            Case { name: "truncate", things: &["1/f"], change: |u| Ok(nix::unistd::truncate(&u.join("f"), 2)?) },
+            Case {
+                name: "open with O_TRUNC",
+                things: &["1/f"],
+                change: |u| File::options().write(true).truncate(true).open(u.join("f")).map(drop),
+            },
+            Case {
+                name: "chmod of a directory",
+                things: &["1/d/e/f"],
+                change: |u| fs::set_permissions(u.join("d/e"), fs::Permissions::from_mode(0o700)),
+            },
+        ],
+    );
 }
 
 #[test]
 fn copying_up_linked_files() {
     const THREE: &[&str] = &["1/f", "1/g=f", "1/d/", "1/h=f"];
-    try_all(&[
-        Case {
-            name: "chmod of a linked file",
-            things: THREE,
-            change: |u| fs::set_permissions(u.join("g"), fs::Permissions::from_mode(0o600)),
-        },
-        Case { name: "write to a linked file", things: THREE, change: |u| append(&u.join("g")) },
-        Case {
-            name: "truncate of a linked file",
-            things: THREE,
-            change: |u| Ok(nix::unistd::truncate(&u.join("g"), 2)?),
-        },
-    ]);
+    try_all(
+        nothing,
+        &[
+            Case {
+                name: "chmod of a linked file",
+                things: THREE,
+                change: |u| fs::set_permissions(u.join("g"), fs::Permissions::from_mode(0o600)),
+            },
+            Case { name: "write to a linked file", things: THREE, change: |u| append(&u.join("g")) },
+            Case {
+                name: "truncate of a linked file",
+                things: THREE,
+                change: |u| Ok(nix::unistd::truncate(&u.join("g"), 2)?),
+            },
+        ],
+    );
+}
+
+#[test]
+fn changing_what_has_a_hard_link_record() {
+    const THREE: &[&str] = &["1/f", "1/g=f", "1/h=f", "1/d/", "0/n"];
+    try_all(
+        |u| append(&u.join("g")),
+        &[
+            Case { name: "unlink below a record", things: THREE, change: |u| fs::remove_file(u.join("f")) },
+            Case { name: "unlink of the copy", things: THREE, change: |u| fs::remove_file(u.join("g")) },
+            Case { name: "rename below a record", things: THREE, change: |u| fs::rename(u.join("f"), u.join("d/f")) },
+            Case { name: "rename of the copy", things: THREE, change: |u| fs::rename(u.join("g"), u.join("d/g")) },
+            Case { name: "rename over it", things: THREE, change: |u| fs::rename(u.join("n"), u.join("f")) },
+            Case { name: "rename over the copy", things: THREE, change: |u| fs::rename(u.join("n"), u.join("g")) },
+            Case { name: "exchange", things: THREE, change: |u| rename(u, "n", "f", RenameFlags::EXCHANGE) },
+            Case { name: "link", things: THREE, change: |u| fs::hard_link(u.join("h"), u.join("d/l")) },
+            Case { name: "truncate", things: THREE, change: |u| Ok(nix::unistd::truncate(&u.join("h"), 2)?) },
+        ],
+    );
 }
