@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::Union;
 use super::copy_data::{Keep, copy_data};
-use crate::branch::at::At;
+use crate::branch::at::{At, SetTime};
 use crate::branch::dir::Dir;
 use crate::branch::stat::{Kind, Stat};
 use crate::branch::work::Work;
@@ -163,6 +163,10 @@ impl Union {
             let file = self.copy_object(work, &temporary, source, name, &stat, keep)?;
             let at = work.temporary().at(&temporary);
             at.take_attributes(source.at(name), &stat)?;
+            if matches!(keep, Keep::First(bytes) if bytes < stat.size) {
+                // the content is another already, should nobody come to truncate it
+                at.set_times(SetTime::Keep, SetTime::Now)?;
+            }
             if let Some(file) = &file
                 && !self.options.volatile
             {
@@ -236,6 +240,7 @@ impl Union {
         if recorded {
             // the record is found by the number, so that must outlive the mount, too
             numbered?;
+            self.check_record(target, inode.ino)?;
             recording(copy, inode.ino, &before, &Inode::path_of(parent, name), place)?;
         } else {
             place()?;
@@ -259,6 +264,7 @@ impl Union {
             return Ok(());
         }
         let work = self.work(branch)?;
+        self.check_record(branch, inode.ino)?;
         links::note_gone(work, inode.ino, Origin::of(&stat), &Inode::path_of(parent, name))?;
         let into = self.dir(parent, branch)?;
         into.keeping_times(|| work.links().link(&links::link_name(inode.ino), &into, name.as_bytes()))

@@ -176,15 +176,20 @@ impl Union {
 
     /// The record of an entry that was not copied up: some of its names are hidden.
     fn record_of(&self, branch: BranchIndex, ino: u64, stat: &Stat) -> Option<Record> {
-        self.writable().filter(|(index, _)| *index < branch).find_map(|(_, work)| {
-            let record = links::read(work, ino).ok().flatten()?;
-            record.origin.is_same(Origin::of(stat)).then_some(record)
-        })
+        let above = self.writable().filter(|(index, _)| *index < branch);
+        let checked = above.filter_map(|(index, work)| {
+            links::read(work, ino).ok().flatten()?;
+            if let Err(errno) = self.check_record(index, ino) {
+                tracing::warn!(%errno, "checking a hard-link record");
+            }
+            links::read(work, ino).ok().flatten()
+        });
+        checked.into_iter().find(|record| record.origin.is_same(Origin::of(stat)))
     }
 
     /// Takes back names of a record that are not gone after all: whoever noted them died before
     /// they went. Once for each record in a mount, before anybody changes it.
-    fn check_record(&self, branch: BranchIndex, ino: u64) -> Result<(), Errno> {
+    pub(super) fn check_record(&self, branch: BranchIndex, ino: u64) -> Result<(), Errno> {
         // held until it is checked: nobody may count a name before that
         let mut checked = self.checked_records.lock();
         if checked.contains(&ino) {

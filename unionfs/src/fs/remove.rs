@@ -28,6 +28,7 @@ impl Going<'_> {
     /// Counts the name, before it goes, if the object has others where this one stands.
     pub(super) fn note(&self, union: &Union) -> Result<(), Errno> {
         let Some(record) = self.record() else { return Ok(()) };
+        union.check_record(record, self.victim.ino)?;
         links::note_gone(union.work(record)?, self.victim.ino, Origin::of(&self.stat), &self.path())
     }
 
