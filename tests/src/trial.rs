@@ -174,13 +174,20 @@ impl Trial {
         if act.op == Op::Remount { self.remount() } else { Ok(()) }
     }
 
+    /// Whether there are writable branches that cannot share a hard link.
+    fn may_be_torn_apart(&self) -> bool {
+        !self.ground.layout.only_top_is_writable()
+    }
+
     /// Errors that a plain directory does not know.
     fn excuses(&self, op: &Op, errno: Errno) -> bool {
         match (op, errno) {
             // a directory with content below is not renamed: mv(1) copies it then
             (Op::Rename { from, to, .. }, Errno::XDEV) => {
-                [from, to].iter().any(|path| self.ground.may_have_content_below(path))
+                [from, to].iter().any(|path| self.ground.may_have_content_below(path)) || self.may_be_torn_apart()
             }
+            // what has several names was copied up to one writable branch, and only a higher one can show the new name
+            (Op::Link { .. }, Errno::XDEV) => self.may_be_torn_apart(),
             (_, Errno::ROFS) => !self.ground.layout.top_is_writable(),
             // the kernel opens these itself, so nobody keeps what a read-only branch holds of one that was removed
             (Op::Use { handle, what: HandleUse::Chmod { .. } }, Errno::STALE) => {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustix::fs::{RenameFlags, XattrFlags};
 use rustix::io::Errno;
 
+use super::copy_data::Keep;
 use super::steps::{Carrier, Spot, mark_opaque};
 use super::{Caller, Entry, Opened, Sight, Union, name};
 use crate::acl;
@@ -200,6 +201,10 @@ impl Union {
         let dir = self.inodes.get(parent)?;
         if inode.kind == Kind::Dir {
             return Err(Errno::PERM);
+        }
+        if matches!(inode.place(), Place::Gone(gone) if gone.nlink > 0) {
+            // its names are not known, but a copy can be the record of all of them
+            self.make_changeable(&inode, Keep::All)?;
         }
         for _ in 0..16 {
             let names = dir.lock_names();
