@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use proptest::test_runner::{Config, TestCaseError, TestCaseResult, TestError, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestCaseResult, TestError, TestRng, TestRunner};
 use rustix::io::Errno;
 
 use crate::model::{self, Clock, Naming};
@@ -12,6 +12,20 @@ use crate::mount::Mounted;
 use crate::ops::{Act, Caller, HandleUse, Op, Present, Sight};
 use crate::snapshot::Snapshot;
 use crate::tree::{self, Layout};
+
+/// The generator of a run: always the same cases, so that a change is judged by what it changes, or others each time
+/// with `RUNIONFS_SEED=random`, which is how new ones are found.
+fn runner(config: Config) -> TestRunner {
+    match std::env::var("RUNIONFS_SEED") {
+        Ok(seed) if seed == "random" => TestRunner::new(config),
+        Ok(seed) => {
+            let mut bytes = [0; 32];
+            bytes.iter_mut().zip(seed.bytes()).for_each(|(to, from)| *to = from);
+            TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+        }
+        Err(_) => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
+    }
+}
 
 /// The number in an environment variable, or the default that continuous integration uses.
 ///
@@ -33,7 +47,7 @@ pub fn try_many<S: proptest::strategy::Strategy>(
     property: impl Fn(S::Value) -> TestCaseResult,
 ) {
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 1_000, ..Config::default() };
-    match TestRunner::new(config).run(values, property) {
+    match runner(config).run(values, property) {
         Ok(()) => {}
         Err(TestError::Fail(reason, value)) => panic!("{}\nof {value:#?}", reason.message()),
         Err(TestError::Abort(reason)) => panic!("given up: {}", reason.message()),
