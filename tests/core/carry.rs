@@ -4,7 +4,7 @@
 use harness::world::{Dir, Entry, Name, Seen, Slot, View, World};
 use unionfs::union::plan::{self, Manner, Step, Which};
 use unionfs::union::policy::{self, Candidate};
-use unionfs::union::{BranchIndex, Found, Resolved, resolve};
+use unionfs::union::{Below, BranchIndex, Found, Resolved, resolve};
 
 /// An entry is a number: equal numbers are the same object.
 pub(crate) type Id = u32;
@@ -88,9 +88,13 @@ pub(crate) fn word(dir: &Dir<Id>, name: &Name, heeds_whiteouts: bool) -> Found {
     let entry = match &slot.entry {
         None => Found::Nothing,
         Some(Entry::Leaf(_)) => Found::Leaf,
-        Some(Entry::Dir(_, inner)) => Found::Dir { opaque: inner.opaque && heeds_whiteouts },
+        Some(Entry::Dir(_, inner)) => Found::Dir(below(inner.opaque && heeds_whiteouts)),
     };
     if slot.whiteout && heeds_whiteouts { entry.with_whiteout() } else { entry }
+}
+
+fn below(opaque: bool) -> Below {
+    if opaque { Below::Hidden } else { Below::Merges }
 }
 
 fn infallible(words: impl Iterator<Item = (BranchIndex, Found)>) -> Resolved {
@@ -108,9 +112,10 @@ pub(crate) fn look_up(world: &World<Id>, stack: &[usize], dir: &[Name], name: &N
 
 /// The union directory at a path.
 pub(crate) fn place(world: &World<Id>, dir: &[Name]) -> Result<Place, Refusal> {
-    let root = infallible(world.branches.iter().enumerate().map(|(branch, of)| {
-        (branch_index(branch), Found::Dir { opaque: of.root.opaque && of.access.heeds_whiteouts() })
-    }));
+    let root =
+        infallible(world.branches.iter().enumerate().map(|(branch, of)| {
+            (branch_index(branch), Found::Dir(below(of.root.opaque && of.access.heeds_whiteouts())))
+        }));
     let mut here = narrowed(Some(world.branches.len() - 1), root)?;
     for depth in 0..dir.len() {
         let found = look_up(world, &here.stack, &dir[..depth], &dir[depth]);

@@ -3,6 +3,7 @@
 
 pub mod at;
 pub mod dir;
+pub mod form;
 pub mod marks;
 pub mod stat;
 pub mod work;
@@ -17,6 +18,7 @@ use rustix::mount::OpenTreeFlags;
 
 use crate::options::{Access, BranchSpec};
 use dir::Dir;
+use form::Form;
 use work::Work;
 
 /// An open branch.
@@ -38,6 +40,11 @@ pub struct Branch {
 /// one device: ext2 to ext4, xfs, tmpfs, squashfs, erofs, f2fs. On others (overlayfs, FUSE, btrfs
 /// with its subvolumes) each entry is asked.
 const HONEST: [u32; 6] = [0xEF53, 0x5846_5342, 0x0102_1994, 0x7371_7368, 0xE0F5_E1E2, 0xF2F5_2010];
+
+/// The form of a branch that is given like this.
+pub fn form_of(_spec: &BranchSpec) -> Form {
+    Form::default()
+}
 
 /// Whether a listing of this directory's file system can be trusted.
 pub fn has_honest_listing(dir: &Dir) -> Result<bool, Errno> {
@@ -68,7 +75,7 @@ impl Branch {
 ///
 /// Where the kernel has no open_tree(2) or does not allow it, the directory itself is opened;
 /// mounts below it are then refused one by one (see [`Dir::open_dir`]).
-pub fn open_root(path: &Path, read_only: bool) -> Result<Dir, Errno> {
+pub fn open_root(path: &Path, read_only: bool, form: Form) -> Result<Dir, Errno> {
     // the path is opened first: open_tree(2) alone does not mind a file
     let plain = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
@@ -76,13 +83,13 @@ pub fn open_root(path: &Path, read_only: bool) -> Result<Dir, Errno> {
         Ok(clone) => clone,
         Err(errno) => {
             tracing::debug!(%errno, ?path, "cloning the mount of a branch");
-            return Ok(Dir::new(plain));
+            return Ok(Dir::new(plain, form));
         }
     };
     if read_only && let Err(errno) = crate::sys::set_mount_read_only(clone.as_fd()) {
         tracing::debug!(%errno, ?path, "making the mount of a branch read-only");
     }
-    Ok(Dir::new(clone))
+    Ok(Dir::new(clone, form))
 }
 
 /// Opens a writable branch's root and the directory of its work area from **one** clone of their
@@ -90,11 +97,11 @@ pub fn open_root(path: &Path, read_only: bool) -> Result<Dir, Errno> {
 ///
 /// # Errors
 /// EXDEV if they do not lie on the same mount.
-pub fn open_root_and_workdir(root: &Path, workdir: &Path) -> Result<(Dir, Dir), Errno> {
+pub fn open_root_and_workdir(root: &Path, workdir: &Path, form: Form) -> Result<(Dir, Dir), Errno> {
     let (root, workdir) = (canonical(root)?, canonical(workdir)?);
     let ancestor: PathBuf =
         root.components().zip(workdir.components()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
-    let base = open_root(&ancestor, false)?;
+    let base = open_root(&ancestor, false, form)?;
     let open = |path: &Path| -> Result<Dir, Errno> {
         let below = path.strip_prefix(&ancestor).map_err(|_| Errno::INVAL)?;
         let dir = below
@@ -117,7 +124,7 @@ fn canonical(path: &Path) -> Result<PathBuf, Errno> {
 
 fn reopen(dir: &Dir) -> Result<Dir, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(Dir::new(rustix::fs::openat(dir, c".", flags, Mode::empty())?))
+    Ok(Dir::new(rustix::fs::openat(dir, c".", flags, Mode::empty())?, dir.form()))
 }
 
 /// Whether the file system of a directory takes writes.

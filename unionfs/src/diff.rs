@@ -84,10 +84,11 @@ pub fn diff(branches: &[BranchSpec]) -> Result<Vec<Change>, DiffError> {
         return Err(DiffError::NothingOnTop(branches.first().map(|branch| branch.path.clone()).unwrap_or_default()));
     }
     let view = View::new(branches);
-    let open = |(index, branch): (u16, &BranchSpec)| match branch::open_root(&branch.path, true) {
-        Ok(dir) => Ok((BranchIndex(index), Rc::new(dir))),
-        Err(error) => Err(DiffError::Branch { path: branch.path.clone(), error }),
-    };
+    let open =
+        |(index, branch): (u16, &BranchSpec)| match branch::open_root(&branch.path, true, branch::form_of(branch)) {
+            Ok(dir) => Ok((BranchIndex(index), Rc::new(dir))),
+            Err(error) => Err(DiffError::Branch { path: branch.path.clone(), error }),
+        };
     let all = (0..).zip(branches).map(open).collect::<Result<Level, _>>()?;
     let roots = view.cut_roots(&all, on_top).map_err(|error| DiffError::Directory { path: b"/".to_vec(), error })?;
     let mut walk = Walk { view, on_top, changes: Vec::new() };

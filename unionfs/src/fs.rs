@@ -42,6 +42,7 @@ use smallvec::SmallVec;
 
 use crate::branch::Branch;
 use crate::branch::dir::Dir;
+use crate::branch::form::Form;
 use crate::branch::stat::Stat;
 use crate::branch::work::Work;
 use crate::handle::Handles;
@@ -182,6 +183,11 @@ impl Union {
 
     fn branch(&self, index: BranchIndex) -> &Branch {
         &self.branches[index.get()]
+    }
+
+    /// How a branch is read; an anonymous file in a work area has all it says in itself.
+    fn form(&self, branch: Option<BranchIndex>) -> Form {
+        branch.map_or_else(Form::default, |branch| self.branch(branch).root.form())
     }
 
     /// The work area of a branch that takes new names.

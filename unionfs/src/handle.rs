@@ -3,7 +3,7 @@
 //! What is really open belongs to the **inode**, not to the handle (rule 31): every handle of one
 //! inode, opened before or after a copy-up, reads and writes the same real file.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +11,8 @@ use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 
+use crate::branch::at::At;
+use crate::branch::form::Form;
 use crate::branch::stat::Kind;
 use crate::fs::Stream;
 use crate::inode::Inode;
@@ -25,6 +27,15 @@ pub struct Real {
     pub writable: bool,
     /// The branch it lies on; nothing if it is an anonymous file in the work area.
     pub branch: Option<BranchIndex>,
+    /// How that branch is read.
+    pub form: Form,
+}
+
+impl Real {
+    /// Its attributes.
+    pub fn at(&self) -> At<'_> {
+        At::open(self.file.as_fd(), self.form)
+    }
 }
 
 /// What the handles of one inode share.

@@ -17,4 +17,4 @@ pub mod resolve;
 
 pub use merge::merge;
 pub use name::{Name, NameBuf, NameError, RawName};
-pub use resolve::{BranchIndex, Cut, Found, Resolved, Scan, resolve};
+pub use resolve::{Below, BranchIndex, Cut, Found, Resolved, Scan, resolve};

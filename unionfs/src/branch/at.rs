@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::form::Form;
 use super::stat::{Stat, Time};
 
 /// A place whose attributes are read and changed.
@@ -13,6 +14,7 @@ use super::stat::{Stat, Time};
 pub struct At<'a> {
     pub(super) fd: BorrowedFd<'a>,
     pub(super) name: &'a [u8],
+    pub(super) form: Form,
 }
 
 /// What becomes of a time.
@@ -27,9 +29,9 @@ pub enum SetTime {
 }
 
 impl<'a> At<'a> {
-    /// What a descriptor holds.
-    pub fn open(fd: BorrowedFd<'a>) -> At<'a> {
-        At { fd, name: b"" }
+    /// What a descriptor holds that was opened in a branch of this form.
+    pub fn open(fd: BorrowedFd<'a>, form: Form) -> At<'a> {
+        At { fd, name: b"", form }
     }
 
     /// The attributes.

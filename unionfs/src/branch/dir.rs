@@ -10,11 +10,16 @@ use rustix::fs::{AtFlags, Dev, FileType, Mode, OFlags, RawDir, RenameFlags, Reso
 use rustix::io::Errno;
 
 use super::at::{At, SetTime};
+use super::form::Form;
 use super::stat::{Kind, Stat};
 
 /// An open directory of a branch.
 #[derive(Debug)]
-pub struct Dir(OwnedFd);
+pub struct Dir {
+    fd: OwnedFd,
+    /// How the branch is read.
+    pub(super) form: Form,
+}
 
 /// One entry of a directory as it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,32 +47,37 @@ fn absent(error: Errno) -> Result<Option<Stat>, Errno> {
 
 impl Dir {
     /// Takes an open directory.
-    pub fn new(fd: OwnedFd) -> Dir {
-        Dir(fd)
+    pub fn new(fd: OwnedFd, form: Form) -> Dir {
+        Dir { fd, form }
+    }
+
+    /// How the branch is read.
+    pub fn form(&self) -> Form {
+        self.form
     }
 
     /// An entry of the directory, for its attributes.
     pub fn at<'a>(&'a self, name: &'a [u8]) -> At<'a> {
-        At { fd: self.0.as_fd(), name }
+        At { fd: self.fd.as_fd(), name, form: self.form }
     }
 
     /// The attributes of the directory itself.
     pub fn stat(&self) -> Result<Stat, Errno> {
-        Stat::at(&self.0, b"")
+        Stat::at(&self.fd, b"")
     }
 
     /// The attributes of an entry, or nothing if there is none.
     pub fn find(&self, name: &[u8]) -> Result<Option<Stat>, Errno> {
-        Stat::at(&self.0, name).map_or_else(absent, |stat| Ok(Some(stat)))
+        Stat::at(&self.fd, name).map_or_else(absent, |stat| Ok(Some(stat)))
     }
 
     /// Opens a directory below, never one of another mount.
     pub fn open_dir(&self, name: &[u8]) -> Result<Dir, Errno> {
         let resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-        match rustix::fs::openat2(&self.0, name, DIR_FLAGS, Mode::empty(), resolve) {
-            Err(Errno::NOSYS) => Ok(Dir(rustix::fs::openat(&self.0, name, DIR_FLAGS, Mode::empty())?)),
-            opened => Ok(Dir(opened?)),
+        match rustix::fs::openat2(&self.fd, name, DIR_FLAGS, Mode::empty(), resolve) {
+            Err(Errno::NOSYS) => Ok(Dir::new(rustix::fs::openat(&self.fd, name, DIR_FLAGS, Mode::empty())?, self.form)),
+            opened => Ok(Dir::new(opened?, self.form)),
         }
     }
 
@@ -77,8 +87,8 @@ impl Dir {
     /// ESTALE if something else stands there by now.
     pub fn open_file(&self, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let opened = match rustix::fs::openat(&self.0, name, flags | OFlags::NOATIME, Mode::empty()) {
-            Err(Errno::PERM) => rustix::fs::openat(&self.0, name, flags, Mode::empty()),
+        let opened = match rustix::fs::openat(&self.fd, name, flags | OFlags::NOATIME, Mode::empty()) {
+            Err(Errno::PERM) => rustix::fs::openat(&self.fd, name, flags, Mode::empty()),
             opened => opened,
         };
         match opened {
@@ -92,63 +102,63 @@ impl Dir {
     /// Holds an entry, whatever becomes of its name, without access to its content.
     pub fn hold(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.0, name, flags, Mode::empty())
+        rustix::fs::openat(&self.fd, name, flags, Mode::empty())
     }
 
     /// Makes a new regular file and opens it for reading and writing.
     pub fn create_file(&self, name: &[u8], bits: u32) -> Result<OwnedFd, Errno> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.0, name, flags, mode(bits))
+        rustix::fs::openat(&self.fd, name, flags, mode(bits))
     }
 
     /// Makes a directory.
     pub fn make_dir(&self, name: &[u8], bits: u32) -> Result<(), Errno> {
-        rustix::fs::mkdirat(&self.0, name, mode(bits))
+        rustix::fs::mkdirat(&self.fd, name, mode(bits))
     }
 
     /// Makes a fifo, socket or device, or an empty regular file.
     pub fn make_node(&self, name: &[u8], kind: Kind, bits: u32, rdev: u64) -> Result<(), Errno> {
-        rustix::fs::mknodat(&self.0, name, kind.file_type(), mode(bits), rdev as Dev)
+        rustix::fs::mknodat(&self.fd, name, kind.file_type(), mode(bits), rdev as Dev)
     }
 
     /// Makes a symbolic link.
     pub fn make_symlink(&self, name: &[u8], target: &[u8]) -> Result<(), Errno> {
-        rustix::fs::symlinkat(target, &self.0, name)
+        rustix::fs::symlinkat(target, &self.fd, name)
     }
 
     /// Gives an entry a second name, here or in another directory of the same mount.
     pub fn link(&self, name: &[u8], to: &Dir, new: &[u8]) -> Result<(), Errno> {
-        rustix::fs::linkat(&self.0, name, &to.0, new, AtFlags::empty())
+        rustix::fs::linkat(&self.fd, name, &to.fd, new, AtFlags::empty())
     }
 
     /// Renames an entry, here or into another directory of the same mount.
     pub fn rename(&self, name: &[u8], to: &Dir, new: &[u8], flags: RenameFlags) -> Result<(), Errno> {
         if flags.is_empty() {
-            return rustix::fs::renameat(&self.0, name, &to.0, new);
+            return rustix::fs::renameat(&self.fd, name, &to.fd, new);
         }
-        rustix::fs::renameat_with(&self.0, name, &to.0, new, flags)
+        rustix::fs::renameat_with(&self.fd, name, &to.fd, new, flags)
     }
 
     /// Removes an entry that is not a directory.
     pub fn unlink(&self, name: &[u8]) -> Result<(), Errno> {
-        rustix::fs::unlinkat(&self.0, name, AtFlags::empty())
+        rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())
     }
 
     /// Removes an empty directory.
     pub fn remove_dir(&self, name: &[u8]) -> Result<(), Errno> {
-        rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)
+        rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)
     }
 
     /// The target of a symbolic link.
     pub fn read_link(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {
-        Ok(rustix::fs::readlinkat(&self.0, name, Vec::new())?.into_bytes())
+        Ok(rustix::fs::readlinkat(&self.fd, name, Vec::new())?.into_bytes())
     }
 
     /// Opens the directory for reading its entries, or for fsync.
     pub fn open_for_reading(&self) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        match rustix::fs::openat(&self.0, c".", flags | OFlags::NOATIME, Mode::empty()) {
-            Err(Errno::PERM) => rustix::fs::openat(&self.0, c".", flags, Mode::empty()),
+        match rustix::fs::openat(&self.fd, c".", flags | OFlags::NOATIME, Mode::empty()) {
+            Err(Errno::PERM) => rustix::fs::openat(&self.fd, c".", flags, Mode::empty()),
             opened => opened,
         }
     }
@@ -220,6 +230,6 @@ pub fn open_again(held: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno>
 
 impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }

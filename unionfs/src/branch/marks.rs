@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use super::dir::Dir;
 use super::stat::{Kind, Stat};
 use crate::union::name::{NAME_MAX, OPAQUE};
-use crate::union::{Found, Name, NameBuf};
+use crate::union::{Below, Found, Name, NameBuf};
 
 impl Dir {
     /// This directory's word on a name, and the attributes of the entry. Marks are looked at only
@@ -15,7 +15,8 @@ impl Dir {
         let stat = self.find(name.as_bytes())?;
         let found = match &stat {
             Some(stat) if stat.kind != Kind::Dir => Found::Leaf,
-            Some(_) => Found::Dir { opaque: marks && (self.has_opaque(name)? || self.has_whiteout(name)?) },
+            Some(_) if marks && (self.has_opaque(name)? || self.has_whiteout(name)?) => Found::Dir(Below::Hidden),
+            Some(_) => Found::Dir(Below::Merges),
             None if marks && self.has_whiteout(name)? => Found::Whiteout,
             None => Found::Nothing,
         };

@@ -1,6 +1,5 @@
 //! Attributes: getattr, setattr, readlink, statfs.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::fs::StatVfs;
@@ -10,7 +9,7 @@ use super::copy_data::Keep;
 use super::file::Privilege;
 use super::names::is_ours;
 use super::{Attr, Caller, Union};
-use crate::branch::at::{At, SetTime};
+use crate::branch::at::SetTime;
 use crate::branch::stat::{Kind, Stat};
 use crate::inode::{Inode, Place, ROOT};
 use crate::union::BranchIndex;
@@ -47,7 +46,7 @@ impl Union {
     pub fn getattr(&self, ino: u64) -> Result<Attr, Errno> {
         let inode = self.inode(ino)?;
         let stat = match inode.open_file() {
-            Some(open) => At::open(open.real().file.as_fd()).stat()?,
+            Some(open) => open.real().at().stat()?,
             None => match self.stat_by_name(&inode) {
                 Err(Errno::STALE) => self.last_stat(&inode)?,
                 stat => stat?,

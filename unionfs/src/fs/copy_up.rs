@@ -137,7 +137,7 @@ impl Union {
         }
         let file = placed.map(|()| copy.file)?;
         if let (Some(open), Some(file)) = (inode.open_file(), file) {
-            open.switch(Real { file, writable: true, branch: Some(target) });
+            open.switch(Real { file, writable: true, branch: Some(target), form: self.form(Some(target)) });
         }
         Ok(())
     }
@@ -279,10 +279,11 @@ impl Union {
         let temporary = work.temporary_name();
         let file = work.temporary().create_file(&temporary, 0o600)?;
         let made = || -> Result<Stat, Errno> {
-            let stat = Stat::of_file(&real.file)?;
+            let stat = real.at().stat()?;
             copy_data(real.file.as_fd(), file.as_fd(), stat.size, keep)?;
-            At::open(file.as_fd()).take_attributes(At::open(real.file.as_fd()), &stat)?;
-            let copied = Stat::of_file(&file)?;
+            let at = At::open(file.as_fd(), self.form(Some(target)));
+            at.take_attributes(real.at(), &stat)?;
+            let copied = at.stat()?;
             if nlink > 0 {
                 if !self.options.volatile {
                     rustix::fs::fsync(&file)?;
@@ -306,7 +307,8 @@ impl Union {
             // another name of it was looked up meanwhile, by which it is copied up
             return Err(Errno::STALE);
         }
-        open.switch(Real { file, writable: true, branch: (nlink > 0).then_some(target) });
+        let form = self.form(Some(target));
+        open.switch(Real { file, writable: true, branch: (nlink > 0).then_some(target), form });
         Ok(())
     }
 }

@@ -88,7 +88,7 @@ impl Union {
         }
         let (entry, real) = made?;
         let (file, branch) = real.ok_or(Errno::IO)?;
-        let real = Real { file, writable: true, branch: Some(branch) };
+        let real = Real { file, writable: true, branch: Some(branch), form: self.form(Some(branch)) };
         let opened = self.open_made(entry.lookup.inode(), real, flags);
         Ok((entry, opened))
     }

@@ -9,7 +9,6 @@ use rustix::io::Errno;
 use super::copy_data::Keep;
 use super::names::is_ours;
 use super::{Caller, Union};
-use crate::branch::at::At;
 use crate::branch::dir::open_again;
 use crate::branch::stat::{Kind, RealId, Stat};
 use crate::handle::{FileHandle, OpenFile, Real};
@@ -115,7 +114,7 @@ impl Union {
             let id = Stat::of_file(&file)?.id;
             Ok(is_ours(inode, id).then_some((file, id)))
         })?;
-        Ok((Real { file, writable: write, branch: Some(branch) }, id))
+        Ok((Real { file, writable: write, branch: Some(branch), form: self.form(Some(branch)) }, id))
     }
 
     /// Opens a file that a rename replaced a moment ago, for reading.
@@ -123,7 +122,7 @@ impl Union {
         let (held, branch) = self.held.get(inode.ino).ok_or(Errno::STALE)?;
         let file = open_again(held.as_fd(), OFlags::RDONLY | OFlags::NOCTTY)?;
         let id = Stat::of_file(&file)?.id;
-        Ok((Real { file, writable: false, branch: Some(branch) }, id))
+        Ok((Real { file, writable: false, branch: Some(branch), form: self.form(Some(branch)) }, id))
     }
 
     /// Makes the real file of an open inode one that may be written: copies it up, or opens it
@@ -139,7 +138,7 @@ impl Union {
             // without a name; the descriptor itself leads to it
             Err(Errno::STALE) => {
                 let file = open_again(real.file.as_fd(), OFlags::RDWR)?;
-                Real { file, writable: true, branch: real.branch }
+                Real { file, writable: true, branch: real.branch, form: real.form }
             }
             Err(errno) => return Err(errno),
         };
@@ -274,7 +273,7 @@ impl Union {
         caller: Caller,
         privilege: Privilege,
     ) -> Result<(), Errno> {
-        let stat = Stat::of_file(&real.file)?;
+        let stat = real.at().stat()?;
         let keeps = || privilege == Privilege::Asked && caller.may_keep_set_id();
         if stat.mode & 0o6000 == 0 || keeps() {
             return Ok(());
@@ -284,7 +283,7 @@ impl Union {
         let setgid = stat.mode & 0o2000 != 0 && (stat.mode & 0o10 != 0 || !caller.is_in_group(stat.gid));
         let gone = stat.mode & (0o4000 | if setgid { 0o2000 } else { 0 });
         if gone != 0 {
-            At::open(real.file.as_fd()).chmod(stat.mode & !gone)?;
+            real.at().chmod(stat.mode & !gone)?;
             // the kernel asks for the mode no more, and an old one would still give rights
             self.tell_stale(inode.ino);
         }

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::Union;
 use crate::branch::at::At;
 use crate::branch::dir::Dir;
+use crate::branch::form::Form;
 use crate::branch::stat::{RealId, Stat};
 use crate::handle::Real;
 use crate::inode::{Dentry, Inode, Place, ROOT};
@@ -29,15 +30,15 @@ pub(super) enum Where {
     /// In a file that is open.
     Open(Arc<Real>),
     /// In something that is held.
-    Held(Arc<OwnedFd>),
+    Held(Arc<OwnedFd>, Form),
 }
 
 impl Where {
     pub(super) fn at(&self) -> At<'_> {
         match self {
             Where::Named(dir, name) => dir.at(name),
-            Where::Open(real) => At::open(real.file.as_fd()),
-            Where::Held(held) => At::open(held.as_fd()),
+            Where::Open(real) => real.at(),
+            Where::Held(held, form) => At::open(held.as_fd(), *form),
         }
     }
 }
@@ -128,19 +129,22 @@ impl Union {
         }
         let held = self.by_name(inode, |dir, name| {
             let held = if name.is_empty() { dir.hold(b".")? } else { dir.hold(name)? };
-            Ok(ours(inode, Stat::of_file(&held)?).map(|_| held))
+            Ok(ours(inode, Stat::of_file(&held)?).map(|_| (held, dir.form())))
         });
         match held {
             // it lost its last name in this moment
             Err(Errno::STALE) => self.without_name(inode),
-            held => Ok(Where::Held(Arc::new(held?))),
+            held => held.map(|(held, form)| Where::Held(Arc::new(held), form)),
         }
     }
 
     fn without_name(&self, inode: &Inode) -> Result<Where, Errno> {
         match inode.open_file() {
             Some(open) => Ok(Where::Open(open.real())),
-            None => self.held.get(inode.ino).map(|(held, _)| Where::Held(held)).ok_or(Errno::STALE),
+            None => {
+                let (held, branch) = self.held.get(inode.ino).ok_or(Errno::STALE)?;
+                Ok(Where::Held(held, self.form(Some(branch))))
+            }
         }
     }
 

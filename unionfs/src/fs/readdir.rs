@@ -13,7 +13,7 @@ use crate::branch::stat::{Kind, RealId};
 use crate::handle::{Item, Listing};
 use crate::inode::{Birth, Inode, Place, ROOT, Ref};
 use crate::union::merge::Listed;
-use crate::union::{BranchIndex, Found, Name, RawName, merge};
+use crate::union::{Below, BranchIndex, Found, Name, RawName, merge};
 
 /// Offset after `..` in a merged listing; its items come after it.
 const DOT_DOT: u64 = 2;
@@ -193,7 +193,7 @@ impl Union {
         for entry in dir.entries()? {
             let hidden = match RawName::parse(&entry.name) {
                 RawName::Entry(name) => {
-                    let found = if entry.kind == Kind::Dir { Found::Dir { opaque: false } } else { Found::Leaf };
+                    let found = if entry.kind == Kind::Dir { Found::Dir(Below::Merges) } else { Found::Leaf };
                     let name = name.to_owned();
                     let item = Item { name: name.clone(), branch, dev, raw_ino: entry.ino, kind: entry.kind };
                     words.push(Listed { name, found, about: Some(item) });

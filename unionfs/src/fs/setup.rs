@@ -12,6 +12,7 @@ use super::Union;
 use super::dirs::{DirCache, Held, Purge};
 use super::places::{Relation, Site};
 use crate::branch::dir::Dir;
+use crate::branch::form::Form;
 use crate::branch::work::{Work, WorkError};
 use crate::branch::{self, Branch};
 use crate::handle::Handles;
@@ -19,7 +20,7 @@ use crate::identity::Numbers;
 use crate::inode::{Birth, Inodes, Place, ROOT, Stack};
 use crate::mount::table;
 use crate::options::{Access, BranchSpec, Options};
-use crate::union::{BranchIndex, Cut, Found, Resolved, resolve};
+use crate::union::{Below, BranchIndex, Cut, Found, Resolved, resolve};
 
 /// Why a union cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +119,7 @@ fn root_stack(branches: &[Branch]) -> Result<Stack, SetupError> {
     let roots = (0..).map(BranchIndex).zip(branches).map(|(index, branch)| {
         let fail = |errno| SetupError::Open(branch.spec.path.clone(), errno);
         let opaque = branch.honours_whiteouts() && branch.root.is_opaque().map_err(fail)?;
-        Ok((index, Found::Dir { opaque }))
+        Ok((index, Found::Dir(if opaque { Below::Hidden } else { Below::Merges })))
     });
     let Resolved::Dir { stack, cut } = resolve(roots)? else { return Err(SetupError::NoBranches) };
     let last = stack.last().copied().unwrap_or(BranchIndex(0));
@@ -156,9 +157,10 @@ fn open_all(branches: &[BranchSpec], options: &Options, sites: &[Site]) -> Resul
     for (at, spec) in branches.iter().enumerate() {
         let fail = |errno| SetupError::Open(spec.path.clone(), errno);
         let writable = spec.access == Access::ReadWrite;
+        let form = branch::form_of(spec);
         let (root, area) = match workdir.take_if(|_| writable) {
-            Some(workdir) => open_with_workdir(&spec.path, workdir)?,
-            None => (branch::open_root(&spec.path, !writable && !spec.init).map_err(fail)?, None),
+            Some(workdir) => open_with_workdir(&spec.path, workdir, form)?,
+            None => (branch::open_root(&spec.path, !writable && !spec.init, form).map_err(fail)?, None),
         };
         let honest_listing = branch::has_honest_listing(&root).map_err(fail)?;
         let work = if writable { Some(open_work(&spec.path, &root, area.as_ref())?) } else { None };
@@ -169,9 +171,9 @@ fn open_all(branches: &[BranchSpec], options: &Options, sites: &[Site]) -> Resul
     Ok(opened)
 }
 
-fn open_with_workdir(path: &Path, workdir: &Path) -> Result<(Dir, Option<Dir>), SetupError> {
+fn open_with_workdir(path: &Path, workdir: &Path, form: Form) -> Result<(Dir, Option<Dir>), SetupError> {
     let fail = |errno| SetupError::Workdir(workdir.to_owned(), path.to_owned(), errno);
-    let (root, area) = branch::open_root_and_workdir(path, workdir).map_err(fail)?;
+    let (root, area) = branch::open_root_and_workdir(path, workdir, form).map_err(fail)?;
     Ok((root, Some(area)))
 }
 
@@ -201,7 +203,7 @@ fn empty_dir(opened: &[Branch]) -> Result<Dir, Errno> {
     let fail = |error: std::io::Error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
     let path = std::env::temp_dir().join(format!(".runionfs-empty-{}", std::process::id()));
     std::fs::create_dir(&path).map_err(fail)?;
-    let dir = branch::open_root(&path, true);
+    let dir = branch::open_root(&path, true, Form::default());
     std::fs::remove_dir(&path).map_err(fail)?;
     dir
 }

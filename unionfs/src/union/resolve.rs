@@ -25,10 +25,19 @@ pub enum Found {
     /// An entry that is not a directory.
     Leaf,
     /// A directory.
-    Dir {
-        /// Whether it hides the directories below it.
-        opaque: bool,
-    },
+    Dir(Below),
+}
+
+/// What a directory does to the branches below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Below {
+    /// The directories of its name there merge with it.
+    Merges,
+    /// It is opaque: nothing below shows in it.
+    Hidden,
+    /// It was renamed with what is below: its record says which directory there merges with it,
+    /// whatever lies under its name (rule 25).
+    Elsewhere,
 }
 
 impl Found {
@@ -37,7 +46,9 @@ impl Found {
         match self {
             Found::Nothing | Found::Whiteout => Found::Whiteout,
             Found::Leaf => Found::Leaf,
-            Found::Dir { .. } => Found::Dir { opaque: true },
+            // what the whiteout hides has another name than what the record says
+            Found::Dir(Below::Elsewhere) => Found::Dir(Below::Elsewhere),
+            Found::Dir(Below::Merges | Below::Hidden) => Found::Dir(Below::Hidden),
         }
     }
 
@@ -46,7 +57,7 @@ impl Found {
         match self {
             Found::Nothing => Verdict::Open,
             Found::Whiteout => Verdict::Hidden,
-            Found::Leaf | Found::Dir { .. } => Verdict::Shown,
+            Found::Leaf | Found::Dir(_) => Verdict::Shown,
         }
     }
 }
@@ -71,6 +82,9 @@ pub enum Cut {
     Below(BranchIndex),
     /// By an entry of this branch that is not a directory, under a directory: its place is taken.
     From(BranchIndex),
+    /// By the record of a directory of this branch: what merges with it below is found by
+    /// [`super::redirect`], and not by the name.
+    Elsewhere(BranchIndex),
 }
 
 impl Cut {
@@ -78,7 +92,7 @@ impl Cut {
     /// is seen; nothing if there is none.
     pub fn lowest_seen(self) -> Option<BranchIndex> {
         match self {
-            Cut::Below(branch) => Some(branch),
+            Cut::Below(branch) | Cut::Elsewhere(branch) => Some(branch),
             Cut::From(branch) => branch.0.checked_sub(1).map(BranchIndex),
         }
     }
@@ -140,12 +154,13 @@ impl Scan {
             Found::Whiteout => self.cut = Some(Cut::Below(branch)),
             Found::Leaf if first => self.leaf = Some(branch),
             Found::Leaf => self.cut = Some(Cut::From(branch)),
-            Found::Dir { opaque } => {
+            Found::Dir(below) => {
                 self.stack.push(branch);
-                if !opaque {
-                    return Next::More;
+                match below {
+                    Below::Merges => return Next::More,
+                    Below::Hidden => self.cut = Some(Cut::Below(branch)),
+                    Below::Elsewhere => self.cut = Some(Cut::Elsewhere(branch)),
                 }
-                self.cut = Some(Cut::Below(branch));
             }
         }
         Next::Done
