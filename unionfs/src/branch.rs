@@ -11,14 +11,18 @@ pub mod work;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
 use crate::options::{Access, BranchSpec};
+use crate::union::name::RECORDS;
 use dir::Dir;
 use form::Form;
+use marks::Heed;
+use stat::Kind;
 use work::Work;
 
 /// An open branch.
@@ -34,6 +38,8 @@ pub struct Branch {
     pub covered: Vec<(u64, u64)>,
     /// Whether a listing tells the inode numbers that stat tells, all of one device.
     pub honest_listing: bool,
+    /// Whether there may be records of renamed directories.
+    pub records: AtomicBool,
 }
 
 /// File systems (by `f_type`, statfs(2)) whose listings tell the same inode numbers as stat, for
@@ -44,6 +50,15 @@ const HONEST: [u32; 6] = [0xEF53, 0x5846_5342, 0x0102_1994, 0x7371_7368, 0xE0F5_
 /// The form of a branch that is given like this.
 pub fn form_of(_spec: &BranchSpec) -> Form {
     Form::default()
+}
+
+/// Whether there may be records of renamed directories in a branch.
+pub fn has_records(root: &Dir) -> Result<bool, Errno> {
+    match root.find(RECORDS) {
+        // a union, which has such names for nobody
+        Err(Errno::PERM) => Ok(false),
+        found => Ok(found?.is_some()),
+    }
 }
 
 /// Whether a listing of this directory's file system can be trusted.
@@ -61,6 +76,29 @@ impl Branch {
     /// Whether names may be written here.
     pub fn writable(&self) -> bool {
         self.spec.access == Access::ReadWrite
+    }
+
+    /// What of the marks here counts; whiteouts only where `hiding` can matter.
+    pub fn heed(&self, hiding: bool) -> Heed {
+        let whiteouts = self.honours_whiteouts();
+        Heed { whiteouts: whiteouts && hiding, records: whiteouts && self.records.load(Ordering::Acquire) }
+    }
+
+    /// Says on the disk that there may be records here from now on.
+    ///
+    /// # Errors
+    /// Those of making a file.
+    pub fn begin_records(&self) -> Result<(), Errno> {
+        if self.records.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let made = self.root.keeping_times(|| self.root.make_node(RECORDS, Kind::File, 0o444, 0));
+        match made {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        self.records.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Whether an entry that lies here is changed in its place, not copied up.

@@ -14,8 +14,9 @@ use std::rc::Rc;
 
 use rustix::io::Errno;
 
-use crate::branch;
+use crate::branch::dir::Dir;
 use crate::options::{Access, BranchSpec};
+use crate::union::redirect::Place;
 use crate::union::{BranchIndex, NameBuf, Resolved};
 use view::{Level, Sight, View};
 
@@ -83,14 +84,9 @@ pub fn diff(branches: &[BranchSpec]) -> Result<Vec<Change>, DiffError> {
     if on_top == 0 {
         return Err(DiffError::NothingOnTop(branches.first().map(|branch| branch.path.clone()).unwrap_or_default()));
     }
-    let view = View::new(branches);
-    let open =
-        |(index, branch): (u16, &BranchSpec)| match branch::open_root(&branch.path, true, branch::form_of(branch)) {
-            Ok(dir) => Ok((BranchIndex(index), Rc::new(dir))),
-            Err(error) => Err(DiffError::Branch { path: branch.path.clone(), error }),
-        };
-    let all = (0..).zip(branches).map(open).collect::<Result<Level, _>>()?;
-    let roots = view.cut_roots(&all, on_top).map_err(|error| DiffError::Directory { path: b"/".to_vec(), error })?;
+    let view = View::open_all(branches)?;
+    let root = |first| view.root(first).map_err(|error| failed(b"/", error));
+    let roots = Twice { now: root(0)?, before: root(on_top)? };
     let mut walk = Walk { view, on_top, changes: Vec::new() };
     walk.all(roots)?;
     Ok(with_parents(walk.changes))
@@ -124,13 +120,6 @@ struct Pending {
     /// The path of the parent, with a slash at its end.
     path: Rc<[u8]>,
     name: NameBuf,
-    stacks: Stacks,
-}
-
-/// The branches behind a directory, with the branches on top and without them.
-struct Stacks {
-    now: Vec<BranchIndex>,
-    before: Vec<BranchIndex>,
 }
 
 struct Walk {
@@ -144,51 +133,64 @@ impl Walk {
         let mut pending = self.directory(Rc::new(roots), b"/".as_slice().into())?;
         while let Some(next) = pending.pop() {
             let path: Rc<[u8]> = [&next.path, next.name.as_bytes(), b"/"].concat().into();
-            let twice = open(&next).map_err(|error| failed(&path, error))?;
+            let twice = self.open(&next).map_err(|error| failed(&path, error))?;
             pending.extend(self.directory(Rc::new(twice), path)?);
         }
         Ok(())
     }
 
-    /// Compares the entries of one directory; the directories in it that the top holds, too.
+    fn open(&self, pending: &Pending) -> Result<Twice, Errno> {
+        let (parent, name) = (&pending.parent, pending.name.as_name());
+        Ok(Twice { now: self.view.enter(&parent.now, name)?, before: self.view.enter(&parent.before, name)? })
+    }
+
+    /// Compares the entries of one directory; the directories in it that may differ, too.
     fn directory(&mut self, dir: Rc<Twice>, path: Rc<[u8]>) -> Result<Vec<Pending>, DiffError> {
         let mut pending = Vec::new();
         for name in self.names(&dir).map_err(|error| failed(&path, error))? {
-            if let Some(stacks) = self.entry(&dir, &path, &name).map_err(|error| failed(&path, error))? {
-                pending.push(Pending { parent: Rc::clone(&dir), path: Rc::clone(&path), name, stacks });
+            if self.entry(&dir, &path, &name).map_err(|error| failed(&path, error))? {
+                pending.push(Pending { parent: Rc::clone(&dir), path: Rc::clone(&path), name });
             }
         }
         Ok(pending)
     }
 
     /// The names whose fate may differ: those the top speaks of, and all others where it hides
-    /// a branch.
+    /// a branch or shows one that lies elsewhere.
     fn names(&self, dir: &Twice) -> Result<BTreeSet<NameBuf>, Errno> {
         let mut names = BTreeSet::new();
-        for (_, dir) in dir.now.iter().filter(|(branch, _)| self.is_on_top(*branch)) {
+        let on_top = |place: &&Place<Option<Rc<Dir>>>| self.is_on_top(place.branch);
+        for dir in dir.now.stack.iter().filter(on_top).filter_map(|place| place.dir.as_ref()) {
             view::names(dir, view::Marks::Too, &mut names)?;
         }
-        let hides = dir.before.iter().any(|(branch, _)| !dir.now.iter().any(|(other, _)| other == branch));
-        for (_, dir) in dir.before.iter().filter(|_| hides) {
-            view::names(dir, view::Marks::Not, &mut names)?;
+        if !self.shows_the_same_below(dir) {
+            let below = dir.now.stack.iter().filter(|place| !on_top(place)).chain(&dir.before.stack);
+            for dir in below.filter_map(|place| place.dir.as_ref()) {
+                view::names(dir, view::Marks::Not, &mut names)?;
+            }
         }
         Ok(names)
     }
 
-    /// Compares one entry. Where it is a directory that the top holds, the branches behind it.
-    fn entry(&mut self, dir: &Twice, path: &[u8], name: &NameBuf) -> Result<Option<Stacks>, Errno> {
+    /// Whether what is below the top is the same with it and without.
+    fn shows_the_same_below(&self, dir: &Twice) -> bool {
+        let below = dir.now.stack.iter().filter(|place| !self.is_on_top(place.branch));
+        let place = |place: &Place<_>| (place.branch, place.path.clone());
+        below.map(place).eq(dir.before.stack.iter().map(place))
+    }
+
+    /// Compares one entry. Says whether it is a directory in which something may differ.
+    fn entry(&mut self, dir: &Twice, path: &[u8], name: &NameBuf) -> Result<bool, Errno> {
         let now = self.view.look(&dir.now, name.as_name())?;
         let before = self.view.look(&dir.before, name.as_name())?;
         let is_own = self.view.is_in_init_branch(&dir.before, name.as_name())?;
         if let Some(kind) = self.fate(dir, name, &before, &now)?.filter(|_| !is_own) {
             self.changes.push(Change { kind, path: [path, name.as_bytes()].concat() });
         }
-        Ok(match now.resolved {
-            Resolved::Dir { stack, .. } if stack.iter().any(|branch| self.is_on_top(*branch)) => {
-                Some(Stacks { now: stack, before: stack_of(before.resolved) })
-            }
-            _ => None,
-        })
+        let Resolved::Dir { stack, .. } = now.resolved else { return Ok(false) };
+        let below = |place: &&Place<_>| !self.is_on_top(place.branch);
+        let elsewhere = !self.shows_the_same_below(dir) && dir.now.stack.iter().any(|place| below(&place));
+        Ok(elsewhere || stack.iter().any(|branch| self.is_on_top(*branch)))
     }
 
     fn fate(&self, dir: &Twice, name: &NameBuf, before: &Sight, now: &Sight) -> Result<Option<Kind>, Errno> {
@@ -196,7 +198,11 @@ impl Walk {
             (None, None) => None,
             (None, Some(_)) => Some(Kind::Added),
             (Some(_), None) => Some(Kind::Deleted),
-            (Some(_), Some(now)) if !self.is_on_top(now) => None,
+            // the same entry, unless a directory above it lies elsewhere
+            (Some(_), Some(on)) if !self.is_on_top(on) => {
+                let id = |sight: &Sight| sight.stat.map(|stat| stat.id);
+                (id(before) != id(now)).then_some(Kind::Changed)
+            }
             (Some(old), Some(new)) => {
                 let both_dirs = [before, now].iter().all(|sight| matches!(sight.resolved, Resolved::Dir { .. }));
                 let same = both_dirs
@@ -214,23 +220,9 @@ impl Walk {
     }
 }
 
-fn on(level: &Level, branch: BranchIndex) -> Result<&branch::dir::Dir, Errno> {
-    level.iter().find(|(index, _)| *index == branch).map(|(_, dir)| &**dir).ok_or(Errno::NOENT)
-}
-
-fn stack_of(resolved: Resolved) -> Vec<BranchIndex> {
-    match resolved {
-        Resolved::Dir { stack, .. } => stack,
-        Resolved::Leaf(_) | Resolved::Missing { .. } => Vec::new(),
-    }
-}
-
-fn open(pending: &Pending) -> Result<Twice, Errno> {
-    let name = pending.name.as_bytes();
-    Ok(Twice {
-        now: view::open(&pending.parent.now, &pending.stacks.now, name)?,
-        before: view::open(&pending.parent.before, &pending.stacks.before, name)?,
-    })
+fn on(level: &Level, branch: BranchIndex) -> Result<&Dir, Errno> {
+    let place = level.stack.iter().find(|place| place.branch == branch);
+    place.and_then(|place| place.dir.as_deref()).ok_or(Errno::NOENT)
 }
 
 fn failed(path: &[u8], error: Errno) -> DiffError {

@@ -22,6 +22,7 @@ mod create;
 mod dirs;
 mod file;
 mod lookup;
+mod moved;
 mod names;
 mod parents;
 mod places;
@@ -47,10 +48,10 @@ use crate::branch::stat::Stat;
 use crate::branch::work::Work;
 use crate::handle::Handles;
 use crate::identity::Numbers;
-use crate::inode::{Inode, Inodes, Ref, Stack};
+use crate::inode::{Inode, Inodes, Ref};
 use crate::options::{BranchSpec, Options, Udba};
 use crate::union::policy::Candidate;
-use crate::union::{BranchIndex, Name, NameError, Resolved};
+use crate::union::{BranchIndex, Name, NameError, Redirect, Resolved};
 
 pub use attr::Change;
 pub use create::New;
@@ -125,6 +126,8 @@ struct Sight {
     stat: Option<Stat>,
     /// The real identities of all directories of the name, mixed.
     dirs: u64,
+    /// Where what is below the last of them lies, if not under the name.
+    redirect: Option<Redirect>,
 }
 
 /// A directory on each of its branches, top first.
@@ -200,13 +203,27 @@ impl Union {
         (0..).map(BranchIndex).zip(&self.branches).filter_map(|(index, b)| Some((index, b.work.as_ref()?)))
     }
 
-    fn candidates(&self, parent: &Stack) -> Vec<Candidate> {
-        let candidate = |(index, branch): (u16, &Branch)| Candidate {
-            branch: BranchIndex(index),
-            writable: branch.writable(),
-            has_parent: parent.branches.contains(&BranchIndex(index)),
+    /// The branches as those for a new entry in a directory.
+    fn candidates(&self, dir: &Inode) -> Result<Vec<Candidate>, Errno> {
+        let parent = dir.stack()?;
+        let candidate = |(index, branch): (u16, &Branch)| {
+            let branch_index = BranchIndex(index);
+            Ok(Candidate {
+                branch: branch_index,
+                writable: branch.writable() && self.reaches(dir, branch_index)?,
+                has_parent: parent.branches.contains(&branch_index),
+            })
         };
         (0..).zip(&self.branches).map(candidate).collect()
+    }
+
+    /// The same for an entry that has names in two directories, or goes from one to the other.
+    fn candidates_for_both(&self, one: &Inode, other: &Inode) -> Result<Vec<Candidate>, Errno> {
+        let mut candidates = self.candidates(one)?;
+        for candidate in candidates.iter_mut().filter(|candidate| candidate.writable) {
+            candidate.writable = self.reaches(other, candidate.branch)?;
+        }
+        Ok(candidates)
     }
 
     /// The directory `inode` as it is on each of its branches.

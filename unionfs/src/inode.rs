@@ -92,12 +92,29 @@ pub struct Stack {
     pub branches: SmallVec<[BranchIndex; 4]>,
     /// The lowest branch on which a new entry in this directory is seen.
     pub lowest_seen: BranchIndex,
+    /// Where it was renamed with what is below.
+    pub redirect: Option<Box<Redirected>>,
+}
+
+/// Of a renamed directory, what is not found by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirected {
+    /// The branch of the record.
+    pub branch: BranchIndex,
+    /// The directories below that one: their paths in their branches.
+    pub places: Vec<(BranchIndex, Box<[u8]>)>,
 }
 
 impl Stack {
     /// The topmost branch.
     pub fn top(&self) -> BranchIndex {
         self.branches[0]
+    }
+
+    /// The path in a branch, where the directory does not lie there under its name.
+    pub fn elsewhere(&self, branch: BranchIndex) -> Option<&[u8]> {
+        let places = &self.redirect.as_ref()?.places;
+        places.iter().find(|(at, _)| *at == branch).map(|(_, path)| &**path)
     }
 
     /// The same stack with one more branch.

@@ -48,11 +48,23 @@ pub enum Udba {
     Reval,
 }
 
+/// What becomes of a rename of a directory that merges with directories of branches below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dirren {
+    /// It leaves a record. The default.
+    #[default]
+    On,
+    /// EXDEV, so that callers copy it.
+    Off,
+}
+
 /// What shapes the union, apart from its branches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
     /// How direct changes to branches are noticed.
     pub udba: Udba,
+    /// Whether directories with content on branches below are renamed.
+    pub dirren: Dirren,
     /// No fsync at all; refuses reuse after a crash.
     pub volatile: bool,
     /// Where the work area of the topmost writable branch lies, if not at the branch's root.

@@ -13,8 +13,10 @@ pub mod merge;
 pub mod name;
 pub mod plan;
 pub mod policy;
+pub mod redirect;
 pub mod resolve;
 
 pub use merge::merge;
 pub use name::{Name, NameBuf, NameError, RawName};
+pub use redirect::Redirect;
 pub use resolve::{Below, BranchIndex, Cut, Found, Resolved, Scan, resolve};

@@ -5,22 +5,70 @@ use rustix::io::Errno;
 
 use super::dir::Dir;
 use super::stat::{Kind, Stat};
-use crate::union::name::{NAME_MAX, OPAQUE};
-use crate::union::{Below, Found, Name, NameBuf};
+use crate::union::name::{NAME_MAX, OPAQUE, RECORD};
+use crate::union::{Below, Found, Name, NameBuf, Redirect};
+
+/// What of a branch's marks counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heed {
+    /// Whiteouts and opaque marks.
+    pub whiteouts: bool,
+    /// Records of renamed directories.
+    pub records: bool,
+}
+
+/// A directory's word on a name.
+#[derive(Debug)]
+pub struct Word {
+    /// The word.
+    pub found: Found,
+    /// The attributes of the entry.
+    pub stat: Option<Stat>,
+    /// The record, where what is below lies elsewhere.
+    pub redirect: Option<Redirect>,
+}
 
 impl Dir {
-    /// This directory's word on a name, and the attributes of the entry. Marks are looked at only
-    /// where they count.
-    pub fn word(&self, name: Name<'_>, marks: bool) -> Result<(Found, Option<Stat>), Errno> {
+    /// This directory's word on a name.
+    ///
+    /// # Errors
+    /// EIO for a record that says nothing, and those of the branch.
+    pub fn word(&self, name: Name<'_>, heed: Heed) -> Result<Word, Errno> {
         let stat = self.find(name.as_bytes())?;
+        let is_dir = stat.is_some_and(|stat| stat.kind == Kind::Dir);
+        if is_dir
+            && heed.records
+            && let Some(redirect) = self.record_of(name)?
+            && !self.has_opaque(name)?
+        {
+            return Ok(Word { found: Found::Dir(Below::Elsewhere), stat, redirect: Some(redirect) });
+        }
         let found = match &stat {
-            Some(stat) if stat.kind != Kind::Dir => Found::Leaf,
-            Some(_) if marks && (self.has_opaque(name)? || self.has_whiteout(name)?) => Found::Dir(Below::Hidden),
+            Some(_) if !is_dir => Found::Leaf,
+            Some(_) if heed.whiteouts && (self.has_opaque(name)? || self.has_whiteout(name)?) => {
+                Found::Dir(Below::Hidden)
+            }
             Some(_) => Found::Dir(Below::Merges),
-            None if marks && self.has_whiteout(name)? => Found::Whiteout,
+            None if heed.whiteouts && self.has_whiteout(name)? => Found::Whiteout,
             None => Found::Nothing,
         };
-        Ok((found, stat))
+        Ok(Word { found, stat, redirect: None })
+    }
+
+    /// The record of the directory of that name.
+    fn record_of(&self, name: Name<'_>) -> Result<Option<Redirect>, Errno> {
+        match self.read_link(&[name.as_bytes(), b"/", RECORD].concat()) {
+            Ok(path) => match Redirect::path(&path) {
+                Some(redirect) => Ok(Some(redirect)),
+                None => {
+                    tracing::error!(?name, "a directory's record of its place below is damaged");
+                    Err(Errno::IO)
+                }
+            },
+            // none; no link, which was not written by us; a union as a branch; replaced in this moment
+            Err(Errno::NOENT | Errno::INVAL | Errno::PERM | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Whether there is a whiteout of a name.

@@ -41,6 +41,9 @@ pub struct Work {
     /// Counts the mounts of this branch, so that substitute numbers never repeat.
     epoch: u64,
     sequence: AtomicU64,
+    /// Whether changes of different directories may reach the disk in another order than they were
+    /// made in.
+    unordered: bool,
     _lock: OwnedFd,
 }
 
@@ -84,8 +87,14 @@ impl Work {
             unwritten: Mutex::default(),
             epoch,
             sequence: AtomicU64::new(0),
+            unordered: !is_ordered(parent)?,
             _lock: lock,
         })
+    }
+
+    /// Whether a change must be durable before another one that relies on it.
+    pub fn needs_order(&self) -> bool {
+        self.unordered
     }
 
     /// The directory where entries are prepared.
@@ -203,6 +212,14 @@ impl Work {
             result => result,
         }
     }
+}
+
+/// File systems whose one journal keeps changes of names in order: ext2 to ext4, xfs, tmpfs.
+const ORDERED: [u32; 3] = [0xEF53, 0x5846_5342, 0x0102_1994];
+
+fn is_ordered(dir: &Dir) -> Result<bool, Errno> {
+    let magic = rustix::fs::fstatfs(dir)?.f_type as u32;
+    Ok(ORDERED.contains(&magic))
 }
 
 fn make_and_open(parent: &Dir, name: &[u8]) -> Result<Dir, Errno> {

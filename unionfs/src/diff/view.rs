@@ -5,21 +5,25 @@ use std::rc::Rc;
 
 use rustix::io::Errno;
 
-use super::Twice;
+use super::DiffError;
+use crate::branch;
 use crate::branch::at::At;
 use crate::branch::dir::Dir;
+use crate::branch::marks::Heed;
 use crate::branch::stat::Stat;
 use crate::options::{Access, BranchSpec};
+use crate::union::redirect::{self, Branches, Place, Places};
 use crate::union::resolve::Next;
-use crate::union::{BranchIndex, Name, NameBuf, RawName, Resolved, Scan};
+use crate::union::{BranchIndex, Found, Name, NameBuf, RawName, Redirect, Resolved, Scan};
 
-/// A directory on each of its branches, top first.
-pub(super) type Level = Vec<(BranchIndex, Rc<Dir>)>;
+/// A directory on each of its branches, top first; nothing where a mount point could not be looked
+/// behind: it is empty then, as in the union.
+pub(super) type Level = Places<Option<Rc<Dir>>>;
 
 /// Extended attributes with this in their names are ours, and no part of a directory.
 const PRIVATE: &[u8] = b".runionfs.";
 
-/// What the branches are to the rules.
+/// The branches, open.
 #[derive(Debug)]
 pub(super) struct View {
     branches: Vec<About>,
@@ -27,13 +31,15 @@ pub(super) struct View {
 
 #[derive(Debug)]
 struct About {
-    honours_whiteouts: bool,
+    root: Rc<Dir>,
+    heed: Heed,
     init: bool,
 }
 
 /// What was found under a name.
 #[derive(Debug)]
 pub(super) struct Sight {
+    /// Where; of a directory, the branches that it is on under its name.
     pub(super) resolved: Resolved,
     /// Of the topmost entry.
     pub(super) stat: Option<Stat>,
@@ -46,54 +52,96 @@ pub(super) enum Marks {
     Not,
 }
 
+impl Branches for View {
+    type Dir = Option<Rc<Dir>>;
+    type Error = Errno;
+
+    fn roots_below(&self, branch: BranchIndex) -> Result<Vec<(BranchIndex, Self::Dir)>, Errno> {
+        self.roots_from(branch.get() + 1)
+    }
+
+    fn word(&self, branch: BranchIndex, dir: &Self::Dir, name: Name<'_>) -> Result<(Found, Option<Redirect>), Errno> {
+        let Some(dir) = dir else { return Ok((Found::Nothing, None)) };
+        let word = dir.word(name, self.heed(branch))?;
+        Ok((word.found, word.redirect))
+    }
+
+    fn open(&self, _branch: BranchIndex, dir: &Self::Dir, name: Name<'_>) -> Result<Self::Dir, Errno> {
+        let Some(dir) = dir else { return Ok(None) };
+        match dir.open_dir(name.as_bytes()) {
+            Ok(dir) => Ok(Some(Rc::new(dir))),
+            Err(Errno::XDEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 impl View {
-    pub(super) fn new(branches: &[BranchSpec]) -> View {
-        let about = |branch: &BranchSpec| About {
-            honours_whiteouts: branch.whiteouts || branch.access == Access::ReadWrite,
-            init: branch.init,
+    /// Opens the branches, for reading only.
+    pub(super) fn open_all(branches: &[BranchSpec]) -> Result<View, DiffError> {
+        let open = |branch: &BranchSpec| {
+            let fail = |error| DiffError::Branch { path: branch.path.clone(), error };
+            let root = branch::open_root(&branch.path, true, branch::form_of(branch)).map_err(fail)?;
+            let whiteouts = branch.whiteouts || branch.access == Access::ReadWrite;
+            let heed = Heed { whiteouts, records: whiteouts && branch::has_records(&root).map_err(fail)? };
+            Ok(About { root: Rc::new(root), heed, init: branch.init })
         };
-        View { branches: branches.iter().map(about).collect() }
+        Ok(View { branches: branches.iter().map(open).collect::<Result<_, _>>()? })
     }
 
-    fn honours_whiteouts(&self, branch: BranchIndex) -> bool {
-        self.branches.get(branch.get()).is_some_and(|about| about.honours_whiteouts)
+    fn heed(&self, branch: BranchIndex) -> Heed {
+        let nothing = Heed { whiteouts: false, records: false };
+        self.branches.get(branch.get()).map_or(nothing, |about| about.heed)
     }
 
-    /// Both views of the root: an opaque mark in the root of a branch hides all below it.
-    pub(super) fn cut_roots(&self, all: &Level, on_top: usize) -> Result<Twice, Errno> {
-        Ok(Twice { now: self.cut(all)?, before: self.cut(&all[on_top.min(all.len())..])? })
+    /// The root as it is on the branches from one on: an opaque mark in it hides all below.
+    pub(super) fn root(&self, first: usize) -> Result<Level, Errno> {
+        let place = |(branch, dir)| Place { branch, dir, path: Vec::new() };
+        let stack: Vec<_> = self.roots_from(first)?.into_iter().map(place).collect();
+        let lowest_seen = stack.last().map_or(BranchIndex(0), |place| place.branch);
+        Ok(Places { stack, lowest_seen })
     }
 
-    fn cut(&self, level: &[(BranchIndex, Rc<Dir>)]) -> Result<Level, Errno> {
-        let mut seen = Vec::new();
-        for (branch, dir) in level {
-            seen.push((*branch, Rc::clone(dir)));
-            if self.honours_whiteouts(*branch) && dir.is_opaque()? {
+    fn roots_from(&self, first: usize) -> Result<Vec<(BranchIndex, Option<Rc<Dir>>)>, Errno> {
+        let mut roots = Vec::new();
+        for (index, about) in (0..).map(BranchIndex).zip(&self.branches).skip(first) {
+            roots.push((index, Some(Rc::clone(&about.root))));
+            if about.heed.whiteouts && about.root.is_opaque()? {
                 break;
             }
         }
-        Ok(seen)
+        Ok(roots)
     }
 
     /// Finds a name in a directory.
     pub(super) fn look(&self, level: &Level, name: Name<'_>) -> Result<Sight, Errno> {
         let mut scan = Scan::default();
         let mut topmost = None;
-        for (branch, dir) in level {
-            let (found, stat) = dir.word(name, self.honours_whiteouts(*branch))?;
-            topmost = topmost.or(stat);
-            if scan.hear(*branch, found) == Next::Done {
+        for place in &level.stack {
+            let Some(dir) = &place.dir else { continue };
+            let word = dir.word(name, self.heed(place.branch))?;
+            topmost = topmost.or(word.stat);
+            if scan.hear(place.branch, word.found) == Next::Done {
                 break;
             }
         }
-        Ok(Sight { resolved: scan.finish(), stat: topmost })
+        let resolved = scan.finish();
+        Ok(Sight { stat: resolved.topmost().and(topmost), resolved })
+    }
+
+    /// The directory of a name; without branches if there is none.
+    pub(super) fn enter(&self, level: &Level, name: Name<'_>) -> Result<Level, Errno> {
+        redirect::step(self, level, name)
     }
 
     /// Whether an init branch holds an entry of this name.
     pub(super) fn is_in_init_branch(&self, level: &Level, name: Name<'_>) -> Result<bool, Errno> {
-        for (branch, dir) in level {
-            let is_init = self.branches.get(branch.get()).is_some_and(|about| about.init);
-            if is_init && dir.find(name.as_bytes())?.is_some() {
+        for place in &level.stack {
+            let is_init = self.branches.get(place.branch.get()).is_some_and(|about| about.init);
+            if is_init
+                && let Some(dir) = &place.dir
+                && dir.find(name.as_bytes())?.is_some()
+            {
                 return Ok(true);
             }
         }
@@ -112,20 +160,6 @@ pub(super) fn names(dir: &Dir, marks: Marks, names: &mut BTreeSet<NameBuf>) -> R
         }
     }
     Ok(())
-}
-
-/// Opens a directory below on the branches behind it. Where a mount point could not be looked
-/// behind, it is empty, as in the union.
-pub(super) fn open(level: &Level, stack: &[BranchIndex], name: &[u8]) -> Result<Level, Errno> {
-    let mut below = Vec::with_capacity(stack.len());
-    for (branch, dir) in level.iter().filter(|(branch, _)| stack.contains(branch)) {
-        match dir.open_dir(name) {
-            Ok(dir) => below.push((*branch, Rc::new(dir))),
-            Err(Errno::XDEV) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(below)
 }
 
 /// Whether two directories are the same but for what is in them.

@@ -179,7 +179,7 @@ impl Union {
         let mut file = None;
         // another copy of the directory may have another group or ACL to pass on
         let plain = birth.is_plain() && dir.stack()?.top() == target;
-        let carrier = Carrier { work, source: None, target: Spot { dir: Arc::clone(&into), name } };
+        let carrier = Carrier { work, source: None, target: Spot::new(Arc::clone(&into), name) };
         carrier.run(&steps, |opaque| {
             file = if plain && !opaque {
                 put(&into, name.as_bytes(), new, birth.mode)?
@@ -211,7 +211,7 @@ impl Union {
             let sight = self.look(&self.level(&dir)?, name)?;
             let chosen = self.target_for_new(&dir, &sight)?;
             let lowest = self.lowest_for_new(&dir, &sight)?;
-            let target = self.link_carrier(&inode, chosen, lowest)?;
+            let target = self.link_carrier(&inode, &dir, chosen, lowest)?;
             let raised = dir.stack()?.branches.contains(&target);
             let here = match inode.place() {
                 Place::Entry(branch) | Place::Record(branch) => branch == target,
@@ -236,14 +236,21 @@ impl Union {
 
     /// The branch on which both names of a new hard link lie: the one where the object is, if it
     /// takes the new name, else the chosen one or the nearest above the object.
-    fn link_carrier(&self, inode: &Inode, chosen: BranchIndex, lowest: BranchIndex) -> Result<BranchIndex, Errno> {
+    fn link_carrier(
+        &self,
+        inode: &Inode,
+        dir: &Inode,
+        chosen: BranchIndex,
+        lowest: BranchIndex,
+    ) -> Result<BranchIndex, Errno> {
+        let takes = |branch| Ok(branch <= lowest && self.reaches(dir, branch)?);
         match inode.place() {
-            Place::Record(branch) if branch <= lowest => Ok(branch),
+            Place::Record(branch) if takes(branch)? => Ok(branch),
             Place::Record(_) => Err(Errno::XDEV),
-            Place::Entry(branch) if self.branch(branch).writable() && branch <= lowest => Ok(branch),
-            Place::Entry(branch) if chosen < branch => Ok(chosen),
+            Place::Entry(branch) if self.branch(branch).writable() && takes(branch)? => Ok(branch),
+            Place::Entry(branch) if chosen < branch && self.reaches(parent_of(inode)?.as_ref(), chosen)? => Ok(chosen),
             Place::Entry(branch) => {
-                let candidates = self.candidates(&*inode.dentry().ok_or(Errno::NOENT)?.parent.stack()?);
+                let candidates = self.candidates_for_both(&*parent_of(inode)?, dir)?;
                 let highest = branch.0.checked_sub(1).map(BranchIndex).ok_or(Errno::ROFS)?;
                 policy::carrier(&candidates, highest.min(lowest)).ok_or(Errno::ROFS)
             }
@@ -262,10 +269,14 @@ impl Union {
         let (from, old) = self.real_name(inode)?;
         let into = self.dir(dir, target)?;
         let whiteout = into.has_whiteout(name)?;
-        let carrier = Carrier { work: self.work(target)?, source: None, target: Spot { dir: Arc::clone(&into), name } };
+        let carrier = Carrier { work: self.work(target)?, source: None, target: Spot::new(Arc::clone(&into), name) };
         carrier.run(&plan::create(Create { dir: false, whiteout }), |_| from.link(&old, &into, name.as_bytes()))?;
         self.find(dir, name)?.ok_or(Errno::STALE)
     }
+}
+
+fn parent_of(inode: &Inode) -> Result<Arc<Inode>, Errno> {
+    inode.dentry().map(|dentry| dentry.parent).ok_or(Errno::NOENT)
 }
 
 fn default_acl(dir: &Dir) -> Result<Option<Vec<u8>>, Errno> {

@@ -140,6 +140,11 @@ impl Union {
             if let Some(dir) = self.cached_dir(&at, branch) {
                 break dir;
             }
+            if let Some(path) = at.stack()?.elsewhere(branch) {
+                let dir = self.open_path(branch, path)?;
+                self.dirs.put(at.ino, branch, Arc::clone(&dir));
+                break dir;
+            }
             let dentry = at.dentry().ok_or(Errno::NOENT)?;
             missing.push((at, dentry.name));
             at = dentry.parent;
@@ -149,6 +154,11 @@ impl Union {
             self.dirs.put(inode.ino, branch, Arc::clone(&dir));
         }
         Ok(dir)
+    }
+
+    fn open_path(&self, branch: BranchIndex, path: &[u8]) -> Result<Arc<Dir>, Errno> {
+        let root = Arc::clone(&self.branch(branch).root);
+        path.split(|byte| *byte == b'/').try_fold(root, |dir, name| self.open_below(&dir, branch, name))
     }
 
     /// Opens a directory of a branch; one that is another branch shows as an empty one.

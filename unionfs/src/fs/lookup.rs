@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use smallvec::SmallVec;
 
 use super::{Attr, Entry, Level, Sight, Union, name};
 use crate::branch::dir::Dir;
 use crate::branch::stat::{Kind, RealId, Stat};
-use crate::inode::{Birth, Inode, Place, Stack};
+use crate::inode::{Birth, Inode, Place};
 use crate::links::{self, Origin, Record};
-use crate::union::{BranchIndex, Cut, Name, Resolved, resolve};
+use crate::union::{BranchIndex, Name, Resolved, resolve};
 
 impl Union {
     /// Looks a name up; nothing if it is not there.
@@ -35,20 +34,20 @@ impl Union {
 
     /// What the branches of a directory hold under a name.
     pub(super) fn look(&self, level: &[(BranchIndex, Arc<Dir>)], name: Name<'_>) -> Result<Sight, Errno> {
-        let (mut stat, mut dirs) = (None, 0u64);
+        let (mut stat, mut dirs, mut redirect) = (None, 0u64, None);
         let words = level.iter().enumerate().map(|(at, (branch, dir))| {
             let marks_matter = at + 1 < level.len() || self.writable().any(|(index, _)| index > *branch);
             // marks that could hide nothing are not looked for
-            let marks = marks_matter && self.branch(*branch).honours_whiteouts();
-            let (found, seen) = dir.word(name, marks)?;
-            if let Some(seen) = seen.filter(|seen| seen.kind == Kind::Dir) {
-                dirs = dirs.wrapping_mul(0x100_0000_01b3) ^ self.numbers.natural(seen.id);
+            let word = dir.word(name, self.branch(*branch).heed(marks_matter))?;
+            if let Some(seen) = word.stat.filter(|seen| seen.kind == Kind::Dir) {
+                dirs = self.mix(dirs, &seen);
             }
-            stat = stat.or(seen);
-            Ok((*branch, found))
+            stat = stat.or(word.stat);
+            redirect = word.redirect;
+            Ok((*branch, word.found))
         });
         let resolved = resolve(words)?;
-        Ok(Sight { stat: resolved.topmost().and(stat), resolved, dirs })
+        Ok(Sight { stat: resolved.topmost().and(stat), resolved, dirs, redirect })
     }
 
     /// What the branches below one hold under a name.
@@ -61,7 +60,7 @@ impl Union {
     pub(super) fn adopt(&self, dir: &Arc<Inode>, name: Name<'_>, sight: Sight) -> Result<Entry, Errno> {
         let mut substitute = None;
         for attempt in 0.. {
-            let (mut birth, stat) = self.identify(dir, &sight)?;
+            let (mut birth, stat, dirs) = self.identify(dir, &sight)?;
             birth.ino = substitute.unwrap_or(birth.ino);
             let (kind, place, real, ino) = (birth.kind, birth.place.clone(), birth.real, birth.ino);
             match self.inodes.look_up(birth) {
@@ -69,7 +68,7 @@ impl Union {
                     let inode = lookup.inode();
                     let moved = inode.add_name(dir, name);
                     if kind == Kind::Dir {
-                        self.take_place(inode, place, sight.dirs);
+                        self.take_place(inode, place, dirs);
                     }
                     drop(moved);
                     return Ok(Entry { attr: self.attr(inode, stat), lookup });
@@ -112,14 +111,15 @@ impl Union {
         any.unwrap_or_else(|| self.numbers.natural(RealId { dev: u64::MAX, ..real }))
     }
 
-    /// The number, place and real identity of what was found, and the attributes to show.
-    fn identify(&self, dir: &Inode, sight: &Sight) -> Result<(Birth, Stat), Errno> {
+    /// The number, place and real identity of what was found, the attributes to show, and the
+    /// identities of the directories behind it.
+    fn identify(&self, dir: &Arc<Inode>, sight: &Sight) -> Result<(Birth, Stat, u64), Errno> {
         let (Some(stat), Some(top)) = (sight.stat, sight.resolved.topmost()) else { return Err(Errno::NOENT) };
         let ino = self.number(top, &stat);
         let birth = |place, real| Birth { ino, kind: stat.kind, place, real };
-        if let Resolved::Dir { stack, cut } = &sight.resolved {
-            let place = Place::Stack(Arc::new(stack_below(dir, stack, *cut)?));
-            return Ok((birth(place, stat.id), stat));
+        if let Resolved::Dir { .. } = &sight.resolved {
+            let (stack, dirs) = self.stack_of(dir, sight)?;
+            return Ok((birth(Place::Stack(Arc::new(stack)), stat.id), stat, dirs));
         }
         if stat.nlink > 1 {
             let own = self.branch(top).work.as_ref();
@@ -127,13 +127,13 @@ impl Union {
                 && links::copied_up(work, ino)?.is_some_and(|copy| copy.id == stat.id)
             {
                 self.check_record(top, ino)?;
-                return Ok((birth(Place::Record(top), stat.id), stat));
+                return Ok((birth(Place::Record(top), stat.id), stat, 0));
             }
             if let Some((branch, copy)) = self.copy_of(top, ino, &stat)? {
-                return Ok((birth(Place::Record(branch), copy.id), copy));
+                return Ok((birth(Place::Record(branch), copy.id), copy, 0));
             }
         }
-        Ok((birth(Place::Entry(top), stat.id), stat))
+        Ok((birth(Place::Entry(top), stat.id), stat, 0))
     }
 
     /// The number of an entry.
@@ -207,29 +207,4 @@ impl Union {
         checked.insert(ino);
         Ok(())
     }
-
-    /// The topmost entry of a path, found without inodes.
-    fn resolve_path(&self, path: &[u8]) -> Result<Option<(BranchIndex, Stat)>, Errno> {
-        let mut level = self.level(&self.root)?;
-        let mut last = None;
-        for component in path.split(|byte| *byte == b'/') {
-            let sight = self.look(&level, name(component)?)?;
-            last = sight.resolved.topmost().zip(sight.stat);
-            let Resolved::Dir { stack, .. } = sight.resolved else {
-                level.clear();
-                continue;
-            };
-            let below = |(index, dir): &(BranchIndex, Arc<Dir>)| {
-                stack.contains(index).then(|| Ok((*index, self.open_below(dir, *index, component)?)))
-            };
-            level = level.iter().filter_map(below).collect::<Result<_, Errno>>()?;
-        }
-        Ok(last)
-    }
-}
-
-fn stack_below(dir: &Inode, stack: &[BranchIndex], cut: Option<Cut>) -> Result<Stack, Errno> {
-    let parent = dir.stack()?.lowest_seen;
-    let lowest_seen = cut.map_or(Some(parent), Cut::lowest_seen).ok_or(Errno::IO)?;
-    Ok(Stack { branches: SmallVec::from_slice(stack), lowest_seen: lowest_seen.min(parent) })
 }

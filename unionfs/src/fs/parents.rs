@@ -19,7 +19,7 @@ impl Union {
     pub(super) fn target(&self, dir: &Inode, lowest_seen: BranchIndex) -> Result<BranchIndex, Errno> {
         let stack = dir.stack()?;
         let lowest_seen = lowest_seen.min(stack.lowest_seen);
-        policy::top_down_parent(&self.candidates(&stack), lowest_seen).ok_or(Errno::ROFS)
+        policy::top_down_parent(&self.candidates(dir)?, lowest_seen).ok_or(Errno::ROFS)
     }
 
     /// The branch to copy an entry of `branch` up to.

@@ -117,7 +117,7 @@ impl Union {
         }
         let steps = plan::remove(Remove { dir: victim.kind == Kind::Dir, on_carrier, below });
         let into = self.dir(dir, target)?;
-        let carrier = Carrier { work: self.work(target)?, source: None, target: Spot { dir: into, name } };
+        let carrier = Carrier { work: self.work(target)?, source: None, target: Spot::new(into, name) };
         if let Err(errno) = carrier.run(&steps, |_| Ok(())) {
             going.stays(self);
             return Err(errno);

@@ -1,16 +1,16 @@
 //! Renaming (rules 23 to 26): one branch carries it, all of it.
 
+mod carried;
+
 use std::sync::Arc;
 
 use parking_lot::RwLockWriteGuard;
 use rustix::io::Errno;
 
-use super::remove::Going;
-use super::steps::{Carrier, Spot};
 use super::{Entry, Level, Sight, Union, name};
-use crate::branch::stat::{Kind, Stat};
+use crate::branch::stat::Kind;
 use crate::inode::{Dentry, Inode, Place};
-use crate::union::plan::{self, Manner, Rename, Side, Step};
+use crate::options::Dirren;
 use crate::union::{BranchIndex, Cut, Name, Resolved, policy};
 
 /// How a rename is asked for.
@@ -84,8 +84,8 @@ impl Union {
     /// set.
     ///
     /// # Errors
-    /// ENOENT, EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, EBUSY, EROFS, EPERM for `.wh.` names, EXDEV
-    /// for a directory that has content on branches below.
+    /// ENOENT, EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, EBUSY, EROFS, EPERM for `.wh.` names; EXDEV
+    /// with `dirren=off` for a directory that has content on branches below.
     pub fn rename(
         &self,
         (parent, old): (u64, &[u8]),
@@ -144,7 +144,8 @@ impl Union {
         if flags == RenameFlags::Exchange {
             highest = highest.min(target.top().unwrap_or(highest));
         }
-        let carrier = policy::carrier(&self.candidates(&*source.dir.stack()?), highest).ok_or(Errno::ROFS)?;
+        let candidates = self.candidates_for_both(source.dir, target.dir)?;
+        let carrier = policy::carrier(&candidates, highest).ok_or(Errno::ROFS)?;
         self.check_movable(&moved, carrier)?;
         if flags == RenameFlags::Exchange
             && let Some(replaced) = &replaced
@@ -154,8 +155,12 @@ impl Union {
         if let Some(outcome) = self.missing_on(carrier, &source, &target, &moved, replaced.as_ref(), flags)? {
             return Ok(outcome);
         }
-        self.rename_here(carrier, &source, &target, &moved, replaced, flags)?;
-        Ok(Outcome::Done)
+        let renamed = self.rename_here(carrier, (&source, &moved), (&target, replaced.as_ref()), flags);
+        if renamed.is_err() {
+            // what a step left may have changed how its directory merges, but not what it shows
+            self.refresh(&target).ok();
+        }
+        renamed.map(|()| Outcome::Done)
     }
 
     fn end<'a>(&self, (dir, name): (&'a Arc<Inode>, Name<'a>)) -> Result<End<'a>, Errno> {
@@ -177,13 +182,14 @@ impl Union {
         }
     }
 
-    /// A directory moves only if all of it lies on the carrier (rule 25, without records).
+    /// A directory with something below moves only where that can be recorded (rule 25).
     fn check_movable(&self, entry: &Entry, carrier: BranchIndex) -> Result<(), Errno> {
         let Place::Stack(stack) = entry.lookup.inode().place() else { return Ok(()) };
         if self.level(entry.lookup.inode())?.iter().any(|(_, dir)| self.is_stand_in(dir)) {
             return Err(Errno::BUSY);
         }
-        if stack.branches[..] == [carrier] { Ok(()) } else { Err(Errno::XDEV) }
+        let merges = stack.branches[..] != [carrier];
+        if merges && self.options.dirren == Dirren::Off { Err(Errno::XDEV) } else { Ok(()) }
     }
 
     /// What has to be brought up to the carrier before it can carry the rename.
@@ -213,108 +219,11 @@ impl Union {
         let nothing = directories.is_empty() && entries.is_empty();
         Ok((!nothing).then_some(Outcome::BringUp { directories, entries, branch: carrier }))
     }
-
-    fn rename_here(
-        &self,
-        branch: BranchIndex,
-        source: &End<'_>,
-        target: &End<'_>,
-        moved: &Entry,
-        replaced: Option<Entry>,
-        flags: RenameFlags,
-    ) -> Result<(), Errno> {
-        let spot = |end: &End<'_>| -> Result<_, Errno> { self.dir(end.dir, branch) };
-        let carrier = Carrier {
-            work: self.work(branch)?,
-            source: Some(Spot { dir: spot(source)?, name: source.name }),
-            target: Spot { dir: spot(target)?, name: target.name },
-        };
-        let steps = self.plan_rename(branch, &carrier, source, target, flags)?;
-        // a directory on the way: nobody may walk by its old name now
-        let walls = source.is_dir() || (flags == RenameFlags::Exchange && target.is_dir());
-        let _inside =
-            replaced.as_ref().filter(|r| r.lookup.inode().kind == Kind::Dir).map(|r| r.lookup.inode().lock_names());
-        let on_carrier = target.top() == Some(branch);
-        let lost = replaced.as_ref().filter(|_| flags != RenameFlags::Exchange).zip(target.sight.stat);
-        let going = lost.as_ref().map(|(entry, stat)| {
-            let (victim, dir, name) = (&**entry.lookup.inode(), target.dir, target.name);
-            Going { victim, dir, name, carrier: branch, on_carrier, stat: *stat }
-        });
-        if let Some(going) = &going {
-            going.note(self)?;
-        }
-        if let Some((entry, _)) = &lost {
-            self.hold(entry, target.dir, target.name, target.top())?;
-        }
-        {
-            let _alone = walls.then(|| self.tree.write());
-            if let Err(errno) = carrier.run(&steps, |_| Ok(())) {
-                if let Some(going) = &going {
-                    going.stays(self);
-                }
-                return Err(errno);
-            }
-            if let Some((entry, _)) = &lost {
-                self.after_removal(entry.lookup.inode(), target.dir, target.name, entry.attr.stat);
-            }
-            move_name(moved.lookup.inode(), source, target);
-            if flags == RenameFlags::Exchange
-                && let Some(other) = &replaced
-            {
-                move_name(other.lookup.inode(), target, source);
-            }
-        }
-        self.refresh(target)?;
-        if flags == RenameFlags::Exchange { self.refresh(source) } else { Ok(()) }
-    }
-
-    /// Takes over where a moved directory's merging ends now.
-    fn refresh(&self, end: &End<'_>) -> Result<(), Errno> {
-        self.find(end.dir, end.name).map(drop)
-    }
-
-    fn plan_rename(
-        &self,
-        branch: BranchIndex,
-        carrier: &Carrier<'_>,
-        source: &End<'_>,
-        target: &End<'_>,
-        flags: RenameFlags,
-    ) -> Result<Vec<Step>, Errno> {
-        let below = |end: &End<'_>| -> Result<bool, Errno> {
-            Ok(!matches!(self.look_below(&end.level, branch, end.name)?, Resolved::Missing { .. }))
-        };
-        let manner = match flags {
-            RenameFlags::Exchange => {
-                let side = |end: &End<'_>, spot: &Spot<'_>| -> Result<Side, Errno> {
-                    Ok(Side { dir: end.is_dir(), whiteout: spot.dir.has_whiteout(end.name)?, below: below(end)? })
-                };
-                let from = carrier.source.as_ref().ok_or(Errno::INVAL)?;
-                return Ok(plan::exchange(side(source, from)?, side(target, &carrier.target)?));
-            }
-            RenameFlags::Whiteout => Manner::LeavingDevice,
-            RenameFlags::Replace | RenameFlags::NoReplace => Manner::Plain,
-        };
-        let is_dir = |stat: Option<Stat>| stat.is_some_and(|stat| stat.kind == Kind::Dir);
-        Ok(plan::rename(Rename {
-            dir: source.is_dir(),
-            source_below: below(source)?,
-            target_dir: is_dir(carrier.target.dir.find(target.name.as_bytes())?),
-            target_whiteout: carrier.target.dir.has_whiteout(target.name)?,
-            target_below: below(target)?,
-            manner,
-        }))
-    }
 }
 
 /// Whether bringing an entry up copies data.
 fn needs_copy(inode: &Inode) -> bool {
     inode.kind == Kind::File && matches!(inode.place(), Place::Entry(_))
-}
-
-fn move_name(inode: &Arc<Inode>, from: &End<'_>, to: &End<'_>) {
-    let gone = inode.move_name((from.dir, from.name), (to.dir, to.name));
-    drop(gone);
 }
 
 /// Holds the names of one or two directories.

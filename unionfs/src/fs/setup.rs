@@ -2,6 +2,7 @@
 //! in one line.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
@@ -124,7 +125,7 @@ fn root_stack(branches: &[Branch]) -> Result<Stack, SetupError> {
     let Resolved::Dir { stack, cut } = resolve(roots)? else { return Err(SetupError::NoBranches) };
     let last = stack.last().copied().unwrap_or(BranchIndex(0));
     let lowest_seen = cut.and_then(Cut::lowest_seen).unwrap_or(last);
-    Ok(Stack { branches: SmallVec::from_vec(stack), lowest_seen })
+    Ok(Stack { branches: SmallVec::from_vec(stack), lowest_seen, redirect: None })
 }
 
 /// Refuses branches that are missing, doubled, or inside a writable one (rule 40).
@@ -166,7 +167,8 @@ fn open_all(branches: &[BranchSpec], options: &Options, sites: &[Site]) -> Resul
         let work = if writable { Some(open_work(&spec.path, &root, area.as_ref())?) } else { None };
         let inside = sites.iter().filter(|site| site.lies(&sites[at]) == Relation::Inside);
         let covered = inside.filter_map(Site::id).collect();
-        opened.push(Branch { spec: spec.clone(), root: Arc::new(root), work, covered, honest_listing });
+        let records = AtomicBool::new(branch::has_records(&root).map_err(fail)?);
+        opened.push(Branch { spec: spec.clone(), root: Arc::new(root), work, covered, honest_listing, records });
     }
     Ok(opened)
 }

@@ -9,7 +9,7 @@ use crate::branch::dir::Dir;
 use crate::branch::stat::Kind;
 use crate::branch::work::Work;
 use crate::links::write_all;
-use crate::union::name::OPAQUE;
+use crate::union::name::{OPAQUE, RECORD};
 use crate::union::plan::{Step, Which};
 use crate::union::{Name, RawName};
 
@@ -38,6 +38,8 @@ impl Made {
 pub(super) struct Spot<'a> {
     pub(super) dir: Arc<Dir>,
     pub(super) name: Name<'a>,
+    /// For a directory that gets a record: what that says.
+    pub(super) record: Option<Vec<u8>>,
 }
 
 /// The carrier's part of the names of a change. Creating and removing know the target only.
@@ -56,6 +58,10 @@ impl Carrier<'_> {
         // the steps that made a mark which was not there before
         let mut made = Vec::new();
         for step in steps {
+            if matches!(step, Step::ClearMarks(_)) {
+                // without its marks, the empty target would show what is below
+                made.retain(|made| !matches!(made, Step::Whiteout(Which::Target) | Step::MarkOpaque(Which::Target)));
+            }
             let result = match step {
                 Step::Install { opaque } => install(*opaque).map(|()| Made::Nothing),
                 step => self.act(*step),
@@ -85,6 +91,7 @@ impl Carrier<'_> {
         match step {
             Step::Whiteout(which) => return self.spot(which)?.write_whiteout(self.work),
             Step::MarkOpaque(which) => return mark_opaque(&self.spot(which)?.open()?),
+            Step::Record(which) => return self.spot(which)?.write_record(self.work),
             step => self.act_unmarked(step)?,
         }
         Ok(Made::Nothing)
@@ -92,7 +99,7 @@ impl Carrier<'_> {
 
     fn act_unmarked(&self, step: Step) -> Result<(), Errno> {
         match step {
-            Step::Install { .. } | Step::Whiteout(_) | Step::MarkOpaque(_) => Ok(()),
+            Step::Install { .. } | Step::Whiteout(_) | Step::MarkOpaque(_) | Step::Record(_) => Ok(()),
             Step::DropWhiteout(which) => self.spot(which)?.drop_whiteout(),
             Step::ClearMarks(which) => clear_marks(self.work, &self.spot(which)?.open()?),
             Step::Unlink(which) => {
@@ -120,10 +127,8 @@ impl Carrier<'_> {
         for step in steps.iter().rev() {
             let undone = match step {
                 Step::Whiteout(which) => self.spot(*which).and_then(Spot::drop_whiteout),
-                Step::MarkOpaque(which) => self
-                    .spot(*which)
-                    .and_then(Spot::open)
-                    .and_then(|dir| dir.keeping_times(|| absent_is_fine(dir.unlink(OPAQUE)))),
+                Step::MarkOpaque(which) => self.spot(*which).and_then(|spot| spot.take_out(OPAQUE)),
+                Step::Record(which) => self.spot(*which).and_then(|spot| spot.take_out(RECORD)),
                 _ => Ok(()),
             };
             if let Err(errno) = undone {
@@ -133,7 +138,36 @@ impl Carrier<'_> {
     }
 }
 
-impl Spot<'_> {
+impl<'a> Spot<'a> {
+    /// A name in a directory.
+    pub(super) fn new(dir: Arc<Dir>, name: Name<'a>) -> Self {
+        Spot { dir, name, record: None }
+    }
+
+    /// Takes a mark out of the directory of the name.
+    fn take_out(&self, mark: &[u8]) -> Result<(), Errno> {
+        let dir = self.open()?;
+        dir.keeping_times(|| absent_is_fine(dir.unlink(mark)))
+    }
+
+    /// Writes the record of the directory of the name into it.
+    fn write_record(&self, work: &Work) -> Result<Made, Errno> {
+        let place = self.record.as_deref().ok_or(Errno::INVAL)?;
+        let dir = self.open()?;
+        let made = dir.keeping_times(|| match dir.make_symlink(RECORD, place) {
+            Ok(()) => Ok(Made::Mark),
+            // one that an opaque mark had made void
+            Err(Errno::EXIST) => replace_record(work, &dir, place).map(|()| Made::Nothing),
+            // a file system that cannot keep it
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NAMETOOLONG) => Err(Errno::XDEV),
+            Err(errno) => Err(errno),
+        })?;
+        if work.needs_order() {
+            dir.sync()?;
+        }
+        Ok(made)
+    }
+
     fn open(&self) -> Result<Dir, Errno> {
         self.dir.open_dir(self.name.as_bytes())
     }
@@ -167,7 +201,9 @@ pub(super) fn mark_opaque(dir: &Dir) -> Result<Made, Errno> {
 
 /// Takes whiteouts and marks out of a logically empty directory.
 fn clear_marks(work: &Work, dir: &Dir) -> Result<(), Errno> {
-    for entry in dir.entries()? {
+    let (last, marks): (Vec<_>, Vec<_>) = dir.entries()?.into_iter().partition(|entry| *entry.name == *OPAQUE);
+    // a record counts again without the opaque mark
+    for entry in marks.into_iter().chain(last) {
         match RawName::parse(&entry.name) {
             RawName::Entry(_) => return Err(Errno::NOTEMPTY),
             _ if entry.kind == Kind::Dir => work.retire(dir, &entry.name)?,
@@ -175,6 +211,13 @@ fn clear_marks(work: &Work, dir: &Dir) -> Result<(), Errno> {
         }
     }
     Ok(())
+}
+
+fn replace_record(work: &Work, dir: &Dir, place: &[u8]) -> Result<(), Errno> {
+    let temporary = work.temporary_name();
+    work.temporary().make_symlink(&temporary, place)?;
+    let put = work.temporary().rename(&temporary, dir, RECORD, RenameFlags::empty());
+    put.inspect_err(|_| work.discard(&temporary))
 }
 
 fn absent_is_fine(result: Result<(), Errno>) -> Result<(), Errno> {

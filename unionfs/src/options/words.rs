@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use nix::mount::MsFlags;
 
-use super::{Options, Udba};
+use super::{Dirren, Options, Udba};
 
 /// More event loops than this only cost memory.
 const MOST_THREADS: usize = 256;
@@ -73,6 +73,10 @@ enum Effect {
     Prepend,
     /// Chooses how direct changes are noticed.
     Udba,
+    /// Says whether directories with content below are renamed.
+    Dirren,
+    /// The opposite of it.
+    NoDirren,
     /// No fsync.
     Volatile,
     /// Says where the work area is.
@@ -123,6 +127,8 @@ pub const WORDS: &[Word] = &[
         Effect::Udba,
         "how direct changes to branches are noticed: not at all, or after 1 s",
     ),
+    word("dirren", Some("on|off"), Effect::Dirren, "rename directories with content below; off: EXDEV (default on)"),
+    word("nodirren", None, Effect::NoDirren, "the same as dirren=off"),
     word("volatile", None, Effect::Volatile, "never wait for the disk; a top in use at a crash is refused afterwards"),
     word("workdir", Some("DIR"), Effect::Workdir, "where the top branch's work area lies, on its file system"),
     word("threads", Some("N"), Effect::Threads, "number of event loops; the number of CPUs by default, at least 2"),
@@ -194,6 +200,7 @@ pub fn print(options: &Options) -> Vec<OsString> {
     let with = |word: &str, value: &OsStr| OsString::from_vec([word.as_bytes(), b"=", value.as_bytes()].concat());
     [
         Some(OsString::from(udba)),
+        (options.dirren == Dirren::Off).then(|| "dirren=off".into()),
         options.volatile.then(|| "volatile".into()),
         options.workdir.as_ref().map(|dir| with("workdir", dir.as_os_str())),
         options.threads.map(|threads| format!("threads={threads}").into()),
@@ -230,6 +237,8 @@ impl Words {
             return Err(WordsError::Unknown(lossy(name)));
         };
         match (word.value, value) {
+            // as AuFS has it
+            (Some(_), None) if matches!(word.effect, Effect::Dirren) => self.apply(word, b"on"),
             (Some(expected), None) => Err(WordsError::NoValue { word: word.name, value: expected }),
             (None, Some(_)) => Err(WordsError::NeedlessValue(word.name)),
             _ => self.apply(word, value.unwrap_or_default()),
@@ -243,6 +252,8 @@ impl Words {
             Effect::Append => self.branches = Some(joined(self.branches.take(), text())),
             Effect::Prepend => self.branches = Some(joined(Some(text()), self.branches.take().unwrap_or_default())),
             Effect::Udba => self.options.udba = udba(word, value)?,
+            Effect::Dirren => self.options.dirren = dirren(word, value)?,
+            Effect::NoDirren => self.options.dirren = Dirren::Off,
             Effect::Volatile => self.options.volatile = true,
             Effect::Workdir => self.options.workdir = Some(directory(word, value)?),
             Effect::Threads => self.options.threads = Some(threads(word, value)?),
@@ -258,6 +269,14 @@ impl Words {
             Effect::Accepted => {}
         }
         Ok(())
+    }
+}
+
+fn dirren(word: &Word, value: &[u8]) -> Result<Dirren, WordsError> {
+    match value {
+        b"on" => Ok(Dirren::On),
+        b"off" => Ok(Dirren::Off),
+        _ => Err(WordsError::BadValue { word: word.name, given: lossy(value), expected: "on or off".into() }),
     }
 }
 

@@ -8,6 +8,11 @@ const PREFIX: &[u8] = b".wh.";
 pub const OPAQUE: &[u8] = b".wh..wh..opq";
 /// The work area at the root of a writable branch.
 pub const WORK_AREA: &[u8] = b".wh..wh.runionfs";
+/// The record of a renamed directory, in it: a symbolic link whose target is the place of what
+/// merges with it from below (rule 25). Made by one system call that a journal keeps whole.
+pub const RECORD: &[u8] = b".wh..wh.redirect";
+/// At the root of a branch: there may be records in it.
+pub const RECORDS: &[u8] = b".wh..wh.redirects";
 /// Prefix of the whiteout of a name that is too long for `.wh.NAME`.
 const LONG: &[u8] = b".wh..wh.long.";
 /// Longest name of a directory entry, in bytes (Linux `NAME_MAX`).

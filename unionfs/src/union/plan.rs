@@ -28,7 +28,10 @@ pub enum Step {
     DropWhiteout(Which),
     /// Marks the directory of that name opaque.
     MarkOpaque(Which),
-    /// Takes whiteouts and marks out of the (logically empty) directory of that name.
+    /// Writes into the directory of that name the record of what merges with it from below.
+    Record(Which),
+    /// Takes whiteouts and marks out of the (logically empty) directory of that name; the opaque
+    /// mark at last. From here on a whiteout beside it must stay until it is replaced.
     ClearMarks(Which),
     /// Removes the entry, which is not a directory.
     Unlink(Which),
@@ -92,15 +95,49 @@ pub enum Manner {
     LeavingDevice,
 }
 
+/// What is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// Not a directory.
+    Leaf,
+    /// A directory.
+    Dir(Merging),
+}
+
+/// What merges with a directory of the carrier from below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Merging {
+    /// Nothing.
+    Nothing,
+    /// Directories of its name, so that it needs a record before it moves.
+    ByName,
+    /// Whatever its record says, which it takes along.
+    ByRecord,
+}
+
+impl Moved {
+    /// What has to be written into it before it comes to a place where `hidden` says that a
+    /// whiteout or an entry lies under its new name. Where it is, that changes nothing.
+    fn prepare(self, which: Which, hidden: bool) -> Option<Step> {
+        match self {
+            Moved::Dir(Merging::ByName) => Some(Step::Record(which)),
+            Moved::Dir(Merging::Nothing) if hidden => Some(Step::MarkOpaque(which)),
+            Moved::Leaf | Moved::Dir(_) => None,
+        }
+    }
+}
+
 /// What is known of the two names of a rename. The source is on the carrier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rename {
-    /// Whether the source is a directory; then nothing below merges with it.
-    pub dir: bool,
+    /// The source.
+    pub source: Moved,
     /// Whether a lookup of the source's name in the branches below the carrier finds something.
     pub source_below: bool,
     /// Whether the carrier holds a directory (logically empty) at the target.
     pub target_dir: bool,
+    /// Whether that directory has a record.
+    pub target_record: bool,
     /// Whether the carrier holds a whiteout of the target.
     pub target_whiteout: bool,
     /// Whether the branches below the carrier hold something under the target's name.
@@ -112,12 +149,13 @@ pub struct Rename {
 /// Plans a rename (rules 24 and 25).
 pub fn rename(of: Rename) -> Vec<Step> {
     let mut steps = Vec::new();
-    // nothing merges with the source where it is, so the mark changes nothing until it moves
-    if of.dir && (of.target_whiteout || of.target_below) {
-        steps.push(Step::MarkOpaque(Which::Source));
-    }
+    steps.extend(of.source.prepare(Which::Source, of.target_whiteout || of.target_below));
     if of.source_below && of.manner == Manner::Plain {
         steps.push(Step::Whiteout(Which::Source));
+    }
+    // a whiteout does not touch what a record says
+    if of.target_dir && of.target_record {
+        steps.push(Step::MarkOpaque(Which::Target));
     }
     // with a whiteout beside it the empty target is opaque, so its own marks can go
     let lay_down = of.target_dir && !of.target_whiteout;
@@ -140,8 +178,8 @@ pub fn rename(of: Rename) -> Vec<Step> {
 /// What is known of one of the two names of an exchange. Both are on the carrier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Side {
-    /// Whether it is a directory; then nothing below merges with it.
-    pub dir: bool,
+    /// What it is.
+    pub moved: Moved,
     /// Whether the carrier holds a whiteout of the name, too.
     pub whiteout: bool,
     /// Whether the branches below the carrier hold something under the name.
@@ -152,9 +190,7 @@ pub struct Side {
 pub fn exchange(source: Side, target: Side) -> Vec<Step> {
     let mut steps = Vec::new();
     for (which, moved, place) in [(Which::Source, source, target), (Which::Target, target, source)] {
-        if moved.dir && (place.below || place.whiteout) {
-            steps.push(Step::MarkOpaque(which));
-        }
+        steps.extend(moved.moved.prepare(which, place.below || place.whiteout));
     }
     steps.push(Step::Exchange);
     steps

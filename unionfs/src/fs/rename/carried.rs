@@ -1,0 +1,164 @@
+//! The rename itself, on the branch that carries it. Everything it needs is there.
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::{End, RenameFlags};
+use crate::branch::stat::{Kind, Stat};
+use crate::fs::moved::staying;
+use crate::fs::remove::Going;
+use crate::fs::steps::{Carrier, Spot};
+use crate::fs::{Entry, Union};
+use crate::inode::{Inode, Place, Stack};
+use crate::union::plan::{self, Manner, Merging, Moved, Rename, Side, Step};
+use crate::union::{BranchIndex, Cut, Resolved};
+
+/// An object that gets another name.
+struct Moving<'a> {
+    inode: &'a Arc<Inode>,
+    from: &'a End<'a>,
+    to: &'a End<'a>,
+    what: Moved,
+    /// Of a directory that gets a record: what that says, and where all of it lies afterwards.
+    record: Option<(Vec<u8>, Stack)>,
+}
+
+impl Moving<'_> {
+    fn is_dir(&self) -> bool {
+        self.what != Moved::Leaf
+    }
+
+    /// What is known of it once it has its new name; the tree is held.
+    fn done(self) {
+        let gone = self.inode.move_name((self.from.dir, self.from.name), (self.to.dir, self.to.name));
+        drop(gone);
+        if let Some((_, stack)) = self.record {
+            self.inode.with(|state| state.place = Place::Stack(Arc::new(stack)));
+        }
+    }
+}
+
+impl Union {
+    pub(super) fn rename_here(
+        &self,
+        branch: BranchIndex,
+        (source, moved): (&End<'_>, &Entry),
+        (target, replaced): (&End<'_>, Option<&Entry>),
+        flags: RenameFlags,
+    ) -> Result<(), Errno> {
+        let exchanged = replaced.filter(|_| flags == RenameFlags::Exchange);
+        let lost = replaced.filter(|_| flags != RenameFlags::Exchange);
+        let moving = self.moving(branch, moved, source, target)?;
+        let back = exchanged.map(|entry| self.moving(branch, entry, target, source)).transpose()?;
+        let carrier = Carrier {
+            work: self.work(branch)?,
+            source: Some(self.spot(branch, source, Some(&moving))?),
+            target: self.spot(branch, target, back.as_ref())?,
+        };
+        let steps = self.plan_rename(branch, &carrier, &moving, back.as_ref(), flags)?;
+        if steps.iter().any(|step| matches!(step, Step::Record(_))) {
+            self.branch(branch).begin_records()?;
+        }
+        let _inside = lost.filter(|r| r.lookup.inode().kind == Kind::Dir).map(|r| r.lookup.inode().lock_names());
+        let going = lost.zip(target.sight.stat).map(|(entry, stat)| Going {
+            victim: entry.lookup.inode(),
+            dir: target.dir,
+            name: target.name,
+            carrier: branch,
+            on_carrier: target.top() == Some(branch),
+            stat,
+        });
+        if let Some(going) = &going {
+            going.note(self)?;
+        }
+        if let Some(entry) = lost {
+            self.hold(entry, target.dir, target.name, target.top())?;
+        }
+        {
+            // a directory on the way: nobody may walk by its old name now
+            let walls = moving.is_dir() || back.as_ref().is_some_and(Moving::is_dir);
+            let _alone = walls.then(|| self.tree.write());
+            carrier.run(&steps, |_| Ok(())).inspect_err(|_| going.iter().for_each(|going| going.stays(self)))?;
+            if let Some(entry) = lost {
+                self.after_removal(entry.lookup.inode(), target.dir, target.name, entry.attr.stat);
+            }
+            moving.done();
+            back.into_iter().for_each(Moving::done);
+        }
+        self.refresh(target)?;
+        if flags == RenameFlags::Exchange { self.refresh(source) } else { Ok(()) }
+    }
+
+    /// What moves from one name to the other.
+    fn moving<'a>(
+        &self,
+        branch: BranchIndex,
+        entry: &'a Entry,
+        from: &'a End<'a>,
+        to: &'a End<'a>,
+    ) -> Result<Moving<'a>, Errno> {
+        let inode = entry.lookup.inode();
+        let Place::Stack(stack) = inode.place() else {
+            return Ok(Moving { inode, from, to, what: Moved::Leaf, record: None });
+        };
+        let merging = match &from.sight.resolved {
+            Resolved::Dir { cut: Some(Cut::Elsewhere(at)), .. } if *at == branch => Merging::ByRecord,
+            _ if stack.branches.iter().any(|at| *at > branch) => Merging::ByName,
+            _ => Merging::Nothing,
+        };
+        let record = match merging {
+            Merging::ByName => Some((self.place_below(inode, branch)?, staying(inode, &stack, branch))),
+            Merging::Nothing | Merging::ByRecord => None,
+        };
+        Ok(Moving { inode, from, to, what: Moved::Dir(merging), record })
+    }
+
+    fn spot<'a>(&self, branch: BranchIndex, end: &End<'a>, moving: Option<&Moving<'_>>) -> Result<Spot<'a>, Errno> {
+        let record = moving.and_then(|moving| moving.record.as_ref()).map(|(place, _)| place.clone());
+        Ok(Spot { dir: self.dir(end.dir, branch)?, name: end.name, record })
+    }
+
+    /// Takes over where a moved directory's merging ends now.
+    pub(super) fn refresh(&self, end: &End<'_>) -> Result<(), Errno> {
+        self.find(end.dir, end.name).map(drop)
+    }
+
+    fn plan_rename(
+        &self,
+        branch: BranchIndex,
+        carrier: &Carrier<'_>,
+        moving: &Moving<'_>,
+        back: Option<&Moving<'_>>,
+        flags: RenameFlags,
+    ) -> Result<Vec<Step>, Errno> {
+        let (source, target) = (moving.from, moving.to);
+        let below = |end: &End<'_>| -> Result<bool, Errno> {
+            Ok(!matches!(self.look_below(&end.level, branch, end.name)?, Resolved::Missing { .. }))
+        };
+        let side = |moving: &Moving<'_>, spot: &Spot<'_>| -> Result<Side, Errno> {
+            let whiteout = spot.dir.has_whiteout(spot.name)?;
+            Ok(Side { moved: moving.what, whiteout, below: below(moving.from)? })
+        };
+        let from = carrier.source.as_ref().ok_or(Errno::INVAL)?;
+        let manner = match (flags, back) {
+            (_, Some(back)) => return Ok(plan::exchange(side(moving, from)?, side(back, &carrier.target)?)),
+            (RenameFlags::Whiteout, None) => Manner::LeavingDevice,
+            (_, None) => Manner::Plain,
+        };
+        let is_dir = |stat: Option<Stat>| stat.is_some_and(|stat| stat.kind == Kind::Dir);
+        let cut = match target.sight.resolved {
+            Resolved::Dir { cut, .. } => cut,
+            Resolved::Leaf(_) | Resolved::Missing { .. } => None,
+        };
+        Ok(plan::rename(Rename {
+            source: moving.what,
+            source_below: below(source)?,
+            target_dir: is_dir(carrier.target.dir.find(target.name.as_bytes())?),
+            target_record: cut == Some(Cut::Elsewhere(branch)),
+            target_whiteout: carrier.target.dir.has_whiteout(target.name)?,
+            target_below: below(target)?,
+            manner,
+        }))
+    }
+}
