@@ -20,12 +20,14 @@ struct Held {
     what: What,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum What {
     Leaf,
     Dir,
     Opaque,
     Whiteout,
+    /// A directory whose record says this.
+    Moved(Path),
 }
 
 /// A change, and after which step the machine dies, if it does.
@@ -49,6 +51,7 @@ fn held() -> impl Strategy<Value = Vec<Held>> {
         3 => Just(What::Dir),
         1 => Just(What::Opaque),
         2 => Just(What::Whiteout),
+        1 => path().prop_map(What::Moved),
     ];
     let one = (0..6usize, path(), what).prop_map(|(branch, at, what)| Held { branch, at, what });
     prop::collection::vec(one, 0..40)
@@ -82,13 +85,18 @@ fn world(accesses: &[Access], held: &[Held]) -> World<u32> {
     let mut world = World { branches: branches.collect() };
     for (id, thing) in (0..).zip(held) {
         let branch = thing.branch % accesses.len();
-        hold(&mut world.branches[branch].root, &thing.at, thing.what, id * 10);
+        let what = match &thing.what {
+            // a directory that is seen at two places must be one that nobody changes
+            What::Moved(_) if accesses[branch + 1..].contains(&Access::Writable) => &What::Dir,
+            what => what,
+        };
+        hold(&mut world.branches[branch].root, &thing.at, what, id * 10);
     }
     world
 }
 
 /// Puts a thing and the directories above it into a branch, where no file is in the way.
-fn hold(root: &mut Dir<u32>, at: &[Name], what: What, id: u32) {
+fn hold(root: &mut Dir<u32>, at: &[Name], what: &What, id: u32) {
     let (name, parents) = at.split_last().expect("a path");
     let mut dir = root;
     for (depth, parent) in (1..).zip(parents) {
@@ -102,9 +110,12 @@ fn hold(root: &mut Dir<u32>, at: &[Name], what: What, id: u32) {
     match what {
         What::Whiteout => slot.whiteout = true,
         What::Leaf => drop(slot.entry.get_or_insert(Entry::Leaf(id))),
-        What::Dir | What::Opaque => {
+        What::Dir | What::Opaque | What::Moved(_) => {
             if let Entry::Dir(_, inner) = slot.entry.get_or_insert(Entry::Dir(id, Dir::default())) {
                 inner.opaque |= matches!(what, What::Opaque);
+                if let What::Moved(record) = what {
+                    inner.record = Some(record.clone());
+                }
             }
         }
     }

@@ -11,10 +11,29 @@ mod worlds;
 
 use check::assert_seen_as_the_reference_says;
 use harness::world::{Access, Name};
-use worlds::{Detail, branches, for_each_world, roots};
+use worlds::{Detail, branches, for_each_world, roots, roots_with_records};
 
 fn names(names: &[&str]) -> Vec<Name> {
     names.iter().map(|name| name.as_bytes().to_vec()).collect()
+}
+
+#[test]
+fn records_over_three_branches() {
+    let held = names(&["a", "b"]);
+    let looked_up = names(&["a", "b", "x"]);
+    let records = |paths: &[&str]| -> Vec<Vec<Name>> {
+        paths.iter().map(|path| path.split('/').map(|name| name.as_bytes().to_vec()).collect()).collect()
+    };
+    let of = |branch, paths: &[&str]| {
+        let roots = roots_with_records(branch, &held, Detail::Few, &[false], &records(paths));
+        branches(&roots, &[Access::Whiteouts])
+    };
+    let mut worlds = 0;
+    for_each_world(&[of(0, &["a", "b", "a/x"]), of(1, &["b", "x"]), of(2, &[])], |world| {
+        assert_seen_as_the_reference_says(world, &looked_up);
+        worlds += 1;
+    });
+    assert_eq!(worlds, (7 + 9) * (7 + 9) * (7 + 6) * (7 + 6) * 7 * 7);
 }
 
 fn try_all(depth: usize, held: &[&str], detail: Detail, opaque: &[bool]) -> usize {

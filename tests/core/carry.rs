@@ -2,9 +2,10 @@
 //! choose the branch with `policy`, decide with `plan`, then do one step after the other.
 
 use harness::world::{Dir, Entry, Name, Seen, Slot, View, World};
-use unionfs::union::plan::{self, Manner, Step, Which};
+use unionfs::union::plan::{self, Manner, Merging, Moved, Step, Which};
 use unionfs::union::policy::{self, Candidate};
-use unionfs::union::{Below, BranchIndex, Found, Resolved, resolve};
+use unionfs::union::redirect::{self, Branches, Place as Spot, Places};
+use unionfs::union::{Below, BranchIndex, Cut, Found, Name as UnionName, Redirect, Resolved, resolve};
 
 /// An entry is a number: equal numbers are the same object.
 pub(crate) type Id = u32;
@@ -25,6 +26,25 @@ pub(crate) enum Change {
     Exchange { one: Path, other: Path },
 }
 
+impl Change {
+    /// The names that get another object.
+    pub(crate) fn targets(&self) -> Vec<&Path> {
+        match self {
+            Change::Create { at, .. } => vec![at],
+            Change::Remove { .. } => vec![],
+            Change::Rename { to, .. } => vec![to],
+            Change::Exchange { one, other } => vec![one, other],
+        }
+    }
+}
+
+/// Where a directory without content below would lie on the carrier, if under this name it had to be opaque.
+pub(crate) fn must_be_opaque(before: &World<Id>, target: &Path, carrier: usize) -> Option<Path> {
+    let looked = Looked::at(before, target).ok()?;
+    let hidden = looked.whiteout(carrier) || looked.something_below(carrier);
+    hidden.then(|| [looked.parent_on(carrier), vec![looked.name().clone()]].concat())
+}
+
 /// Why a change is refused; the errno of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -36,8 +56,6 @@ pub(crate) enum Refusal {
     Invalid,
     /// No writable branch may carry it.
     ReadOnly,
-    /// A directory with content below.
-    CrossDevice,
 }
 
 /// One step on the carrier.
@@ -57,6 +75,10 @@ pub(crate) struct Prepared {
     pub(crate) carrier: usize,
     pub(crate) source: Path,
     pub(crate) target: Path,
+    /// Where the parents of both lie on the carrier, once they are there.
+    pub(crate) parents: [Path; 2],
+    /// What the records of both say.
+    pub(crate) records: [Option<Path>; 2],
     /// What `Step::Install` puts in place: a directory?
     pub(crate) dir: bool,
     pub(crate) acts: Vec<Act>,
@@ -71,15 +93,21 @@ pub(crate) enum Carrier {
     Forced(usize),
 }
 
-/// A union directory: the branches that make it, and the lowest one on which a new entry in it would be seen.
+/// A union directory: the directories of branches that make it, the lowest branch on which a new entry in it would
+/// be seen, and the lowest one to which it can be brought up under its name.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
-    pub(crate) stack: Vec<usize>,
+    pub(crate) places: Places<Path>,
     lowest: Option<usize>,
+    named: usize,
 }
 
 fn branch_index(branch: usize) -> BranchIndex {
     BranchIndex(u16::try_from(branch).expect("few branches"))
+}
+
+fn below(opaque: bool) -> Below {
+    if opaque { Below::Hidden } else { Below::Merges }
 }
 
 /// One branch's word on a name in a directory of it.
@@ -88,53 +116,121 @@ pub(crate) fn word(dir: &Dir<Id>, name: &Name, heeds_whiteouts: bool) -> Found {
     let entry = match &slot.entry {
         None => Found::Nothing,
         Some(Entry::Leaf(_)) => Found::Leaf,
+        Some(Entry::Dir(_, inner)) if inner.record.is_some() && !inner.opaque && heeds_whiteouts => {
+            Found::Dir(Below::Elsewhere)
+        }
         Some(Entry::Dir(_, inner)) => Found::Dir(below(inner.opaque && heeds_whiteouts)),
     };
     if slot.whiteout && heeds_whiteouts { entry.with_whiteout() } else { entry }
 }
 
-fn below(opaque: bool) -> Below {
-    if opaque { Below::Hidden } else { Below::Merges }
+fn record_of(dir: &Dir<Id>, name: &Name) -> Option<Redirect> {
+    match &dir.slots.get(name)?.entry {
+        Some(Entry::Dir(_, inner)) => Redirect::path(&inner.record.as_ref()?.join(&b'/')),
+        _ => None,
+    }
 }
 
-fn infallible(words: impl Iterator<Item = (BranchIndex, Found)>) -> Resolved {
-    resolve(words.map(Ok::<_, std::convert::Infallible>)).unwrap_or_else(|never| match never {})
+/// A world whose records are followed; a directory of a branch is its path there.
+struct Reader<'a>(&'a World<Id>);
+
+impl Branches for Reader<'_> {
+    type Dir = Path;
+    type Error = std::convert::Infallible;
+
+    fn roots_below(&self, branch: BranchIndex) -> Result<Vec<(BranchIndex, Path)>, Self::Error> {
+        Ok(roots(self.0, branch.get() + 1).into_iter().map(|index| (branch_index(index), Path::new())).collect())
+    }
+
+    fn word(
+        &self,
+        branch: BranchIndex,
+        dir: &Path,
+        name: UnionName<'_>,
+    ) -> Result<(Found, Option<Redirect>), Self::Error> {
+        let of = &self.0.branches[branch.get()];
+        let body = of.root.at(dir).expect("a directory of the stack");
+        let name = name.as_bytes().to_vec();
+        Ok((word(body, &name, of.access.heeds_whiteouts()), record_of(body, &name)))
+    }
+
+    fn open(&self, _branch: BranchIndex, dir: &Path, name: UnionName<'_>) -> Result<Path, Self::Error> {
+        Ok([dir.as_slice(), &[name.as_bytes().to_vec()]].concat())
+    }
 }
 
-/// Looks a name up in the directory `dir` of the branches `stack`.
-pub(crate) fn look_up(world: &World<Id>, stack: &[usize], dir: &[Name], name: &Name) -> Resolved {
-    infallible(stack.iter().map(|&branch| {
-        let of = &world.branches[branch];
-        let found = of.root.at(dir).map_or(Found::Nothing, |body| word(body, name, of.access.heeds_whiteouts()));
-        (branch_index(branch), found)
-    }))
+/// The branches from one on, down to the first whose root is opaque.
+fn roots(world: &World<Id>, first: usize) -> Vec<usize> {
+    let opaque = |branch: &usize| {
+        let of = &world.branches[*branch];
+        of.root.opaque && of.access.heeds_whiteouts()
+    };
+    let mut roots: Vec<usize> = (first..world.branches.len()).collect();
+    if let Some(last) = roots.iter().position(opaque) {
+        roots.truncate(last + 1);
+    }
+    roots
+}
+
+fn infallible<T>(result: Result<T, std::convert::Infallible>) -> T {
+    result.unwrap_or_else(|never| match never {})
+}
+
+fn union_name(name: &Name) -> UnionName<'_> {
+    UnionName::new(name).expect("worlds have good names")
+}
+
+/// Looks a name up in a directory; of a directory that is found, the branches that are not behind a record.
+pub(crate) fn look_up(world: &World<Id>, places: &Places<Path>, name: &Name) -> Resolved {
+    let reader = Reader(world);
+    infallible(resolve(places.stack.iter().map(|place| {
+        let (found, _) = reader.word(place.branch, &place.dir, union_name(name))?;
+        Ok((place.branch, found))
+    })))
+}
+
+/// The directory of a name in a directory.
+fn enter(world: &World<Id>, here: &Place, name: &Name) -> Result<Place, Refusal> {
+    let cut = match look_up(world, &here.places, name) {
+        Resolved::Missing { .. } => return Err(Refusal::NoEnt),
+        Resolved::Leaf(_) => return Err(Refusal::NotDir),
+        Resolved::Dir { cut, .. } => cut,
+    };
+    let places = infallible(redirect::step(&Reader(world), &here.places, union_name(name)));
+    let (lowest, named) = match cut {
+        None => (here.lowest, here.named),
+        // what is behind the record is seen wherever it is
+        Some(Cut::Elsewhere(branch)) if places.stack.iter().any(|place| place.branch > branch) => {
+            (Some(places.lowest_seen.get()), here.named.min(branch.get()))
+        }
+        Some(Cut::Elsewhere(branch)) => (here.lowest.min(Some(branch.get())), here.named.min(branch.get())),
+        Some(cut) => (here.lowest.min(cut.lowest_seen().map(BranchIndex::get)), here.named),
+    };
+    Ok(Place { places, lowest, named })
 }
 
 /// The union directory at a path.
 pub(crate) fn place(world: &World<Id>, dir: &[Name]) -> Result<Place, Refusal> {
-    let root =
-        infallible(world.branches.iter().enumerate().map(|(branch, of)| {
-            (branch_index(branch), Found::Dir(below(of.root.opaque && of.access.heeds_whiteouts())))
-        }));
-    let mut here = narrowed(Some(world.branches.len() - 1), root)?;
-    for depth in 0..dir.len() {
-        let found = look_up(world, &here.stack, &dir[..depth], &dir[depth]);
-        here = narrowed(here.lowest, found)?;
+    let spot = |branch| Spot { branch: branch_index(branch), dir: Path::new(), path: Vec::new() };
+    let roots = roots(world, 0);
+    let last = *roots.last().expect("a world has branches");
+    // without an opaque mark, what is made on any branch is seen
+    let places = Places { stack: roots.into_iter().map(spot).collect(), lowest_seen: branch_index(last) };
+    let mut here = Place { places, lowest: Some(last), named: world.branches.len() - 1 };
+    for name in dir {
+        here = enter(world, &here, name)?;
     }
     Ok(here)
 }
 
-fn narrowed(lowest: Option<usize>, dir: Resolved) -> Result<Place, Refusal> {
-    match dir {
-        Resolved::Missing { .. } => Err(Refusal::NoEnt),
-        Resolved::Leaf(_) => Err(Refusal::NotDir),
-        Resolved::Dir { stack, cut } => {
-            let lowest = match cut {
-                None => lowest,
-                Some(cut) => lowest.min(cut.lowest_seen().map(BranchIndex::get)),
-            };
-            Ok(Place { stack: stack.into_iter().map(BranchIndex::get).collect(), lowest })
-        }
+impl Place {
+    fn on(&self, branch: usize) -> Option<&Path> {
+        self.places.stack.iter().find(|place| place.branch.get() == branch).map(|place| &place.dir)
+    }
+
+    /// Whether the directory is on a branch, or can be brought up to it under its name.
+    fn reaches(&self, branch: usize) -> bool {
+        self.on(branch).is_some() || branch <= self.named
     }
 }
 
@@ -150,7 +246,7 @@ impl<'a> Looked<'a> {
     fn at(world: &'a World<Id>, path: &'a [Name]) -> Result<Self, Refusal> {
         let (name, dir) = path.split_last().expect("a change names something");
         let place = place(world, dir)?;
-        let found = look_up(world, &place.stack, dir, name);
+        let found = look_up(world, &place.places, name);
         Ok(Looked { world, path, place, found })
     }
 
@@ -162,18 +258,17 @@ impl<'a> Looked<'a> {
         &self.path[..self.path.len() - 1]
     }
 
-    /// The branches of the directory that are below the carrier.
-    fn below(&self, carrier: usize) -> Resolved {
-        let stack: Vec<usize> = self.place.stack.iter().copied().filter(|branch| *branch > carrier).collect();
-        look_up(self.world, &stack, self.parent(), self.name())
+    /// Where the directory lies on the carrier, now or once it was brought up.
+    fn parent_on(&self, carrier: usize) -> Path {
+        self.place.on(carrier).cloned().unwrap_or_else(|| self.parent().to_vec())
     }
 
     fn something_below(&self, carrier: usize) -> bool {
-        self.below(carrier).topmost().is_some()
+        look_up(self.world, &self.place.places.below(branch_index(carrier)), self.name()).topmost().is_some()
     }
 
     fn slot(&self, carrier: usize) -> Option<&'a Slot<Id>> {
-        self.world.branches[carrier].root.at(self.parent())?.slots.get(self.name())
+        self.world.branches[carrier].root.at(self.place.on(carrier)?)?.slots.get(self.name())
     }
 
     fn whiteout(&self, carrier: usize) -> bool {
@@ -194,15 +289,43 @@ impl<'a> Looked<'a> {
         branches
             .map(|(branch, of)| Candidate {
                 branch: branch_index(branch),
-                writable: of.access == harness::world::Access::Writable,
-                has_parent: self.place.stack.contains(&branch),
+                writable: of.access == harness::world::Access::Writable && self.place.reaches(branch),
+                has_parent: self.place.on(branch).is_some(),
             })
             .collect()
     }
 
-    /// Directories merge: is this one made of the carrier's alone?
-    fn only_on(&self, carrier: usize) -> bool {
-        matches!(&self.found, Resolved::Dir { stack, .. } if *stack == [branch_index(carrier)])
+    /// Candidates that can hold this name and another one.
+    fn candidates_with(&self, other: &Looked<'_>) -> Vec<Candidate> {
+        let mut candidates = self.candidates();
+        candidates.iter_mut().for_each(|candidate| candidate.writable &= other.place.reaches(candidate.branch.get()));
+        candidates
+    }
+
+    /// What this is to a rename on the carrier, where it will have been brought up.
+    fn moved(&self, carrier: usize) -> Moved {
+        let Resolved::Dir { cut, .. } = &self.found else { return Moved::Leaf };
+        if *cut == Some(Cut::Elsewhere(branch_index(carrier))) {
+            return Moved::Dir(Merging::ByRecord);
+        }
+        let dir = enter(self.world, &self.place, self.name()).expect("it is a directory");
+        let merges = dir.places.stack.iter().any(|place| place.branch.get() > carrier);
+        Moved::Dir(if merges { Merging::ByName } else { Merging::Nothing })
+    }
+
+    /// Its place in the union of the branches below the carrier.
+    fn place_below(&self, carrier: usize) -> Path {
+        let root = &self.world.branches[carrier].root;
+        let real = [self.parent_on(carrier), vec![self.name().clone()]].concat();
+        let mut place = Path::new();
+        for (depth, name) in real.iter().enumerate() {
+            place.push(name.clone());
+            let body = if depth + 1 < real.len() { root.at(&real[..=depth]) } else { None };
+            if let Some(record) = body.filter(|body| !body.opaque).and_then(|body| body.record.clone()) {
+                place = record;
+            }
+        }
+        place
     }
 
     fn is_dir(&self) -> bool {
@@ -211,8 +334,10 @@ impl<'a> Looked<'a> {
 
     fn bring_up(&self, which: Which, carrier: usize, acts: &mut Vec<Act>) {
         acts.push(Act::Parents(which));
-        if matches!(self.found, Resolved::Leaf(branch) if branch.get() != carrier) {
-            acts.push(Act::CopyUp(which));
+        match &self.found {
+            Resolved::Leaf(branch) if branch.get() != carrier => acts.push(Act::CopyUp(which)),
+            Resolved::Dir { stack, .. } if stack[0].get() != carrier => acts.push(Act::CopyUp(which)),
+            _ => {}
         }
     }
 }
@@ -247,7 +372,7 @@ fn prepare_create(world: &World<Id>, at: &Path, dir: bool, how: Carrier) -> Resu
     let mut acts = vec![Act::Parents(Which::Target)];
     let steps = plan::create(plan::Create { dir, whiteout: target.whiteout(carrier) });
     acts.extend(steps.into_iter().map(Act::Planned));
-    Ok(Prepared { carrier, source: at.clone(), target: at.clone(), dir, acts })
+    Ok(prepared(carrier, (&target, None), (&target, None), dir, acts))
 }
 
 fn prepare_remove(world: &World<Id>, at: &Path, how: Carrier) -> Result<Prepared, Refusal> {
@@ -264,7 +389,7 @@ fn prepare_remove(world: &World<Id>, at: &Path, how: Carrier) -> Result<Prepared
         below: target.something_below(carrier),
     });
     acts.extend(steps.into_iter().map(Act::Planned));
-    Ok(Prepared { carrier, source: at.clone(), target: at.clone(), dir: false, acts })
+    Ok(prepared(carrier, (&target, None), (&target, None), false, acts))
 }
 
 fn prepare_rename(
@@ -275,49 +400,78 @@ fn prepare_rename(
     how: Carrier,
 ) -> Result<Prepared, Refusal> {
     let (source, target) = (Looked::at(world, from)?, Looked::at(world, to)?);
-    let carrier = choose(how, policy::carrier, &source.candidates(), source.lowest().min(target.lowest()))?;
-    if source.is_dir() && !source.only_on(carrier) {
-        return Err(Refusal::CrossDevice);
-    }
+    let carrier = choose(how, policy::carrier, &source.candidates_with(&target), source.lowest().min(target.lowest()))?;
+    reachable(&[&source, &target], carrier)?;
+    let moved = source.moved(carrier);
+    let cut = match target.found {
+        Resolved::Dir { cut, .. } => cut,
+        Resolved::Leaf(_) | Resolved::Missing { .. } => None,
+    };
     let target_dir = matches!(target.slot(carrier), Some(Slot { entry: Some(Entry::Dir(..)), .. }));
     let mut acts = Vec::new();
     source.bring_up(Which::Source, carrier, &mut acts);
     acts.push(Act::Parents(Which::Target));
     let steps = plan::rename(plan::Rename {
-        dir: source.is_dir(),
+        source: moved,
         source_below: source.something_below(carrier),
         target_dir,
+        target_record: cut == Some(Cut::Elsewhere(branch_index(carrier))),
         target_whiteout: target.whiteout(carrier),
         target_below: target.something_below(carrier),
         manner,
     });
     // what is seen below the copy is the entry it was copied from
     acts.extend(steps.into_iter().map(Act::Planned));
-    Ok(Prepared { carrier, source: from.clone(), target: to.clone(), dir: false, acts })
+    Ok(prepared(carrier, (&source, Some(moved)), (&target, None), false, acts))
 }
 
 fn prepare_exchange(world: &World<Id>, one: &Path, other: &Path, how: Carrier) -> Result<Prepared, Refusal> {
     let (source, target) = (Looked::at(world, one)?, Looked::at(world, other)?);
-    let carrier = choose(how, policy::carrier, &source.candidates(), source.lowest().min(target.lowest()))?;
-    if [&source, &target].iter().any(|side| side.is_dir() && !side.only_on(carrier)) {
-        return Err(Refusal::CrossDevice);
-    }
+    let carrier = choose(how, policy::carrier, &source.candidates_with(&target), source.lowest().min(target.lowest()))?;
+    reachable(&[&source, &target], carrier)?;
+    let both = [source.moved(carrier), target.moved(carrier)];
     let mut acts = Vec::new();
     source.bring_up(Which::Source, carrier, &mut acts);
     target.bring_up(Which::Target, carrier, &mut acts);
-    let side = |looked: &Looked<'_>| plan::Side {
-        dir: looked.is_dir(),
+    let side = |looked: &Looked<'_>, moved: Moved| plan::Side {
+        moved,
         whiteout: looked.whiteout(carrier),
         below: looked.something_below(carrier),
     };
-    acts.extend(plan::exchange(side(&source), side(&target)).into_iter().map(Act::Planned));
-    Ok(Prepared { carrier, source: one.clone(), target: other.clone(), dir: false, acts })
+    acts.extend(plan::exchange(side(&source, both[0]), side(&target, both[1])).into_iter().map(Act::Planned));
+    Ok(prepared(carrier, (&source, Some(both[0])), (&target, Some(both[1])), false, acts))
+}
+
+/// A carrier that was forced on a change may be one to which its directories cannot be brought up.
+fn reachable(names: &[&Looked<'_>], carrier: usize) -> Result<(), Refusal> {
+    if names.iter().all(|name| name.place.reaches(carrier)) { Ok(()) } else { Err(Refusal::ReadOnly) }
+}
+
+fn prepared(
+    carrier: usize,
+    source: (&Looked<'_>, Option<Moved>),
+    target: (&Looked<'_>, Option<Moved>),
+    dir: bool,
+    acts: Vec<Act>,
+) -> Prepared {
+    let record = |(looked, moved): (&Looked<'_>, Option<Moved>)| {
+        (moved == Some(Moved::Dir(Merging::ByName))).then(|| looked.place_below(carrier))
+    };
+    Prepared {
+        carrier,
+        source: source.0.path.to_vec(),
+        target: target.0.path.to_vec(),
+        parents: [source.0.parent_on(carrier), target.0.parent_on(carrier)],
+        records: [record(source), record(target)],
+        dir,
+        acts,
+    }
 }
 
 /// Does one step, as strictly as a disk would: whatever a system call would refuse is an error.
 pub(crate) fn act(world: &mut World<Id>, prepared: &Prepared, act: Act) -> Result<(), String> {
     match act {
-        Act::Parents(which) => bring_parents_up(world, prepared.carrier, parent(prepared, which)),
+        Act::Parents(which) => bring_parents_up(world, prepared.carrier, path(prepared, which)),
         Act::CopyUp(which) => copy_up(world, prepared, which),
         Act::Planned(step) => do_step(world, prepared, step),
     }
@@ -330,9 +484,9 @@ fn path(prepared: &Prepared, which: Which) -> &[Name] {
     }
 }
 
+/// Where the parent lies on the carrier.
 fn parent(prepared: &Prepared, which: Which) -> &[Name] {
-    let path = path(prepared, which);
-    &path[..path.len() - 1]
+    &prepared.parents[usize::from(which == Which::Target)]
 }
 
 fn seen<'a>(view: &'a View<Id>, path: &[Name]) -> Option<&'a Seen<Id>> {
@@ -347,29 +501,34 @@ fn inside<'a>(view: &'a View<Id>, dirs: &[Name]) -> Option<&'a View<Id>> {
     })
 }
 
-fn bring_parents_up(world: &mut World<Id>, carrier: usize, dir: &[Name]) -> Result<(), String> {
-    if dir.is_empty() {
-        return Ok(());
-    }
+/// Brings the directories above a name up, each under its name in the one above it.
+fn bring_parents_up(world: &mut World<Id>, carrier: usize, path: &[Name]) -> Result<(), String> {
     let view = world.view();
-    for depth in 1..=dir.len() {
-        let Some(Seen::Dir(id, _)) = seen(&view, &dir[..depth]) else { return Err("no parent".into()) };
-        let above = world.branches[carrier].root.at_mut(&dir[..depth - 1]).ok_or("ENOTDIR: above a parent")?;
-        let slot = above.slots.entry(dir[depth - 1].clone()).or_default();
-        match slot.entry {
-            None => slot.entry = Some(Entry::Dir(*id, Dir::default())),
-            Some(Entry::Dir(..)) => {}
-            Some(Entry::Leaf(_)) => return Err("ENOTDIR: a parent's place on the carrier".into()),
-        }
+    let on_carrier = |world: &World<Id>, depth: usize| {
+        let dir = place(world, &path[..depth]).map_err(|error| format!("{error:?}"))?;
+        Ok::<_, String>(dir.on(carrier).cloned())
+    };
+    let mut missing = path.len() - 1;
+    while missing > 0 && on_carrier(world, missing)?.is_none() {
+        missing -= 1;
+    }
+    for depth in missing + 1..path.len() {
+        let Some(Seen::Dir(id, _)) = seen(&view, &path[..depth]) else { return Err("no parent".into()) };
+        let above = on_carrier(world, depth - 1)?.ok_or("ENOENT: above a parent")?;
+        let above = world.branches[carrier].root.at_mut(&above).ok_or("ENOTDIR: above a parent")?;
+        put_new(above.slots.entry(path[depth - 1].clone()).or_default(), Entry::Dir(*id, Dir::default()))?;
     }
     Ok(())
 }
 
+/// Copies a file up whole, a directory without what is in it.
 fn copy_up(world: &mut World<Id>, prepared: &Prepared, which: Which) -> Result<(), String> {
-    let Some(Seen::Leaf(id)) = seen(&world.view(), path(prepared, which)).cloned() else {
-        return Err("only what is seen and not a directory is copied up".into());
+    let entry = match seen(&world.view(), path(prepared, which)).cloned() {
+        Some(Seen::Leaf(id)) => Entry::Leaf(id),
+        Some(Seen::Dir(id, _)) => Entry::Dir(id, Dir::default()),
+        None => return Err("only what is seen is copied up".into()),
     };
-    put_new(slot_mut(world, prepared, which)?, Entry::Leaf(id))
+    put_new(slot_mut(world, prepared, which)?, entry)
 }
 
 fn put_new(slot: &mut Slot<Id>, entry: Entry<Id>) -> Result<(), String> {
@@ -406,9 +565,14 @@ fn do_step(world: &mut World<Id>, prepared: &Prepared, step: Step) -> Result<(),
             }
         }
         Step::MarkOpaque(which) => body_mut(world, prepared, which)?.opaque = true,
+        Step::Record(which) => {
+            let record = prepared.records[usize::from(which == Which::Target)].clone().ok_or("no record is known")?;
+            body_mut(world, prepared, which)?.record = Some(record);
+        }
         Step::ClearMarks(which) => {
             let body = body_mut(world, prepared, which)?;
             body.opaque = false;
+            body.record = None;
             body.slots.values_mut().for_each(|slot| slot.whiteout = false);
         }
         Step::Unlink(which) => match slot_mut(world, prepared, which)?.entry.take() {
@@ -434,7 +598,9 @@ fn move_entry(world: &mut World<Id>, prepared: &Prepared, left: Option<Entry<Id>
         (Some(Entry::Dir(..)), Some(Entry::Leaf(_))) => return Err("ENOTDIR".into()),
         (Some(Entry::Leaf(_)), Some(Entry::Dir(..))) => return Err("EISDIR".into()),
         (Some(Entry::Dir(..)), Some(Entry::Dir(_, body)))
-            if body.opaque || body.slots.values().any(|slot| slot.whiteout || slot.entry.is_some()) =>
+            if body.opaque
+                || body.record.is_some()
+                || body.slots.values().any(|slot| slot.whiteout || slot.entry.is_some()) =>
         {
             return Err(format!("ENOTEMPTY: {body:?}"));
         }

@@ -5,9 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use harness::world::{Access, Dir, Entry, Name, Seen, View, World};
 use unionfs::union::merge::{Listed, merge};
 use unionfs::union::name::Name as UnionName;
+use unionfs::union::redirect::Places;
 use unionfs::union::{Found, Resolved};
 
-use crate::carry::{Act, Carrier, Change, Id, Path, Prepared, Refusal, act, expected, look_up, place, prepare, word};
+use crate::carry::{
+    Act, Carrier, Change, Id, Path, Prepared, Refusal, act, expected, look_up, must_be_opaque, place, prepare, word,
+};
 
 /// Asserts that `resolve` and `merge` show what the reference shows, in every directory.
 pub(crate) fn assert_seen_as_the_reference_says(world: &World<Id>, names: &[Name]) {
@@ -18,8 +21,8 @@ fn assert_directory(world: &World<Id>, names: &[Name], dir: &mut Path, view: &Vi
     let here = place(world, dir).unwrap_or_else(|error| panic!("{dir:?} is not found: {error:?}\n{world:?}"));
     let mut found = BTreeMap::new();
     for name in names {
-        let resolved = look_up(world, &here.stack, dir, name);
-        let shown = resolved.topmost().map(|branch| about(world, branch.get(), dir, name));
+        let resolved = look_up(world, &here.places, name);
+        let shown = resolved.topmost().map(|branch| about(world, branch.get(), &here.places, name));
         let expected = view.get(name).map(|seen| match seen {
             Seen::Leaf(id) => (*id, false),
             Seen::Dir(id, _) => (*id, true),
@@ -30,7 +33,7 @@ fn assert_directory(world: &World<Id>, names: &[Name], dir: &mut Path, view: &Vi
             found.insert(name.clone(), branch.get());
         }
     }
-    assert_eq!(listed(world, &here.stack, dir), found, "the listing of {dir:?}\n{world:?}");
+    assert_eq!(listed(world, &here.places), found, "the listing of {dir:?}\n{world:?}");
     for (name, seen) in view {
         if let Seen::Dir(_, inner) = seen {
             dir.push(name.clone());
@@ -40,19 +43,21 @@ fn assert_directory(world: &World<Id>, names: &[Name], dir: &mut Path, view: &Vi
     }
 }
 
-fn about(world: &World<Id>, branch: usize, dir: &[Name], name: &Name) -> Id {
-    let slot = world.branches[branch].root.at(dir).and_then(|body| body.slots.get(name));
+fn about(world: &World<Id>, branch: usize, places: &Places<Path>, name: &Name) -> Id {
+    let place = places.stack.iter().find(|place| place.branch.get() == branch).expect("a branch of the stack");
+    let slot = world.branches[branch].root.at(&place.dir).and_then(|body| body.slots.get(name));
     match slot.and_then(|slot| slot.entry.as_ref()) {
         Some(Entry::Leaf(id) | Entry::Dir(id, _)) => *id,
-        None => panic!("branch {branch} has no {name:?} in {dir:?}\n{world:?}"),
+        None => panic!("branch {branch} has no {name:?} in {:?}\n{world:?}", place.dir),
     }
 }
 
 /// The merged listing: each name with the branch of its topmost entry.
-fn listed(world: &World<Id>, stack: &[usize], dir: &[Name]) -> BTreeMap<Name, usize> {
-    let listings = stack.iter().map(|&branch| {
+fn listed(world: &World<Id>, places: &Places<Path>) -> BTreeMap<Name, usize> {
+    let listings = places.stack.iter().map(|place| {
+        let branch = place.branch.get();
         let of = &world.branches[branch];
-        let body = of.root.at(dir).expect("a directory of the stack");
+        let body = of.root.at(&place.dir).expect("a directory of the stack");
         let words = body.slots.keys().map(|name| {
             let found = word(body, name, of.access.heeds_whiteouts());
             let name = UnionName::new(name).expect("worlds have good names").to_owned();
@@ -63,7 +68,7 @@ fn listed(world: &World<Id>, stack: &[usize], dir: &[Name]) -> BTreeMap<Name, us
     let merged = merge(listings);
     let names: BTreeMap<Name, usize> =
         merged.iter().map(|listed| (listed.name.as_bytes().to_vec(), listed.about)).collect();
-    assert_eq!(names.len(), merged.len(), "a name is listed twice in {dir:?}\n{world:?}");
+    assert_eq!(names.len(), merged.len(), "a name is listed twice in {places:?}\n{world:?}");
     assert!(merged.iter().all(|listed| !matches!(listed.found, Found::Nothing | Found::Whiteout)));
     names
 }
@@ -77,10 +82,9 @@ pub(crate) fn assert_change_is_right(world: &World<Id>, change: &Change) -> Resu
                 panic!("{change:?}\nof {world:?}\nby {prepared:?}\n{flaw}");
             }
         }
-        Err(refusal @ (Refusal::ReadOnly | Refusal::CrossDevice)) => {
+        Err(Refusal::ReadOnly) => {
             if let Some(branch) = carrier_that_works(world, change) {
-                let excused = *refusal == Refusal::CrossDevice;
-                assert!(excused, "{change:?}\nof {world:?}\nis refused with EROFS, but branch {branch} can carry it");
+                panic!("{change:?}\nof {world:?}\nis refused with EROFS, but branch {branch} can carry it");
             }
         }
         Err(refusal) => {
@@ -150,11 +154,7 @@ fn marks_are_needed(before: &World<Id>, after: &World<Id>, change: &Change, carr
         }
     }
     for path in has.opaque.difference(&had.opaque) {
-        let (name, dir) = path.split_last().ok_or("the root became opaque")?;
-        let below = before.branches[carrier + 1..].iter();
-        let mut slots = below.filter_map(|branch| branch.root.at(dir)?.slots.get(name));
-        let on_carrier = before.branches[carrier].root.at(dir).and_then(|body| body.slots.get(name));
-        if !on_carrier.is_some_and(|slot| slot.whiteout) && !slots.any(|slot| slot.entry.is_some()) {
+        if !change.targets().iter().any(|target| must_be_opaque(before, target, carrier).as_ref() == Some(path)) {
             return Err(format!("{path:?} is opaque, although nothing of that name is below"));
         }
     }

@@ -2,7 +2,7 @@
 
 use harness::world::{Access, Branch, Dir, Entry, Name, Slot, World};
 
-use crate::carry::Id;
+use crate::carry::{Id, Path};
 
 /// How much a directory of a name may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +20,8 @@ fn id(branch: usize, name: usize, what: Id) -> Id {
 }
 
 /// Every state of one name in one branch: nothing, whiteout, leaf, directory, directory with the opaque mark, leaf and
-/// whiteout, directory and whiteout.
-fn slots(branch: usize, name: usize, detail: Detail) -> Vec<Slot<Id>> {
+/// whiteout, directory and whiteout; and a directory with each of the records, also with a mark beside or in it.
+fn slots(branch: usize, name: usize, detail: Detail, records: &[Path]) -> Vec<Slot<Id>> {
     let leaf = || Some(Entry::Leaf(id(branch, name, 1)));
     let mut slots = vec![
         Slot { whiteout: false, entry: None },
@@ -39,6 +39,17 @@ fn slots(branch: usize, name: usize, detail: Detail) -> Vec<Slot<Id>> {
             slots.push(Slot { whiteout, entry: Some(Entry::Dir(id(branch, name, 2), body)) });
         }
     }
+    for record in records {
+        for (opaque, whiteout) in [(false, false), (true, false), (false, true)] {
+            for child in children(branch, name, Detail::Few, opaque) {
+                let mut body = Dir { opaque, record: Some(record.clone()), ..Dir::default() };
+                if child != Slot::default() {
+                    body.slots.insert(b"x".to_vec(), child);
+                }
+                slots.push(Slot { whiteout, entry: Some(Entry::Dir(id(branch, name, 2), body)) });
+            }
+        }
+    }
     slots
 }
 
@@ -54,9 +65,20 @@ fn children(branch: usize, name: usize, detail: Detail, hides: bool) -> Vec<Slot
 
 /// Every root directory that holds the given names in any state.
 pub(crate) fn roots(branch: usize, names: &[Name], detail: Detail, opaque: &[bool]) -> Vec<Dir<Id>> {
+    roots_with_records(branch, names, detail, opaque, &[])
+}
+
+/// The same, where directories may have one of these records, too.
+pub(crate) fn roots_with_records(
+    branch: usize,
+    names: &[Name],
+    detail: Detail,
+    opaque: &[bool],
+    records: &[Path],
+) -> Vec<Dir<Id>> {
     let mut roots: Vec<Dir<Id>> = opaque.iter().map(|opaque| Dir { opaque: *opaque, ..Dir::default() }).collect();
     for (number, name) in names.iter().enumerate() {
-        let slots = slots(branch, number, detail);
+        let slots = slots(branch, number, detail, records);
         let with = |root: &Dir<Id>| {
             let each = slots.iter().map(|slot| {
                 let mut root = root.clone();

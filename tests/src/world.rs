@@ -42,6 +42,8 @@ pub enum Access {
 pub struct Dir<T> {
     /// Whether it holds the opaque mark.
     pub opaque: bool,
+    /// Its record: where in the union of the branches below the directory lies that merges with it.
+    pub record: Option<Vec<Name>>,
     /// What it holds under each name.
     pub slots: BTreeMap<Name, Slot<T>>,
 }
@@ -90,6 +92,10 @@ impl<T: fmt::Debug> fmt::Debug for Dir<T> {
         if self.opaque {
             map.entry(&format_args!(".wh..wh..opq"), &format_args!("opaque"));
         }
+        if let Some(record) = &self.record {
+            let path = record.iter().map(|name| name.escape_ascii().to_string()).collect::<Vec<_>>().join("/");
+            map.entry(&format_args!(".wh..wh.redirect"), &format_args!("{path}"));
+        }
         for (name, slot) in &self.slots {
             let name = name.escape_ascii();
             if slot.whiteout {
@@ -117,7 +123,7 @@ impl<T: fmt::Debug> fmt::Debug for Entry<T> {
 
 impl<T> Default for Dir<T> {
     fn default() -> Self {
-        Dir { opaque: false, slots: BTreeMap::new() }
+        Dir { opaque: false, record: None, slots: BTreeMap::new() }
     }
 }
 
@@ -150,14 +156,15 @@ impl<T: Clone> World<T> {
     pub fn view(&self) -> View<T> {
         let mut view = View::new();
         for branch in self.branches.iter().rev() {
-            lay_over(&mut view, &branch.root, branch.access.heeds_whiteouts());
+            let below = view.clone();
+            lay_over(&mut view, &branch.root, branch.access.heeds_whiteouts(), &below);
         }
         view
     }
 }
 
-/// Lays a directory of one branch over what the branches below it show there.
-fn lay_over<T: Clone>(view: &mut View<T>, dir: &Dir<T>, heeds_whiteouts: bool) {
+/// Lays a directory of one branch over what the branches below it show there. `below` is all that they show.
+fn lay_over<T: Clone>(view: &mut View<T>, dir: &Dir<T>, heeds_whiteouts: bool, below: &View<T>) {
     if dir.opaque && heeds_whiteouts {
         view.clear();
     }
@@ -171,13 +178,25 @@ fn lay_over<T: Clone>(view: &mut View<T>, dir: &Dir<T>, heeds_whiteouts: bool) {
                 view.insert(name.clone(), Seen::Leaf(about.clone()));
             }
             Some(Entry::Dir(about, inner)) => {
-                let mut merged = match view.remove(name) {
-                    Some(Seen::Dir(_, below)) => below,
-                    Some(Seen::Leaf(_)) | None => View::new(),
+                let there = view.remove(name);
+                let mut merged = match &inner.record {
+                    Some(path) if heeds_whiteouts => at_path(below, path),
+                    _ => content(there.as_ref()),
                 };
-                lay_over(&mut merged, inner, heeds_whiteouts);
+                lay_over(&mut merged, inner, heeds_whiteouts, below);
                 view.insert(name.clone(), Seen::Dir(about.clone(), merged));
             }
         }
     }
+}
+
+fn content<T: Clone>(seen: Option<&Seen<T>>) -> View<T> {
+    match seen {
+        Some(Seen::Dir(_, inner)) => inner.clone(),
+        Some(Seen::Leaf(_)) | None => View::new(),
+    }
+}
+
+fn at_path<T: Clone>(view: &View<T>, path: &[Name]) -> View<T> {
+    path.iter().fold(view.clone(), |view, name| content(view.get(name)))
 }
