@@ -391,7 +391,7 @@ fn regression_c24_a_rename_is_whole_after_a_crash() {
 fn regression_c25_a_refused_rename_takes_no_whiteouts_away() {
     let Some(branches) = two() else { return };
     branches.file("1/target/a", "").file("1/target/b", "").whiteout("0/target/a").dir("0/source").file("1/low/x", "");
-    let mut u = branches.mount();
+    let mut u = branches.mount_with(&["dirren=off"]);
     assert_eq!(fs::rename(u.path("source"), u.path("target")).errno(), Errno::ENOTEMPTY);
     fs::remove_file(u.path("target/b")).unwrap();
     assert_eq!(fs::rename(u.path("low"), u.path("target")).errno(), Errno::EXDEV);

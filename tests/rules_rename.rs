@@ -152,21 +152,6 @@ fn exchanged_directories_do_not_merge_with_what_lies_below_their_new_name() {
 }
 
 #[test]
-fn an_exchange_of_a_directory_with_content_below_is_exdev() {
-    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
-    branches.file("1/low/x", "").file("0/merged/y", "").file("1/merged/z", "").file("0/f", "");
-    let u = branches.mount();
-    for directory in ["low", "merged"] {
-        assert_eq!(rename(&u, "f", directory, RenameFlags::EXCHANGE).errno(), Errno::EXDEV, "{directory}");
-        assert_eq!(rename(&u, directory, "f", RenameFlags::EXCHANGE).errno(), Errno::EXDEV, "{directory}");
-    }
-    assert_eq!(
-        (u.list("low"), u.list("merged"), u.read("f")),
-        (vec!["x".into()], vec!["y".into(), "z".into()], String::new())
-    );
-}
-
-#[test]
 fn rename_whiteout_leaves_a_device_and_mknod_makes_one() {
     let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
     branches.file("1/low", "low").file("0/top", "top");
@@ -225,21 +210,6 @@ fn a_directory_of_the_top_alone_is_renamed_and_opaque_only_where_it_must_be() {
     u.assert_no_temporaries(0);
     u.remount_and_compare();
     assert_eq!((u.list("was"), u.list("target")), (vec!["z".into()], vec!["y".into()]));
-}
-
-#[test]
-fn a_directory_with_content_below_is_exdev_and_mv_copies_it() {
-    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
-    branches.file("1/low/sub/x", "x").mode("1/low", 0o750).file("0/merged/y", "y").file("1/merged/z", "z");
-    let mut u = branches.mount();
-    for directory in ["low", "merged"] {
-        assert_eq!(fs::rename(u.path(directory), u.path("moved")).errno(), Errno::EXDEV, "{directory}");
-    }
-    assert_eq!(u.on_disk("0"), ["merged"]);
-    harness::sandbox::run(std::process::Command::new("mv").arg(u.path("low")).arg(u.path("moved")));
-    assert_eq!((u.read("moved/sub/x"), u.mode("moved")), ("x".into(), 0o750));
-    assert!(!u.exists("low"));
-    u.remount_and_compare();
 }
 
 #[test]
