@@ -316,6 +316,81 @@ fn renaming_directories() {
     );
 }
 
+/// With content below: a record is written, taken along, or replaced.
+const BELOW: &[&str] = &["1/d/f", "1/d/s/g", "0/d/m", "1/e/x", "0/e/.wh.x", "1/t/y", "0/n"];
+
+#[test]
+fn renaming_directories_with_content_below() {
+    try_all(
+        nothing,
+        &[
+            Case {
+                name: "rename of a directory below",
+                things: BELOW,
+                change: |u| fs::rename(u.join("t"), u.join("u")),
+            },
+            Case {
+                name: "rename of a merged directory",
+                things: BELOW,
+                change: |u| fs::rename(u.join("d"), u.join("u")),
+            },
+            Case { name: "over an empty one", things: BELOW, change: |u| fs::rename(u.join("d"), u.join("e")) },
+            Case { name: "into a directory below", things: BELOW, change: |u| fs::rename(u.join("d"), u.join("t/d")) },
+            Case {
+                name: "exchange with a file",
+                things: BELOW,
+                change: |u| rename(u, "d", "n", RenameFlags::EXCHANGE),
+            },
+            Case {
+                name: "exchange with another",
+                things: BELOW,
+                change: |u| rename(u, "d", "t", RenameFlags::EXCHANGE),
+            },
+            Case { name: "leaving a device", things: BELOW, change: |u| rename(u, "d", "u", RenameFlags::WHITEOUT) },
+        ],
+    );
+}
+
+#[test]
+fn changing_what_was_renamed_with_its_content() {
+    try_all(
+        |u| fs::rename(u.join("d"), u.join("moved")),
+        &[
+            Case { name: "again", things: BELOW, change: |u| fs::rename(u.join("moved"), u.join("t/d")) },
+            Case { name: "back", things: BELOW, change: |u| fs::rename(u.join("moved"), u.join("d")) },
+            Case { name: "a child out of it", things: BELOW, change: |u| fs::rename(u.join("moved/s"), u.join("s")) },
+            Case { name: "over an empty one", things: BELOW, change: |u| fs::rename(u.join("moved"), u.join("e")) },
+            Case { name: "the old name made again", things: BELOW, change: |u| fs::create_dir(u.join("d")) },
+            Case { name: "copy-up in it", things: BELOW, change: |u| append(&u.join("moved/s/g")) },
+            Case { name: "removal in it", things: BELOW, change: |u| fs::remove_file(u.join("moved/f")) },
+            Case {
+                name: "exchange with another",
+                things: BELOW,
+                change: |u| rename(u, "moved", "t", RenameFlags::EXCHANGE),
+            },
+        ],
+    );
+}
+
+#[test]
+fn replacing_what_was_renamed_and_emptied() {
+    try_all(
+        |u| {
+            fs::rename(u.join("t"), u.join("moved"))?;
+            fs::remove_file(u.join("moved/y"))
+        },
+        &[
+            Case { name: "by a directory below", things: BELOW, change: |u| fs::rename(u.join("d"), u.join("moved")) },
+            Case {
+                name: "by one of the top",
+                things: &["1/t/y", "0/p/q"],
+                change: |u| fs::rename(u.join("p"), u.join("moved")),
+            },
+            Case { name: "by nothing", things: BELOW, change: |u| fs::remove_dir(u.join("moved")) },
+        ],
+    );
+}
+
 #[test]
 fn copying_up_single_files() {
     try_all(

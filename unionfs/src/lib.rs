@@ -14,7 +14,8 @@
 //! A **branch** is one directory of the stack; branch 0 is the **top**, and *below* means a larger
 //! index. An **entry** is what one branch holds under a **name**. A **whiteout** `.wh.NAME` hides
 //! NAME in the branches below; a directory with the mark `.wh..wh..opq` is **opaque** and hides
-//! everything below it. What the branches say of a name is **found**; where the name lives is
+//! everything below it. A directory that was renamed with what is below it has a **record** of where
+//! that lies. What the branches say of a name is **found**; where the name lives is
 //! **resolved**. The **stack** of an inode are the branches behind it. **Copy-up** brings an entry
 //! to a writable branch before it is changed. A **plan** is a list of **steps** on one branch, the
 //! **carrier**. An **inode** is an identity with a number, a **dentry** a name in a directory, a
@@ -24,6 +25,7 @@
 //!
 //! - A read-only branch is never written, for anything. Its mount is cut off and made read-only.
 //! - *What hides what* is stated once, in [`mod@union::resolve`]; lookup and listings both use it.
+//!   What a record leads to is, too, in [`mod@union::redirect`].
 //! - On disk: whiteout, act, clean up. An entry beats the whiteout beside it, so a daemon killed
 //!   at any system call leaves the state before a change or after it.
 //! - Change disk first, memory last; all state is on disk when an operation returns.
