@@ -361,3 +361,20 @@ fn without_an_inode_left_nothing_changes() {
     u.assert_no_temporaries(0);
     u.remount_and_compare();
 }
+
+#[test]
+fn layers_whose_records_lead_on_and_on_are_eloop() {
+    let access: Vec<&str> = std::iter::once("rw").chain(std::iter::repeat_n("ro+wh", 24)).collect();
+    let Some(branches) = Branches::new(BIN, &access) else { return };
+    // each directory of each layer says that it lies at the end of a path of such directories
+    for branch in 1..access.len() {
+        branches.dir(format!("{branch}/a/a/a/a/a/a")).file(format!("{branch}/{RECORDS}"), "");
+        for depth in 1..=6 {
+            symlink("a/a/a/a/a/a", branches.at(format!("{branch}/{}{RECORD}", "a/".repeat(depth)))).unwrap();
+        }
+    }
+    let u = branches.mount();
+    assert_eq!(fs::symlink_metadata(u.path("a")).errno(), Errno::ELOOP);
+    u.write("other", "works");
+    assert_eq!(u.list(""), ["a", "other"]);
+}

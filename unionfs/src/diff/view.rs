@@ -23,6 +23,9 @@ pub(super) type Level = Places<Option<Rc<Dir>>>;
 /// Extended attributes with this in their names are ours, and no part of a directory.
 const PRIVATE: &[u8] = b".runionfs.";
 
+/// The root of a branch.
+type Root = (BranchIndex, Option<Rc<Dir>>);
+
 /// The branches, open.
 #[derive(Debug)]
 pub(super) struct View {
@@ -66,6 +69,10 @@ impl Branches for View {
         Ok((word.found, word.redirect))
     }
 
+    fn endless(&self) -> Errno {
+        Errno::LOOP
+    }
+
     fn open(&self, _branch: BranchIndex, dir: &Self::Dir, name: Name<'_>) -> Result<Self::Dir, Errno> {
         let Some(dir) = dir else { return Ok(None) };
         match dir.open_dir(name.as_bytes()) {
@@ -102,7 +109,7 @@ impl View {
         Ok(Places { stack, lowest_seen })
     }
 
-    fn roots_from(&self, first: usize) -> Result<Vec<(BranchIndex, Option<Rc<Dir>>)>, Errno> {
+    fn roots_from(&self, first: usize) -> Result<Vec<Root>, Errno> {
         let mut roots = Vec::new();
         for (index, about) in (0..).map(BranchIndex).zip(&self.branches).skip(first) {
             roots.push((index, Some(Rc::clone(&about.root))));

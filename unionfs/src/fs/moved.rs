@@ -37,6 +37,10 @@ impl Branches for Union {
         Ok((word.found, word.redirect))
     }
 
+    fn endless(&self) -> Errno {
+        Errno::LOOP
+    }
+
     fn open(&self, branch: BranchIndex, dir: &Arc<Dir>, name: Name<'_>) -> Result<Arc<Dir>, Errno> {
         self.open_below(dir, branch, name.as_bytes())
     }
@@ -89,8 +93,10 @@ impl Union {
 
     /// A directory on each of its branches, with its paths there.
     fn places(&self, dir: &Arc<Inode>) -> Result<Places<Arc<Dir>>, Errno> {
+        let level = self.level(dir)?;
+        let _still = self.tree.read();
         let place = |(branch, open): (BranchIndex, Arc<Dir>)| Place { branch, dir: open, path: real_path(dir, branch) };
-        let stack = self.level(dir)?.into_iter().map(place).collect();
+        let stack = level.into_iter().map(place).collect();
         Ok(Places { stack, lowest_seen: dir.stack()?.lowest_seen })
     }
 
@@ -129,12 +135,28 @@ impl Union {
         }
     }
 
+    /// For a directory of a branch that is about to be renamed with what merges with it from below:
+    /// what its record says, and where all of it lies afterwards. What is above it may be renamed
+    /// in the meantime; that changes neither.
+    ///
+    /// # Errors
+    /// EXDEV for a path that is too long for a record.
+    pub(super) fn record(
+        &self,
+        dir: &Arc<Inode>,
+        stack: &Stack,
+        branch: BranchIndex,
+    ) -> Result<(Vec<u8>, Stack), Errno> {
+        let _still = self.tree.read();
+        Ok((self.place_below(dir, branch)?, staying(dir, stack, branch)))
+    }
+
     /// What a record of a directory says that lies on a branch and merges with what is below it:
     /// its place in the union of the branches below that one.
     ///
     /// # Errors
     /// EXDEV for a path that is too long for a record.
-    pub(super) fn place_below(&self, dir: &Arc<Inode>, branch: BranchIndex) -> Result<Vec<u8>, Errno> {
+    fn place_below(&self, dir: &Arc<Inode>, branch: BranchIndex) -> Result<Vec<u8>, Errno> {
         let path = real_path(dir, branch);
         let mut place: Vec<u8> = Vec::new();
         let mut open = Arc::clone(&self.branch(branch).root);
@@ -156,7 +178,7 @@ impl Union {
 
 /// The stack that a directory keeps when it gets another name with what is below `record`'s branch:
 /// what is there stays where it is.
-pub(super) fn staying(dir: &Arc<Inode>, stack: &Stack, record: BranchIndex) -> Stack {
+fn staying(dir: &Arc<Inode>, stack: &Stack, record: BranchIndex) -> Stack {
     let below = stack.branches.iter().filter(|branch| **branch > record);
     let places = below.map(|branch| (*branch, real_path(dir, *branch).into())).collect();
     Stack { redirect: Some(Box::new(Redirected { branch: record, places })), ..stack.clone() }

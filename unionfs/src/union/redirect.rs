@@ -55,6 +55,9 @@ pub trait Branches {
         name: Name<'_>,
     ) -> Result<(Found, Option<Redirect>), Self::Error>;
 
+    /// The error for records that lead on and on.
+    fn endless(&self) -> Self::Error;
+
     /// Opens a directory below.
     fn open(&self, branch: BranchIndex, dir: &Self::Dir, name: Name<'_>) -> Result<Self::Dir, Self::Error>;
 }
@@ -87,6 +90,10 @@ impl<D: Clone> Places<D> {
     }
 }
 
+/// So many words of branches are asked for one directory at most. A few thousand are what hundreds of
+/// branches and long paths need; layers that were made to mislead could ask for any number.
+const MOST_WORDS: usize = 100_000;
+
 /// What merges with a directory of `branch` by its record. `parent` is the directory that holds it.
 /// Nothing merges if there is no directory at the place.
 pub fn follow<B: Branches>(
@@ -95,56 +102,85 @@ pub fn follow<B: Branches>(
     branch: BranchIndex,
     record: &Redirect,
 ) -> Result<Places<B::Dir>, B::Error> {
-    let found = match record {
-        Redirect::Sibling(name) => step(branches, &parent.below(branch), name.as_name())?,
-        Redirect::Path(path) => walk(branches, branch, path)?,
-    };
-    Ok(if found.stack.is_empty() { Places { stack: Vec::new(), lowest_seen: branch } } else { found })
-}
-
-/// The directory at a path in the union of the branches below one.
-fn walk<B: Branches>(branches: &B, branch: BranchIndex, path: &[NameBuf]) -> Result<Places<B::Dir>, B::Error> {
-    let roots = branches.roots_below(branch)?;
-    let lowest_seen = roots.last().map_or(branch, |(last, _)| *last);
-    let root = |(branch, dir)| Place { branch, dir, path: Vec::new() };
-    let mut here = Places { stack: roots.into_iter().map(root).collect(), lowest_seen };
-    for name in path {
-        here = step(branches, &here, name.as_name())?;
-    }
-    Ok(here)
+    Search { branches, words: 0 }.follow(parent, branch, record)
 }
 
 /// The directory of a name in a directory; without branches if there is no directory of that name.
 pub fn step<B: Branches>(branches: &B, parent: &Places<B::Dir>, name: Name<'_>) -> Result<Places<B::Dir>, B::Error> {
-    let mut scan = Scan::default();
-    let mut record = None;
-    for place in &parent.stack {
-        let (found, redirect) = branches.word(place.branch, &place.dir, name)?;
-        record = redirect;
-        if scan.hear(place.branch, found) == Next::Done {
-            break;
-        }
+    Search { branches, words: 0 }.step(parent, name)
+}
+
+/// One search, and how many words it has asked for.
+struct Search<'a, B> {
+    branches: &'a B,
+    words: usize,
+}
+
+impl<B: Branches> Search<'_, B> {
+    fn follow(
+        &mut self,
+        parent: &Places<B::Dir>,
+        branch: BranchIndex,
+        record: &Redirect,
+    ) -> Result<Places<B::Dir>, B::Error> {
+        let found = match record {
+            Redirect::Sibling(name) => self.step(&parent.below(branch), name.as_name())?,
+            Redirect::Path(path) => self.walk(branch, path)?,
+        };
+        Ok(if found.stack.is_empty() { Places { stack: Vec::new(), lowest_seen: branch } } else { found })
     }
-    let Resolved::Dir { stack, cut } = scan.finish() else {
-        return Ok(Places { stack: Vec::new(), lowest_seen: parent.lowest_seen });
-    };
-    let mut places = Places { stack: Vec::new(), lowest_seen: parent.lowest_seen };
-    for place in parent.stack.iter().filter(|place| stack.contains(&place.branch)) {
-        let dir = branches.open(place.branch, &place.dir, name)?;
-        places.stack.push(Place { branch: place.branch, dir, path: join(&place.path, name) });
-    }
-    match (cut, record) {
-        (Some(Cut::Elsewhere(branch)), Some(record)) => {
-            let rest = follow(branches, parent, branch, &record)?;
-            places.stack.extend(rest.stack);
-            places.lowest_seen = rest.lowest_seen;
+
+    /// The directory at a path in the union of the branches below one.
+    fn walk(&mut self, branch: BranchIndex, path: &[NameBuf]) -> Result<Places<B::Dir>, B::Error> {
+        let roots = self.branches.roots_below(branch)?;
+        let lowest_seen = roots.last().map_or(branch, |(last, _)| *last);
+        let root = |(branch, dir)| Place { branch, dir, path: Vec::new() };
+        let mut here = Places { stack: roots.into_iter().map(root).collect(), lowest_seen };
+        for name in path {
+            here = self.step(&here, name.as_name())?;
         }
-        (Some(cut), _) => {
-            places.lowest_seen = cut.lowest_seen().map_or(places.lowest_seen, |l| l.min(places.lowest_seen))
-        }
-        (None, _) => {}
+        Ok(here)
     }
-    Ok(places)
+
+    fn step(&mut self, parent: &Places<B::Dir>, name: Name<'_>) -> Result<Places<B::Dir>, B::Error> {
+        let mut places = Places { stack: Vec::new(), lowest_seen: parent.lowest_seen };
+        let (found, record) = self.look(parent, name)?;
+        let Resolved::Dir { stack, cut } = found else { return Ok(places) };
+        for place in parent.stack.iter().filter(|place| stack.contains(&place.branch)) {
+            let dir = self.branches.open(place.branch, &place.dir, name)?;
+            places.stack.push(Place { branch: place.branch, dir, path: join(&place.path, name) });
+        }
+        match (cut, record) {
+            (Some(Cut::Elsewhere(branch)), Some(record)) => {
+                let rest = self.follow(parent, branch, &record)?;
+                places.stack.extend(rest.stack);
+                places.lowest_seen = rest.lowest_seen;
+            }
+            (cut, _) => {
+                let seen = cut.and_then(Cut::lowest_seen).unwrap_or(parent.lowest_seen);
+                places.lowest_seen = seen.min(parent.lowest_seen);
+            }
+        }
+        Ok(places)
+    }
+
+    /// What is found under a name, and the record of the last directory.
+    fn look(&mut self, parent: &Places<B::Dir>, name: Name<'_>) -> Result<(Resolved, Option<Redirect>), B::Error> {
+        let mut scan = Scan::default();
+        let mut record = None;
+        for place in &parent.stack {
+            self.words += 1;
+            if self.words > MOST_WORDS {
+                return Err(self.branches.endless());
+            }
+            let (found, redirect) = self.branches.word(place.branch, &place.dir, name)?;
+            record = redirect;
+            if scan.hear(place.branch, found) == Next::Done {
+                break;
+            }
+        }
+        Ok((scan.finish(), record))
+    }
 }
 
 /// A path below a path.

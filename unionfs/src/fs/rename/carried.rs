@@ -6,7 +6,6 @@ use rustix::io::Errno;
 
 use super::{End, RenameFlags};
 use crate::branch::stat::{Kind, Stat};
-use crate::fs::moved::staying;
 use crate::fs::remove::Going;
 use crate::fs::steps::{Carrier, Spot};
 use crate::fs::{Entry, Union};
@@ -108,7 +107,7 @@ impl Union {
             _ => Merging::Nothing,
         };
         let record = match merging {
-            Merging::ByName => Some((self.place_below(inode, branch)?, staying(inode, &stack, branch))),
+            Merging::ByName => Some(self.record(inode, &stack, branch)?),
             Merging::Nothing | Merging::ByRecord => None,
         };
         Ok(Moving { inode, from, to, what: Moved::Dir(merging), record })
