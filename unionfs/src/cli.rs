@@ -5,6 +5,7 @@
 mod arguments;
 mod daemon;
 mod diff;
+mod flush;
 mod log;
 #[cfg(test)]
 mod manual;
@@ -44,6 +45,14 @@ the same under the names mount.runionfs and mount.fuse.runionfs.";
 
 const EXIT_STATUS: &str = "\n\nExit status: 0 when it is mounted and serves; 1 when it was refused; 2 for wrong usage.";
 
+const FLUSH_HELP: &str = "\
+When one name of a hard-linked file below is changed, the file is copied up, and a record in the work area joins the
+copy with its other names, which still stand below. This makes each of them a hard link to the copy, and takes the
+record away, so that the branch carries all of them alone, as a layer. Work in the union goes on meanwhile. What was
+written to the branches is on disk afterwards (syncfs).
+
+Exit status: 0 when no record is left; 1 when it was refused, or when names are left below, each of them still joined.";
+
 /// A union of directories: writable on top, the branches below never change
 #[derive(Debug, Parser)]
 #[command(name = "runionfs", version)]
@@ -66,6 +75,9 @@ enum Command {
     Show(ShowArgs),
     /// List what the writable branches on top change: A added, C changed, D deleted
     Diff(DiffArgs),
+    /// Make what joins hard links over branches real hard links in the writable branches
+    #[command(after_long_help = FLUSH_HELP)]
+    Flush(FlushArgs),
 }
 
 #[derive(Debug, Args)]
@@ -112,6 +124,16 @@ struct DiffArgs {
     union: OsString,
 }
 
+#[derive(Debug, Args)]
+struct FlushArgs {
+    /// Where the union is mounted, or its branches
+    #[arg(value_name = "MOUNTPOINT|BRANCHES")]
+    union: OsString,
+    /// Of branches that are not mounted: workdir=DIR, if they are mounted with it
+    #[arg(short = 'o', value_name = "OPTION[,OPTION]...")]
+    options: Vec<OsString>,
+}
+
 /// Why the command did not do what was asked.
 #[derive(Debug)]
 enum Failure {
@@ -137,6 +159,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Umount(args) => umount::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::Flush(args) => flush::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,4 +1,4 @@
-//! The control socket of a daemon: how `runionfs show` and others ask it.
+//! The control socket of a daemon: how `runionfs show`, `flush` and others ask it.
 //!
 //! A Unix socket, named by the device number of the mount, in a directory that is its owner's
 //! alone. A request is one line with a word, the answer is one line of JSON. Only root and the
@@ -17,6 +17,7 @@ use std::thread;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::process::geteuid;
+use serde::{Deserialize, Serialize};
 
 use crate::mount::DeviceNumber;
 use place::Place;
@@ -27,8 +28,39 @@ const LONGEST_REQUEST: u64 = 4096;
 /// Who connects while this many are connected is turned away.
 const MOST_CLIENTS: usize = 32;
 
-/// The only request for now.
-pub const SHOW: &str = "show";
+/// What a daemon is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// Its [`Status`].
+    Show,
+    /// To flush hard links; the answer is a [`Flushed`](crate::fs::Flushed).
+    Flush,
+}
+
+impl Request {
+    const ALL: [Request; 2] = [Request::Show, Request::Flush];
+
+    /// The word on the line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Request::Show => "show",
+            Request::Flush => "flush",
+        }
+    }
+
+    fn read(line: &[u8]) -> Option<Request> {
+        Request::ALL.into_iter().find(|request| request.word().as_bytes() == line)
+    }
+}
+
+/// An answer that says why there is none.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Refusal {
+    /// Why not.
+    pub(crate) error: String,
+}
+
+type Answerer = dyn Fn(Request) -> io::Result<Vec<u8>> + Send + Sync;
 
 /// The socket of this daemon. Dropping it removes it; its threads end with the process.
 #[derive(Debug)]
@@ -37,13 +69,17 @@ pub struct Control {
 }
 
 impl Control {
-    /// Opens the socket for the mount with this device number, and answers with this status.
+    /// Opens the socket for the mount with this device number. `answer` makes the answers, each a
+    /// line of JSON; it may take its time.
     ///
     /// A socket of the same name is stale: while our file system lives, no other has its number.
-    pub fn open(device: DeviceNumber, status: Status) -> io::Result<Control> {
+    pub fn open(
+        device: DeviceNumber,
+        answer: impl Fn(Request) -> io::Result<Vec<u8>> + Send + Sync + 'static,
+    ) -> io::Result<Control> {
         let (place, listener) = Place::bind(device)?;
-        let answer = status.to_line()?;
-        thread::Builder::new().name("control".into()).spawn(move || accept(&listener, answer.into()))?;
+        let answer: Arc<Answerer> = Arc::new(answer);
+        thread::Builder::new().name("control".into()).spawn(move || accept(&listener, &answer))?;
         Ok(Control { place })
     }
 
@@ -54,7 +90,7 @@ impl Control {
 }
 
 /// Answers each client in a thread of its own, so that none waits for another.
-fn accept(listener: &UnixListener, answer: Arc<[u8]>) {
+fn accept(listener: &UnixListener, answer: &Arc<Answerer>) {
     let clients = Arc::new(AtomicUsize::new(0));
     for client in listener.incoming() {
         let client = match client {
@@ -70,10 +106,10 @@ fn accept(listener: &UnixListener, answer: Arc<[u8]>) {
         if clients.load(Ordering::Relaxed) > MOST_CLIENTS {
             continue;
         }
-        let answer = Arc::clone(&answer);
+        let answer = Arc::clone(answer);
         let spawned = thread::Builder::new().name("control-client".into()).spawn(move || {
             let _slot = slot;
-            if let Err(error) = converse(&client, &answer) {
+            if let Err(error) = converse(&client, &*answer) {
                 tracing::debug!("control socket: {error}");
             }
         });
@@ -100,7 +136,7 @@ impl Drop for Slot {
 }
 
 /// Answers the requests of one client until it hangs up.
-fn converse(client: &UnixStream, answer: &[u8]) -> io::Result<()> {
+fn converse(client: &UnixStream, answer: &Answerer) -> io::Result<()> {
     let peer = getsockopt(client, PeerCredentials)?.uid();
     if peer != 0 && peer != geteuid().as_raw() {
         return Err(io::Error::other(format!("user {peer} is not answered")));
@@ -109,10 +145,19 @@ fn converse(client: &UnixStream, answer: &[u8]) -> io::Result<()> {
     loop {
         let mut line = Vec::new();
         reader.by_ref().take(LONGEST_REQUEST).read_until(b'\n', &mut line)?;
-        match line.strip_suffix(b"\n") {
-            None => return Ok(()),
-            Some(request) if request == SHOW.as_bytes() => (&mut &*client).write_all(answer)?,
-            Some(_) => (&mut &*client).write_all(b"{\"error\":\"unknown request\"}\n")?,
-        }
+        let Some(word) = line.strip_suffix(b"\n") else { return Ok(()) };
+        let answered = match Request::read(word) {
+            Some(request) => answer(request),
+            None => Err(io::Error::other("unknown request")),
+        };
+        let line = answered.or_else(|error| to_line(&Refusal { error: error.to_string() }))?;
+        (&mut &*client).write_all(&line)?;
     }
+}
+
+/// A value as one line of JSON.
+pub fn to_line(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(line)
 }

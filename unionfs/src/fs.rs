@@ -21,12 +21,14 @@ mod copy_up;
 mod create;
 mod dirs;
 mod file;
+mod flush;
 mod lookup;
 mod moved;
 mod names;
 mod parents;
 mod places;
 mod readdir;
+mod records;
 mod remove;
 mod rename;
 mod setup;
@@ -34,10 +36,9 @@ mod steps;
 mod sync;
 mod xattr;
 
-use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use rustix::io::Errno;
 use smallvec::SmallVec;
 
@@ -56,6 +57,7 @@ use crate::union::{BranchIndex, Name, NameError, Redirect, Resolved};
 pub use attr::Change;
 pub use create::New;
 pub use file::Opened;
+pub use flush::Flushed;
 pub use readdir::{DirEntry, Seen, Stream};
 pub use rename::{Progress, RenameFlags};
 pub use setup::SetupError;
@@ -75,8 +77,7 @@ pub struct Union {
     tree: RwLock<()>,
     /// Shown in the place of directories that are other branches.
     empty: Option<Arc<Dir>>,
-    /// Hard-link records that were checked against the branches in this mount.
-    checked_records: Mutex<HashSet<u64>>,
+    records: records::Records,
     /// Tells the kernel that attributes of an inode changed on their own.
     on_stale: OnceLock<StaleHook>,
 }
@@ -128,6 +129,8 @@ struct Sight {
     dirs: u64,
     /// Where what is below the last of them lies, if not under the name.
     redirect: Option<Redirect>,
+    /// When it was looked at.
+    moment: records::Moment,
 }
 
 /// A directory on each of its branches, top first.

@@ -5,16 +5,18 @@
 //! The record of an object lies in the work area of a writable branch under the object's number:
 //! `links/NUMBER` is a hard link to the copied-up file, so that names which still stand below
 //! lead to it; `links/NUMBER.o` says what the object was below and which of the names that it
-//! had there are gone, by which the link count is right.
+//! had there are gone, by which the link count is right. [`crate::fs::Union::flush_links`] makes
+//! records real hard links.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::branch::dir::Dir;
-use crate::branch::stat::Stat;
+use crate::branch::stat::{RealId, Stat};
 use crate::branch::work::Work;
+use crate::union::Name;
 
 /// What an object was on the branch where it lay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,11 @@ impl Origin {
         (self.ino, self.birth) == (other.ino, other.birth) && born
     }
 
+    /// Its inode number on its branch.
+    pub fn ino(self) -> u64 {
+        self.ino
+    }
+
     fn words(self) -> [u64; 4] {
         [self.nlink, self.ino, self.birth, self.mtime]
     }
@@ -51,8 +58,36 @@ impl Origin {
 pub struct Record {
     /// What the object was.
     pub origin: Origin,
-    /// The names it had below that are gone, as paths from the root.
-    pub gone: Vec<Vec<u8>>,
+    /// The names it had below that are gone.
+    pub gone: Vec<Gone>,
+}
+
+/// A name that an object had below, and that is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gone {
+    /// What tells the name from every other of the object: its directory on the branch where it
+    /// lies, and the name there. A path of the union would not do, for when a directory is renamed,
+    /// it leads to another name.
+    pub place: Vec<u8>,
+    /// Its path in the union at the time it went, by which a later mount sees whether it did.
+    pub path: Vec<u8>,
+}
+
+impl Gone {
+    /// The name in a directory of a branch, of that identity there, and of that path in the union.
+    pub fn new(dir: RealId, name: Name<'_>, path: Vec<u8>) -> Gone {
+        Gone { place: place(dir, name.as_bytes()), path }
+    }
+
+    /// Whether it is the entry of its name in a directory of that identity.
+    pub fn is_in(&self, dir: RealId) -> bool {
+        let name = self.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        self.place == place(dir, name)
+    }
+}
+
+fn place(dir: RealId, name: &[u8]) -> Vec<u8> {
+    [format!("{:x}.{:x}/", dir.ino, dir.birth).as_bytes(), name].concat()
 }
 
 const HEAD: usize = 32;
@@ -71,25 +106,27 @@ impl Record {
         let (head, rest) = bytes.split_at_checked(HEAD)?;
         let word = |at: usize| Some(u64::from_le_bytes(head.get(at * 8..at * 8 + 8)?.try_into().ok()?));
         let origin = Origin { nlink: word(0)?, ino: word(1)?, birth: word(2)?, mtime: word(3)? };
-        // a path without its zero byte was being written when the daemon died
-        let complete = rest.iter().rposition(|byte| *byte == 0).map_or(&rest[..0], |end| &rest[..end]);
-        let gone = complete.split(|byte| *byte == 0).filter(|path| !path.is_empty()).map(<[u8]>::to_vec).collect();
-        Some(Record { origin, gone })
+        // what has not both its zero bytes was being written when the daemon died
+        let mut words = rest.split_inclusive(|byte| *byte == 0).map_while(|word| word.strip_suffix(b"\0"));
+        let gone = std::iter::from_fn(|| Some(Gone { place: words.next()?.to_vec(), path: words.next()?.to_vec() }));
+        Some(Record { origin, gone: gone.collect() })
     }
 
     fn print(&self) -> Vec<u8> {
         let mut bytes: Vec<u8> = self.origin.words().iter().flat_map(|word| word.to_le_bytes()).collect();
-        for path in &self.gone {
-            bytes.extend_from_slice(path);
-            bytes.push(0);
-        }
+        bytes.extend(self.gone.iter().flat_map(line));
         bytes
+    }
+
+    /// How many names are left below.
+    pub fn left(&self) -> u64 {
+        self.origin.nlink.saturating_sub(self.gone.len() as u64)
     }
 
     /// The link count of a copied-up object: the names below that are left, and those of the
     /// copy, one of which is the record's own.
     pub fn nlink_of_copy(&self, copy: &Stat) -> u32 {
-        let below = self.origin.nlink.saturating_sub(self.gone.len() as u64);
+        let below = self.left();
         let above = u64::from(copy.nlink.saturating_sub(1));
         u32::try_from(below + above).unwrap_or(u32::MAX)
     }
@@ -99,6 +136,24 @@ impl Record {
         let gone = u32::try_from(self.gone.len()).unwrap_or(u32::MAX);
         stat.nlink.saturating_sub(gone)
     }
+}
+
+fn line(gone: &Gone) -> Vec<u8> {
+    [&gone.place[..], b"\0", &gone.path, b"\0"].concat()
+}
+
+/// The numbers of all objects that have a record or a copy in a work area, each once.
+pub fn numbers(work: &Work) -> Result<Vec<u64>, Errno> {
+    let number = |name: &[u8]| {
+        let digits = name.strip_suffix(b".o").unwrap_or(name);
+        std::str::from_utf8(digits).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok())
+    };
+    let mut numbers = Vec::new();
+    let fd = work.links().open_for_reading()?;
+    while work.links().read_some(fd.as_fd(), |entry| numbers.extend(number(&entry.name)))? {}
+    numbers.sort_unstable();
+    numbers.dedup();
+    Ok(numbers)
 }
 
 /// Reads a record; nothing if there is none.
@@ -118,7 +173,7 @@ pub fn copied_up(work: &Work, number: u64) -> Result<Option<Stat>, Errno> {
 
 /// Notes that a name of the object below is gone, making the record if there is none. Called
 /// **before** the name goes: one that turns out to be still there is taken back at the next mount.
-pub fn note_gone(work: &Work, number: u64, origin: Origin, path: &[u8]) -> Result<(), Errno> {
+pub fn note_gone(work: &Work, number: u64, origin: Origin, gone: &Gone) -> Result<(), Errno> {
     let found = read(work, number)?;
     let same = found.as_ref().is_some_and(|record| record.origin == origin);
     let mut record = match found {
@@ -128,20 +183,20 @@ pub fn note_gone(work: &Work, number: u64, origin: Origin, path: &[u8]) -> Resul
         // none, or that of another stack of branches
         _ => Record { origin, gone: Vec::new() },
     };
-    if record.gone.iter().any(|known| known == path) {
+    if record.gone.iter().any(|known| known.place == gone.place) {
         return Ok(());
     }
     let known = record.print().len() as u64;
-    record.gone.push(path.to_vec());
+    record.gone.push(gone.clone());
     match work.links().open_file(&record_name(number), OFlags::WRONLY | OFlags::APPEND) {
-        // the rest of the record stays as it is, unless its last path was torn
-        Ok(file) if same && Stat::of_file(&file)?.size == known => append(&file, path),
+        // the rest of the record stays as it is, unless its end was torn
+        Ok(file) if same && Stat::of_file(&file)?.size == known => append(&file, gone),
         _ => write(work, number, &record),
     }
 }
 
-fn append(file: &OwnedFd, path: &[u8]) -> Result<(), Errno> {
-    let line = [path, b"\0"].concat();
+fn append(file: &OwnedFd, gone: &Gone) -> Result<(), Errno> {
+    let line = line(gone);
     match rustix::io::write(file, &line)? {
         written if written == line.len() => Ok(()),
         _ => Err(Errno::NOSPC),
@@ -149,10 +204,10 @@ fn append(file: &OwnedFd, path: &[u8]) -> Result<(), Errno> {
 }
 
 /// Takes back that names are gone.
-pub fn keep_gone(work: &Work, number: u64, still_gone: impl Fn(&[u8]) -> bool) -> Result<(), Errno> {
+pub fn keep_gone(work: &Work, number: u64, still_gone: impl Fn(&Gone) -> bool) -> Result<(), Errno> {
     let Some(mut record) = read(work, number)? else { return Ok(()) };
     let before = record.gone.len();
-    record.gone.retain(|path| still_gone(path));
+    record.gone.retain(still_gone);
     if record.gone.len() == before { Ok(()) } else { write(work, number, &record) }
 }
 
@@ -233,11 +288,17 @@ mod tests {
     #[test]
     fn a_record_is_read_as_it_was_written() {
         let origin = Origin { nlink: 4, ino: 5, birth: 6, mtime: 7 };
-        let record = Record { origin, gone: vec![b"a/b".to_vec(), b"c".to_vec()] };
+        let dir = RealId { dev: 1, ino: 0xab, birth: 0 };
+        let gone = |path: &[u8], name: &'static [u8]| Gone::new(dir, Name::new(name).unwrap(), path.to_vec());
+        let record = Record { origin, gone: vec![gone(b"a/b\xff", b"b\xff"), gone(b"c", b"c")] };
         assert_eq!(Record::parse(&record.print()), Some(record.clone()));
-        // half a path at the end does not count
+        assert!(record.gone[0].is_in(dir) && !record.gone[0].is_in(RealId { ino: 0xac, ..dir }));
+        // half a name at the end does not count
         let bytes = record.print();
-        assert_eq!(Record::parse(&bytes[..bytes.len() - 1]).map(|r| r.gone.len()), Some(1));
+        for torn in 1..bytes.len() - HEAD {
+            let whole = Record::parse(&bytes[..bytes.len() - torn]).map(|r| r.gone.len());
+            assert_eq!(whole, Some(usize::from(torn <= b"ab.0/c\0c\0".len())), "{torn}");
+        }
         assert_eq!(Record::parse(&bytes[..20]), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::process::exit;
 use std::sync::Arc;
 
-use unionfs::control::{Control, Status, Text};
+use unionfs::control::{self, Control, Status, Text};
 use unionfs::fs::Union;
 use unionfs::fuse::Server;
 use unionfs::mount::{self, Mounted};
@@ -29,9 +29,10 @@ pub(super) fn serve(request: &Request, readiness: daemon::Readiness) -> Result<(
     let target = mount::check_target(&request.target, &options)?;
     let union = Union::open(&request.branches, &request.options)?;
     let (device, mounted) = mount::mount(&target, &options)?;
-    let server = Server::new(union, device).map_err(|error| format!("the kernel does not start the mount: {error}"))?;
+    let server = Server::new(Arc::clone(&union), device)
+        .map_err(|error| format!("the kernel does not start the mount: {error}"))?;
     mounted.check()?;
-    let control = open_control(request, &mounted, server.features());
+    let control = open_control(request, &mounted, server.features(), union);
     let serving = Arc::new(Serving { mounted, control });
     readiness.tell()?;
     signals::watch(Arc::clone(&serving))?;
@@ -40,7 +41,7 @@ pub(super) fn serve(request: &Request, readiness: daemon::Readiness) -> Result<(
 }
 
 /// A mount without a control socket is still a mount; `runionfs show` then says that it has none.
-fn open_control(request: &Request, mounted: &Mounted, features: Vec<String>) -> Option<Control> {
+fn open_control(request: &Request, mounted: &Mounted, features: Vec<String>, union: Arc<Union>) -> Option<Control> {
     let status = Status {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
@@ -49,7 +50,11 @@ fn open_control(request: &Request, mounted: &Mounted, features: Vec<String>) -> 
         options: words::print(&request.options).iter().map(|word| Text::from(word.as_os_str())).collect(),
         features,
     };
-    match Control::open(mounted.device(), status) {
+    let answer = move |asked| match asked {
+        control::Request::Show => status.to_line(),
+        control::Request::Flush => control::to_line(&union.flush_links()?),
+    };
+    match Control::open(mounted.device(), answer) {
         Ok(control) => Some(control),
         Err(error) => {
             tracing::info!("no control socket: {error}");

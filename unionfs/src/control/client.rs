@@ -11,8 +11,10 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
+use serde::de::DeserializeOwned;
 
-use super::{SHOW, Status, place};
+use super::{Refusal, Request, Status, place};
+use crate::fs::Flushed;
 use crate::mount::{FS_TYPE, table};
 
 /// A daemon answers at once; one that does not is stuck.
@@ -45,7 +47,7 @@ pub enum ClientError {
         socket: String,
     },
     /// It did not answer, or nothing that can be read.
-    #[error("the daemon of {} does not answer: {error}", path.display())]
+    #[error("the daemon of {} has no answer: {error}", path.display())]
     NoAnswer {
         /// The mount point.
         path: PathBuf,
@@ -98,18 +100,30 @@ impl Client {
 
     /// Asks for the status.
     pub fn show(&mut self) -> Result<Status, ClientError> {
-        self.ask().map_err(|error| ClientError::NoAnswer { path: self.path.clone(), error })
+        self.ask(Request::Show, Some(PATIENCE))
     }
 
-    fn ask(&mut self) -> io::Result<Status> {
-        self.stream.set_read_timeout(Some(PATIENCE))?;
-        self.stream.write_all(format!("{SHOW}\n").as_bytes())?;
+    /// Has hard links flushed, and waits as long as that takes.
+    pub fn flush(&mut self) -> Result<Flushed, ClientError> {
+        self.ask(Request::Flush, None)
+    }
+
+    fn ask<T: DeserializeOwned>(&mut self, request: Request, patience: Option<Duration>) -> Result<T, ClientError> {
+        let answer = self.ask_line(request, patience).and_then(|line| {
+            serde_json::from_slice(&line).map_err(|error| match serde_json::from_slice(&line) {
+                Ok(Refusal { error }) => io::Error::other(error),
+                Err(_) => error.into(),
+            })
+        });
+        answer.map_err(|error| ClientError::NoAnswer { path: self.path.clone(), error })
+    }
+
+    fn ask_line(&mut self, request: Request, patience: Option<Duration>) -> io::Result<Vec<u8>> {
+        self.stream.set_read_timeout(patience)?;
+        self.stream.write_all(format!("{}\n", request.word()).as_bytes())?;
         let mut line = Vec::new();
         BufReader::new(&self.stream).read_until(b'\n', &mut line)?;
-        if line.is_empty() {
-            return Err(io::Error::other("it hung up"));
-        }
-        Status::from_line(&line)
+        if line.is_empty() { Err(io::Error::other("it hung up")) } else { Ok(line) }
     }
 
     /// Waits until the daemon has ended, so that its branches are free. Whether it did in time.

@@ -64,9 +64,7 @@ pub struct Status {
 impl Status {
     /// The status as one line of JSON.
     pub fn to_line(&self) -> io::Result<Vec<u8>> {
-        let mut line = serde_json::to_vec(self)?;
-        line.push(b'\n');
-        Ok(line)
+        super::to_line(self)
     }
 
     /// Reads what [`Status::to_line`] wrote.

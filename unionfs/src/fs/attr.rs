@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use super::copy_data::Keep;
 use super::file::Privilege;
 use super::names::is_ours;
+use super::records::{LOOKS, is_linked};
 use super::{Attr, Caller, Union};
 use crate::branch::at::SetTime;
 use crate::branch::stat::{Kind, Stat};
@@ -45,14 +46,26 @@ impl Union {
     /// ESTALE if the kernel should look its name up again.
     pub fn getattr(&self, ino: u64) -> Result<Attr, Errno> {
         let inode = self.inode(ino)?;
-        let stat = match inode.open_file() {
-            Some(open) => open.real().at().stat()?,
-            None => match self.stat_by_name(&inode) {
-                Err(Errno::STALE) => self.last_stat(&inode)?,
-                stat => stat?,
+        for _ in 0..LOOKS {
+            let moment = self.records.moment();
+            let stat = self.stat_of(&inode)?;
+            let attr = self.attr(&inode, stat);
+            if !is_linked(&inode, &stat) || self.records.are_as_in(moment) {
+                return Ok(attr);
+            }
+            self.records.settle();
+        }
+        self.stat_of(&inode).map(|stat| self.attr(&inode, stat))
+    }
+
+    fn stat_of(&self, inode: &Arc<Inode>) -> Result<Stat, Errno> {
+        match inode.open_file() {
+            Some(open) => open.real().at().stat(),
+            None => match self.stat_by_name(inode) {
+                Err(Errno::STALE) => self.last_stat(inode),
+                stat => stat,
             },
-        };
-        Ok(self.attr(&inode, stat))
+        }
     }
 
     /// The inode of a number, the root included.

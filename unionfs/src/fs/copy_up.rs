@@ -9,13 +9,14 @@ use rustix::io::Errno;
 
 use super::Union;
 use super::copy_data::{Keep, copy_data};
+use super::records::Changing;
 use crate::branch::at::{At, SetTime};
 use crate::branch::dir::Dir;
 use crate::branch::stat::{Kind, Stat};
 use crate::branch::work::Work;
 use crate::handle::Real;
 use crate::inode::{Dentry, Inode, Place, ROOT};
-use crate::links::{self, Origin};
+use crate::links::{self, Gone, Origin};
 use crate::union::BranchIndex;
 
 /// A copy in the work area, not in its place yet.
@@ -82,7 +83,7 @@ impl Union {
     pub(super) fn bring_up(&self, inode: &Arc<Inode>, dentry: &Dentry, branch: BranchIndex) -> Result<(), Errno> {
         let _gate = inode.gate.lock();
         match inode.place() {
-            Place::Record(at) if at == branch => self.link_record(inode, dentry, branch),
+            Place::Record(at) if at == branch => self.link_record(inode, dentry, branch).map(drop),
             Place::Record(_) => Err(Errno::XDEV),
             Place::Entry(at) if at == branch => Ok(()),
             Place::Entry(_) => self.copy_up(inode, Some(dentry.clone()), Some(branch), Keep::All),
@@ -237,11 +238,12 @@ impl Union {
             into.keeping_times(|| temporary.rename(&copy.name, &into, name.as_bytes(), RenameFlags::NOREPLACE))
         };
         let recorded = before.nlink > 1;
+        let _changing = recorded.then(|| self.records.change());
         if recorded {
             // the record is found by the number, so that must outlive the mount, too
             numbered?;
             self.check_record(target, inode.ino)?;
-            recording(copy, inode.ino, &before, &Inode::path_of(parent, name), place)?;
+            recording(copy, inode.ino, &before, &self.gone(parent, from, name)?, place)?;
         } else {
             place()?;
         }
@@ -253,21 +255,32 @@ impl Union {
         Ok(())
     }
 
-    /// Makes a name that stands below a hard link of the copied-up file.
-    fn link_record(&self, inode: &Arc<Inode>, dentry: &Dentry, branch: BranchIndex) -> Result<(), Errno> {
+    /// Makes a name that stands below a hard link of the copied-up file; false if it is one
+    /// already. The gate is held.
+    pub(super) fn link_record(&self, inode: &Arc<Inode>, dentry: &Dentry, branch: BranchIndex) -> Result<bool, Errno> {
         let (parent, name) = (&dentry.parent, dentry.name.as_name());
         self.raise_dir(parent, branch)?;
         let _names = parent.lock_names();
         let sight = self.look(&self.level(parent)?, name)?;
         let (Some(stat), Some(top)) = (sight.stat, sight.resolved.topmost()) else { return Err(Errno::STALE) };
         if top == branch {
-            return Ok(());
+            return Ok(false);
+        }
+        if self.number(top, &stat) != inode.ino {
+            return Err(Errno::STALE);
         }
         let work = self.work(branch)?;
         self.check_record(branch, inode.ino)?;
-        links::note_gone(work, inode.ino, Origin::of(&stat), &Inode::path_of(parent, name))?;
-        let into = self.dir(parent, branch)?;
-        into.keeping_times(|| work.links().link(&links::link_name(inode.ino), &into, name.as_bytes()))
+        let (into, gone) = (self.dir(parent, branch)?, self.gone(parent, top, name)?);
+        let _changing = self.records.change();
+        links::note_gone(work, inode.ino, Origin::of(&stat), &gone)?;
+        let linked = into.keeping_times(|| work.links().link(&links::link_name(inode.ino), &into, name.as_bytes()));
+        if linked.is_err()
+            && let Err(errno) = links::keep_gone(work, inode.ino, |known| known.place != gone.place)
+        {
+            tracing::warn!(%errno, "taking a name out of a hard-link record");
+        }
+        linked.map(|()| true)
     }
 
     /// Copies an open file that has no name we know. If none is left anywhere, the copy has none
@@ -278,22 +291,24 @@ impl Union {
         let (target, work) = self.writable().next().ok_or(Errno::ROFS)?;
         let temporary = work.temporary_name();
         let file = work.temporary().create_file(&temporary, 0o600)?;
-        let made = || -> Result<Stat, Errno> {
+        let made = || -> Result<(Stat, Option<Changing<'_>>), Errno> {
             let stat = real.at().stat()?;
             copy_data(real.file.as_fd(), file.as_fd(), stat.size, keep)?;
             let at = At::open(file.as_fd(), self.form(Some(target)));
             at.take_attributes(real.at(), &stat)?;
             let copied = at.stat()?;
-            if nlink > 0 {
-                if !self.options.volatile {
-                    rustix::fs::fsync(&file)?;
-                }
-                links::keep_copy(work, &temporary, inode.ino)?;
-                work.set_number(copied.id, inode.ino)?;
+            if nlink == 0 {
+                return Ok((copied, None));
             }
-            Ok(copied)
+            if !self.options.volatile {
+                rustix::fs::fsync(&file)?;
+            }
+            let changing = self.records.change();
+            links::keep_copy(work, &temporary, inode.ino)?;
+            work.set_number(copied.id, inode.ino)?;
+            Ok((copied, Some(changing)))
         };
-        let copied = made().inspect_err(|_| work.discard(&temporary))?;
+        let (copied, _changing) = made().inspect_err(|_| work.discard(&temporary))?;
         work.temporary().unlink(&temporary)?;
         let still_nameless = inode.with(|state| {
             let nameless = matches!(state.place, Place::Gone(_));
@@ -321,15 +336,15 @@ fn recording(
     copy: &Copy<'_>,
     number: u64,
     before: &Stat,
-    path: &[u8],
+    gone: &Gone,
     place: impl FnOnce() -> Result<(), Errno>,
 ) -> Result<(), Errno> {
     let work = copy.work;
-    links::note_gone(work, number, Origin::of(before), path)?;
+    links::note_gone(work, number, Origin::of(before), gone)?;
     let recorded = links::keep_copy(work, &copy.name, number);
     let named = recorded.and_then(|()| place());
     if named.is_err() {
-        if let Err(errno) = links::keep_gone(work, number, |gone| gone != path) {
+        if let Err(errno) = links::keep_gone(work, number, |known| known.place != gone.place) {
             tracing::warn!(%errno, "taking a name out of a hard-link record");
         }
         if recorded.is_ok() {

@@ -218,7 +218,12 @@ impl Union {
                 _ => return Err(Errno::NOENT),
             };
             if raised && here {
-                return self.link_here(&inode, &dir, name, target);
+                let recorded = matches!(inode.place(), Place::Record(_));
+                match self.link_here(&inode, &dir, name, target) {
+                    // its record was flushed in this moment
+                    Err(Errno::NOENT) if recorded => continue,
+                    linked => return linked,
+                }
             }
             drop(names);
             self.raise_dir(&dir, target)?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::records::{LOOKS, is_linked};
 use super::{Attr, Entry, Level, Sight, Union, name};
 use crate::branch::dir::Dir;
 use crate::branch::stat::{Kind, RealId, Stat};
@@ -34,6 +35,7 @@ impl Union {
 
     /// What the branches of a directory hold under a name.
     pub(super) fn look(&self, level: &[(BranchIndex, Arc<Dir>)], name: Name<'_>) -> Result<Sight, Errno> {
+        let moment = self.records.moment();
         let (mut stat, mut dirs, mut redirect) = (None, 0u64, None);
         let words = level.iter().enumerate().map(|(at, (branch, dir))| {
             let marks_matter = at + 1 < level.len() || self.writable().any(|(index, _)| index > *branch);
@@ -47,7 +49,7 @@ impl Union {
             Ok((*branch, word.found))
         });
         let resolved = resolve(words)?;
-        Ok(Sight { stat: resolved.topmost().and(stat), resolved, dirs, redirect })
+        Ok(Sight { stat: resolved.topmost().and(stat), resolved, dirs, redirect, moment })
     }
 
     /// What the branches below one hold under a name.
@@ -57,10 +59,23 @@ impl Union {
     }
 
     /// Makes an inode of what was found, with one lookup on it.
-    pub(super) fn adopt(&self, dir: &Arc<Inode>, name: Name<'_>, sight: Sight) -> Result<Entry, Errno> {
+    pub(super) fn adopt(&self, dir: &Arc<Inode>, name: Name<'_>, mut sight: Sight) -> Result<Entry, Errno> {
+        for _ in 0..LOOKS {
+            let entry = self.adopt_now(dir, name, &sight)?;
+            let linked = sight.stat.is_some_and(|stat| is_linked(entry.lookup.inode(), &stat));
+            if !linked || self.records.are_as_in(sight.moment) {
+                return Ok(entry);
+            }
+            self.records.settle();
+            sight = self.look(&self.level(dir)?, name)?;
+        }
+        self.adopt_now(dir, name, &sight)
+    }
+
+    fn adopt_now(&self, dir: &Arc<Inode>, name: Name<'_>, sight: &Sight) -> Result<Entry, Errno> {
         let mut substitute = None;
         for attempt in 0.. {
-            let (mut birth, stat, dirs) = self.identify(dir, &sight)?;
+            let (mut birth, stat, dirs) = self.identify(dir, sight)?;
             birth.ino = substitute.unwrap_or(birth.ino);
             let (kind, place, real, ino) = (birth.kind, birth.place.clone(), birth.real, birth.ino);
             match self.inodes.look_up(birth) {
@@ -77,7 +92,7 @@ impl Union {
                 // removed, or one that is being copied up right now, which shows the next time
                 Err(_) if attempt < 3 => {}
                 Err(_) if matches!(place, Place::Record(_)) => return Err(Errno::STALE),
-                Err(_) if attempt < 8 => substitute = Some(self.substitute(&sight, real)),
+                Err(_) if attempt < 8 => substitute = Some(self.substitute(sight, real)),
                 Err(_) => {
                     tracing::error!(ino, "no free inode number was found");
                     return Err(Errno::IO);
@@ -137,7 +152,7 @@ impl Union {
     }
 
     /// The number of an entry.
-    fn number(&self, branch: BranchIndex, stat: &Stat) -> u64 {
+    pub(super) fn number(&self, branch: BranchIndex, stat: &Stat) -> u64 {
         let recorded = self.branch(branch).work.as_ref().and_then(|work| work.number(stat.id));
         recorded.unwrap_or_else(|| self.numbers.natural(stat.id))
     }
@@ -185,26 +200,5 @@ impl Union {
             links::read(work, ino).ok().flatten()
         });
         checked.into_iter().find(|record| record.origin.is_same(Origin::of(stat)))
-    }
-
-    /// Takes back names of a record that are not gone after all: whoever noted them died before
-    /// they went. Once for each record in a mount, before anybody changes it.
-    pub(super) fn check_record(&self, branch: BranchIndex, ino: u64) -> Result<(), Errno> {
-        // held until it is checked: nobody may count a name before that
-        let mut checked = self.checked_records.lock();
-        if checked.contains(&ino) {
-            return Ok(());
-        }
-        let work = self.work(branch)?;
-        links::keep_gone(work, ino, |path| match self.resolve_path(path) {
-            Ok(Some((found, stat))) => found == branch || self.number(found, &stat) != ino,
-            Ok(None) => true,
-            Err(errno) => {
-                tracing::warn!(%errno, "checking a hard-link record");
-                true
-            }
-        })?;
-        checked.insert(ino);
-        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::{Level, Sight, Union, name};
 use crate::branch::dir::Dir;
-use crate::branch::stat::Stat;
+use crate::branch::stat::{RealId, Stat};
 use crate::inode::{Inode, Redirected, Stack};
 use crate::union::redirect::{self, Branches, Place, Places};
 use crate::union::{BranchIndex, Cut, Found, Name, Redirect, Resolved};
@@ -101,7 +101,7 @@ impl Union {
     }
 
     /// The topmost entry of a path of the union, found without inodes.
-    pub(super) fn resolve_path(&self, path: &[u8]) -> Result<Option<(BranchIndex, Stat)>, Errno> {
+    pub(super) fn resolve_path(&self, path: &[u8]) -> Result<Option<Leaf>, Errno> {
         let (parents, last) = match path.iter().rposition(|byte| *byte == b'/') {
             Some(slash) => (Some(&path[..slash]), &path[slash + 1..]),
             None => (None, path),
@@ -112,7 +112,9 @@ impl Union {
         }
         let level: Level = here.stack.into_iter().map(|place| (place.branch, place.dir)).collect();
         let sight = self.look(&level, name(last)?)?;
-        Ok(sight.resolved.topmost().zip(sight.stat))
+        let Some((branch, stat)) = sight.resolved.topmost().zip(sight.stat) else { return Ok(None) };
+        let (_, dir) = level.iter().find(|(index, _)| *index == branch).ok_or(Errno::IO)?;
+        Ok(Some(Leaf { branch, dir: dir.stat()?.id, stat }))
     }
 
     /// Whether a directory can be brought up to a branch: by its name and those of its parents,
@@ -174,6 +176,15 @@ impl Union {
         }
         if place.len() > LONGEST { Err(Errno::XDEV) } else { Ok(place) }
     }
+}
+
+/// What a path leads to.
+#[derive(Debug)]
+pub(super) struct Leaf {
+    pub(super) branch: BranchIndex,
+    /// The directory on that branch in which it lies.
+    pub(super) dir: RealId,
+    pub(super) stat: Stat,
 }
 
 /// The stack that a directory keeps when it gets another name with what is below `record`'s branch:

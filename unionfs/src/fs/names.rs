@@ -56,9 +56,14 @@ impl Union {
     ) -> Result<T, Errno> {
         loop {
             let branch = match inode.place() {
-                Place::Record(branch) => {
-                    return act(self.work(branch)?.links(), &links::link_name(inode.ino))?.ok_or(Errno::STALE);
-                }
+                Place::Record(branch) => match act(self.work(branch)?.links(), &links::link_name(inode.ino)) {
+                    // flushed in this moment, since when it is an entry like others
+                    Err(Errno::NOENT) => {
+                        leave_record(inode, branch, None);
+                        continue;
+                    }
+                    done => return done?.ok_or(Errno::STALE),
+                },
                 Place::Gone(_) => return Err(Errno::STALE),
                 Place::Entry(branch) => branch,
                 Place::Stack(stack) if inode.ino == ROOT => {
@@ -106,8 +111,11 @@ impl Union {
     /// # Errors
     /// ESTALE if the kernel should look its name up again.
     pub(super) fn whereabouts(&self, inode: &Arc<Inode>) -> Result<Where, Errno> {
-        if matches!(inode.place(), Place::Gone(_)) {
-            return self.without_name(inode);
+        match inode.place() {
+            Place::Gone(_) => return self.without_name(inode),
+            // that name goes when the record is flushed
+            Place::Record(_) => return self.hold_to_change(inode),
+            Place::Entry(_) | Place::Stack(_) => {}
         }
         let checks = self.revalidates();
         self.by_name(inode, |dir, name| {
@@ -165,6 +173,20 @@ fn ours(inode: &Inode, stat: Stat) -> Option<Stat> {
 /// Whether a real identity is that of the inode's topmost entry.
 pub(super) fn is_ours(inode: &Inode, id: RealId) -> bool {
     inode.with(|state| state.real) == id
+}
+
+/// The object of a record that was flushed is an entry like others; without a known name it is
+/// one that has none.
+pub(super) fn leave_record(inode: &Inode, branch: BranchIndex, stat: Option<Stat>) {
+    inode.with(|state| {
+        if !matches!(state.place, Place::Record(at) if at == branch) {
+            return;
+        }
+        state.place = match stat.filter(|_| state.dentries.is_empty()) {
+            Some(stat) => Place::Gone(Box::new(stat)),
+            None => Place::Entry(branch),
+        };
+    });
 }
 
 fn still_named(inode: &Inode, dentry: &Dentry, branch: BranchIndex) -> bool {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::records::Changing;
 use super::steps::{Carrier, Spot};
 use super::{Entry, Sight, Union, name};
 use crate::branch::stat::{Kind, Stat};
@@ -18,32 +19,35 @@ pub(super) struct Going<'a> {
     pub(super) dir: &'a Arc<Inode>,
     pub(super) name: Name<'a>,
     pub(super) carrier: BranchIndex,
-    /// Whether the name's topmost entry lies on the carrier, and not below it.
-    pub(super) on_carrier: bool,
+    /// Where the name's topmost entry lies: on the carrier, or below it.
+    pub(super) top: BranchIndex,
     /// Of the name's own entry.
     pub(super) stat: Stat,
 }
 
 impl Going<'_> {
-    /// Counts the name, before it goes, if the object has others where this one stands.
-    pub(super) fn note(&self, union: &Union) -> Result<(), Errno> {
-        let Some(record) = self.record() else { return Ok(()) };
+    /// Counts the name, before it goes, if the object has others where this one stands. The change
+    /// lasts until the name is gone.
+    pub(super) fn note<'a>(&self, union: &'a Union) -> Result<Option<Changing<'a>>, Errno> {
+        let Some(record) = self.record() else { return Ok(None) };
+        let changing = union.records.change();
         union.check_record(record, self.victim.ino)?;
-        links::note_gone(union.work(record)?, self.victim.ino, Origin::of(&self.stat), &self.path())
+        let gone = union.gone(self.dir, self.top, self.name)?;
+        links::note_gone(union.work(record)?, self.victim.ino, Origin::of(&self.stat), &gone)?;
+        Ok(Some(changing))
     }
 
     /// Takes that back.
     pub(super) fn stays(&self, union: &Union) {
         let Some(record) = self.record() else { return };
-        let path = self.path();
-        let kept = union.work(record).and_then(|work| links::keep_gone(work, self.victim.ino, |gone| gone != path));
-        if let Err(errno) = kept {
+        let keep = || -> Result<(), Errno> {
+            let here = union.gone(self.dir, self.top, self.name)?;
+            links::keep_gone(union.work(record)?, self.victim.ino, |gone| gone.place != here.place)
+        };
+        union.records.note_move();
+        if let Err(errno) = keep() {
             tracing::warn!(%errno, "correcting a hard-link record");
         }
-    }
-
-    fn path(&self) -> Vec<u8> {
-        Inode::path_of(self.dir, self.name)
     }
 
     /// The branch of the record, if one is needed: the name stands below the object's copy, or is
@@ -52,7 +56,7 @@ impl Going<'_> {
         match self.victim.place() {
             _ if self.victim.kind == Kind::Dir => None,
             Place::Record(branch) => (self.stat.id != self.victim.with(|state| state.real)).then_some(branch),
-            _ => (!self.on_carrier && self.stat.nlink > 1).then_some(self.carrier),
+            _ => (self.top != self.carrier && self.stat.nlink > 1).then_some(self.carrier),
         }
     }
 }
@@ -101,7 +105,7 @@ impl Union {
     fn remove_here(&self, dir: &Arc<Inode>, name: Name<'_>, sight: Sight, target: BranchIndex) -> Result<(), Errno> {
         let top = sight.resolved.topmost();
         let on_carrier = top == Some(target);
-        let stat = sight.stat.ok_or(Errno::NOENT)?;
+        let (Some(stat), Some(top)) = (sight.stat, top) else { return Err(Errno::NOENT) };
         let entry = self.adopt(dir, name, sight)?;
         let victim = entry.lookup.inode();
         let _inside = (victim.kind == Kind::Dir).then(|| victim.lock_names());
@@ -110,10 +114,10 @@ impl Union {
         }
         let level = self.level(dir)?;
         let below = !matches!(self.look_below(&level, target, name)?, Resolved::Missing { .. });
-        let going = Going { victim, dir, name, carrier: target, on_carrier, stat };
-        going.note(self)?;
+        let going = Going { victim, dir, name, carrier: target, top, stat };
+        let _changing = going.note(self)?;
         if !matches!(victim.kind, Kind::File | Kind::Symlink) {
-            self.hold(&entry, dir, name, top)?;
+            self.hold(&entry, dir, name, Some(top))?;
         }
         let steps = plan::remove(Remove { dir: victim.kind == Kind::Dir, on_carrier, below });
         let into = self.dir(dir, target)?;

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use rustix::io::Errno;
 use smallvec::SmallVec;
 
 use super::Union;
 use super::dirs::{DirCache, Held, Purge};
 use super::places::{Relation, Site};
+use super::records::Records;
 use crate::branch::dir::Dir;
 use crate::branch::form::Form;
 use crate::branch::work::{Work, WorkError};
@@ -109,7 +110,7 @@ impl Union {
             held,
             tree: RwLock::new(()),
             empty,
-            checked_records: Mutex::default(),
+            records: Records::default(),
             on_stale: OnceLock::new(),
         }))
     }

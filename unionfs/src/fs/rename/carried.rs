@@ -28,6 +28,11 @@ impl Moving<'_> {
         self.what != Moved::Leaf
     }
 
+    /// Whether it is a directory with names of branches below in it.
+    fn takes_names_along(&self) -> bool {
+        matches!(self.what, Moved::Dir(Merging::ByName | Merging::ByRecord))
+    }
+
     /// What is known of it once it has its new name; the tree is held.
     fn done(self) {
         let gone = self.inode.move_name((self.from.dir, self.from.name), (self.to.dir, self.to.name));
@@ -50,6 +55,10 @@ impl Union {
         let lost = replaced.filter(|_| flags != RenameFlags::Exchange);
         let moving = self.moving(branch, moved, source, target)?;
         let back = exchanged.map(|entry| self.moving(branch, entry, target, source)).transpose()?;
+        let moved_below = moving.takes_names_along() || back.as_ref().is_some_and(Moving::takes_names_along);
+        if moved_below {
+            self.check_all_records();
+        }
         let carrier = Carrier {
             work: self.work(branch)?,
             source: Some(self.spot(branch, source, Some(&moving))?),
@@ -60,17 +69,17 @@ impl Union {
             self.branch(branch).begin_records()?;
         }
         let _inside = lost.filter(|r| r.lookup.inode().kind == Kind::Dir).map(|r| r.lookup.inode().lock_names());
-        let going = lost.zip(target.sight.stat).map(|(entry, stat)| Going {
+        let going = lost.zip(target.sight.stat.zip(target.top())).map(|(entry, (stat, top))| Going {
             victim: entry.lookup.inode(),
             dir: target.dir,
             name: target.name,
             carrier: branch,
-            on_carrier: target.top() == Some(branch),
+            top,
             stat,
         });
-        if let Some(going) = &going {
-            going.note(self)?;
-        }
+        let counted = going.as_ref().map(|going| going.note(self)).transpose()?;
+        // nobody takes a record away for names that are on the way
+        let on_the_way = moved_below.then(|| self.records.change());
         if let Some(entry) = lost {
             self.hold(entry, target.dir, target.name, target.top())?;
         }
@@ -82,9 +91,13 @@ impl Union {
             if let Some(entry) = lost {
                 self.after_removal(entry.lookup.inode(), target.dir, target.name, entry.attr.stat);
             }
+            if moved_below {
+                self.records.note_move();
+            }
             moving.done();
             back.into_iter().for_each(Moving::done);
         }
+        drop((counted, on_the_way));
         self.refresh(target)?;
         if flags == RenameFlags::Exchange { self.refresh(source) } else { Ok(()) }
     }
