@@ -7,8 +7,9 @@
 use std::collections::HashMap;
 use std::fs::{self, File, FileTimes};
 use std::io;
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _, chown, symlink};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
 use harness::kill_at::{Life, kill_at};
@@ -461,4 +462,50 @@ fn changing_what_has_a_hard_link_record() {
             Case { name: "truncate", things: THREE, change: |u| Ok(nix::unistd::truncate(&u.join("h"), 2)?) },
         ],
     );
+}
+
+/// A flush is not seen, however far it comes, and is complete the next time.
+#[test]
+fn flushing_hard_links() {
+    const THINGS: &[&str] = &["1/f", "1/g=f", "1/h=f", "1/d/", "1/p", "1/q=p", "1/r=p"];
+    let first = |u: &Path| -> io::Result<()> {
+        append(&u.join("g"))?;
+        append(&u.join("q"))?;
+        fs::remove_file(u.join("r"))?;
+        fs::hard_link(u.join("g"), u.join("d/l"))
+    };
+    let flush = |u: &Path| harness::mount::finish(Command::new(BIN).arg("flush").arg(u));
+    let Some(sandbox) = sandbox::enter_on(Medium::Tmpfs) else { return };
+    let mut wrong = Vec::new();
+    let mut deaths = 0;
+    for at in 1.. {
+        let (root, mut mounted) = mount(&sandbox, &format!("flush-{at}"), THINGS);
+        let target = mounted.target().to_owned();
+        first(&target).unwrap();
+        let before = Snapshot::take(&target);
+        let Life { result, calls, cut_short } = kill_at(mounted.pid(), at, || flush(&target));
+        mounted.wait_for_the_end();
+        umount2(mounted.target(), MntFlags::MNT_DETACH).unwrap();
+        mounted.mount_again();
+        let mut lines = difference(&Snapshot::take(&target), &before);
+        let again = flush(&target);
+        lines.extend((again.status != Some(0)).then(|| format!("it cannot be flushed: {again:?}")));
+        lines.extend(difference(&Snapshot::take(&target), &before));
+        let left = names(&root.join("0").join(WORK_AREA).join("links")).unwrap();
+        lines.extend((!left.is_empty()).then(|| format!("left over: {left:?}")));
+        for (name, links) in [("f", 4), ("g", 4), ("h", 4), ("d/l", 4), ("p", 2), ("q", 2)] {
+            let real = fs::metadata(root.join("0").join(name)).unwrap().nlink();
+            lines.extend((real != links).then(|| format!("{name} has {real} links")));
+        }
+        if !lines.is_empty() {
+            wrong.push(format!("killed at the last of {calls:?}:\n{}", lines.join("\n")));
+        }
+        if !cut_short {
+            assert_eq!(result.status, Some(0), "{result:?}");
+            break;
+        }
+        deaths += 1;
+    }
+    assert!(deaths > 10, "the daemon did nothing");
+    assert!(wrong.is_empty(), "{} deaths end badly\n{}", wrong.len(), wrong.join("\n\n"));
 }

@@ -355,6 +355,53 @@ fn aliases_stay_one_file_after_a_crash() {
     assert_one_file(&u, &["a", "d/c", "e"], 3, "new");
 }
 
+/// A path of the union leads to one name of a file now and to another after a directory is renamed: both count.
+#[test]
+fn names_that_had_the_same_path_are_two() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    branches.file("1/x/f", "old").dir("1/y").dir("1/z");
+    for name in ["1/y/f", "1/z/f", "1/a", "1/b"] {
+        branches.hard_link("1/x/f", name);
+    }
+    let mut u = branches.mount();
+    for copied_up in [false, true] {
+        if copied_up {
+            u.write("a", "new");
+        }
+        let (from, content) = if copied_up { ("z", "new") } else { ("y", "old") };
+        let links = u.stat("b").nlink();
+        fs::remove_file(u.path("x/f")).unwrap();
+        assert_eq!(u.stat("b").nlink(), links - 1);
+        fs::remove_dir(u.path("x")).unwrap();
+        fs::rename(u.path(from), u.path("x")).unwrap();
+        assert_one_file(&u, &["a", "b", "x/f"], links - 1, content);
+        u.mounted.remount();
+        assert_one_file(&u, &["a", "b", "x/f"], links - 1, content);
+    }
+    fs::remove_file(u.path("x/f")).unwrap();
+    for _remounted in 0..2 {
+        assert_one_file(&u, &["a", "b"], 2, "new");
+        u.mounted.remount();
+    }
+}
+
+/// What a path leads to after a directory was renamed says nothing of the name that is gone.
+#[test]
+fn a_name_is_not_taken_for_another_at_the_next_mount() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    branches.file("1/x/f", "old").dir("1/y").hard_link("1/x/f", "1/y/f").hard_link("1/x/f", "1/a");
+    let mut u = branches.mount();
+    u.write("a", "new");
+    fs::remove_file(u.path("x/f")).unwrap();
+    u.mounted.remount();
+    fs::rename(u.path("x"), u.path("old")).unwrap();
+    fs::rename(u.path("y"), u.path("x")).unwrap();
+    for _remounted in 0..2 {
+        assert_one_file(&u, &["a", "x/f"], 2, "new");
+        u.mounted.remount();
+    }
+}
+
 #[test]
 fn a_number_in_use_is_not_given_out_again() {
     let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };

@@ -10,6 +10,7 @@
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -142,11 +143,9 @@ impl Union {
     /// asks for it any more.
     fn forget_leftover(&self, record: Pending) -> Result<(), Errno> {
         // who is removing a name right now may have to take that back
-        let known = self.inodes.get(record.number).is_ok();
-        if !known && self.left_below(record)? == 0 {
-            links::remove(self.work(record.branch)?, record.number)
-        } else {
-            Ok(())
+        match self.records.change_alone() {
+            Some(_alone) if self.left_below(record)? == 0 => links::remove(self.work(record.branch)?, record.number),
+            _ => Ok(()),
         }
     }
 
@@ -237,9 +236,18 @@ impl Walk<'_> {
             self.union.find(parent, name)
         };
         let dir = self.unless_gone(found)??.lookup;
-        let below = dir.inode().stack().is_ok_and(|stack| stack.branches.iter().any(|at| *at > self.highest));
-        let inside = if below { self.look_into(dir.inode()) } else { return None };
+        let stack = dir.inode().stack().ok()?;
+        if !stack.branches.iter().any(|branch| self.leads_below(*branch)) {
+            return None;
+        }
+        let inside = self.look_into(dir.inode());
         Some(Frame { dir, inside })
+    }
+
+    /// Whether a directory of a branch may hold a name that is searched for, or one further down: in
+    /// a renamed directory it may, wherever that is by now.
+    fn leads_below(&self, branch: BranchIndex) -> bool {
+        branch > self.highest || self.union.branch(branch).records.load(Ordering::Acquire)
     }
 
     /// Brings names of a directory up, and returns the directories in it.
@@ -247,7 +255,7 @@ impl Walk<'_> {
         let mut inside = HashSet::new();
         let level = self.union.level(dir);
         for (branch, open) in self.unless_gone(level).unwrap_or_default() {
-            if branch > self.highest {
+            if self.leads_below(branch) {
                 let read = self.look_through(dir, branch, &open, &mut inside);
                 self.unless_gone(read);
             }
@@ -273,6 +281,8 @@ impl Walk<'_> {
                 let RawName::Entry(name) = RawName::parse(&entry.name) else { continue };
                 if entry.kind == Kind::Dir {
                     inside.insert(name.to_owned());
+                }
+                if entry.kind == Kind::Dir || branch <= self.highest {
                     continue;
                 }
                 let wanted = self.records_of(branch, open, &entry);

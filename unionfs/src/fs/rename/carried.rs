@@ -1,6 +1,7 @@
 //! The rename itself, on the branch that carries it. Everything it needs is there.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 
@@ -28,11 +29,6 @@ impl Moving<'_> {
         self.what != Moved::Leaf
     }
 
-    /// Whether it is a directory with names of branches below in it.
-    fn takes_names_along(&self) -> bool {
-        matches!(self.what, Moved::Dir(Merging::ByName | Merging::ByRecord))
-    }
-
     /// What is known of it once it has its new name; the tree is held.
     fn done(self) {
         let gone = self.inode.move_name((self.from.dir, self.from.name), (self.to.dir, self.to.name));
@@ -55,7 +51,8 @@ impl Union {
         let lost = replaced.filter(|_| flags != RenameFlags::Exchange);
         let moving = self.moving(branch, moved, source, target)?;
         let back = exchanged.map(|entry| self.moving(branch, entry, target, source)).transpose()?;
-        let moved_below = moving.takes_names_along() || back.as_ref().is_some_and(Moving::takes_names_along);
+        let moved_below =
+            [Some(&moving), back.as_ref()].into_iter().flatten().any(|m| self.takes_names_along(branch, m));
         if moved_below {
             self.check_all_records();
         }
@@ -124,6 +121,16 @@ impl Union {
             Merging::Nothing | Merging::ByRecord => None,
         };
         Ok(Moving { inode, from, to, what: Moved::Dir(merging), record })
+    }
+
+    /// Whether it is a directory that may have names of branches below in it, or in a renamed
+    /// directory in it.
+    fn takes_names_along(&self, branch: BranchIndex, moving: &Moving<'_>) -> bool {
+        match moving.what {
+            Moved::Dir(Merging::Nothing) => self.branch(branch).records.load(Ordering::Acquire),
+            Moved::Dir(_) => true,
+            Moved::Leaf => false,
+        }
     }
 
     fn spot<'a>(&self, branch: BranchIndex, end: &End<'a>, moving: Option<&Moving<'_>>) -> Result<Spot<'a>, Errno> {
