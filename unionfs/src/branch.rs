@@ -4,6 +4,7 @@
 pub mod at;
 pub mod dir;
 pub mod form;
+pub mod guard;
 pub mod marks;
 pub mod stat;
 pub mod work;

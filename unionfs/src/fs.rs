@@ -21,6 +21,7 @@ mod copy_up;
 mod create;
 mod dirs;
 mod file;
+mod flags;
 mod flush;
 mod lookup;
 mod moved;

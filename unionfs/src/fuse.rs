@@ -5,6 +5,7 @@
 //! request; the mount lives on.
 
 mod convert;
+mod ioctl;
 mod operations;
 
 use std::io;

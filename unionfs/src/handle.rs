@@ -25,6 +25,8 @@ pub struct Real {
     pub file: OwnedFd,
     /// Whether the descriptor may be written to.
     pub writable: bool,
+    /// Whether it is append-only, and every write goes to its end.
+    pub append_only: bool,
     /// The branch it lies on; nothing if it is an anonymous file in the work area.
     pub branch: Option<BranchIndex>,
     /// How that branch is read.

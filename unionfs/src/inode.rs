@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use rustix::io::Errno;
 use smallvec::SmallVec;
 
+use crate::branch::guard::Guard;
 use crate::branch::stat::{Kind, RealId, Stat};
 use crate::handle::{Item, OpenFile};
 use crate::union::{BranchIndex, Name, NameBuf};
@@ -58,6 +59,8 @@ pub struct State {
     /// stay. Of a directory, the directories behind it at the last lookup: tells whether what is
     /// open of them may.
     pub seen: u64,
+    /// Of a directory, what the flags of those behind it forbid, once somebody asked.
+    pub guard: Option<Guard>,
     /// Copied up, and the names that lead to it are not known to be on disk.
     pub unsynced: bool,
 }
@@ -355,6 +358,7 @@ impl Inodes {
                 open: Weak::new(),
                 listing: (Weak::new(), 0),
                 seen: 0,
+                guard: None,
                 unsynced: false,
             }),
             home: Arc::downgrade(self),

@@ -1,9 +1,10 @@
 //! System calls that no safe wrapper has. The only home of `unsafe` in this crate.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
+use rustix::ioctl::{Getter, Setter, Updater, ioctl, opcode};
 
 /// Makes a detached mount read-only and keeps reading from changing access times
 /// (mount_setattr(2), kernel 5.12).
@@ -43,4 +44,81 @@ pub(crate) fn give_back_memory() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Flags, project and extent sizes of a file, as FS_IOC_FSGETXATTR has them (`struct fsxattr` of
+/// `linux/fs.h`).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ExtendedFlags {
+    /// `FS_XFLAG_*`.
+    pub flags: u32,
+    /// Size of extents, in bytes.
+    pub extent_size: u32,
+    /// Number of extents; only told.
+    pub extents: u32,
+    /// The project that it is counted to.
+    pub project: u32,
+    /// Size of extents that are copied on write, in bytes.
+    pub copied_extent_size: u32,
+    /// Not in use.
+    pub rest: [u32; 2],
+}
+
+impl ExtendedFlags {
+    /// The value as the kernel passes it.
+    pub fn from_bytes(bytes: &[u8; 28]) -> ExtendedFlags {
+        let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        ExtendedFlags {
+            flags: word(0),
+            extent_size: word(4),
+            extents: word(8),
+            project: word(12),
+            copied_extent_size: word(16),
+            rest: [word(20), word(24)],
+        }
+    }
+
+    /// The value as the kernel takes it.
+    pub fn to_bytes(self) -> Vec<u8> {
+        let [first, second] = self.rest;
+        let words = [self.flags, self.extent_size, self.extents, self.project, self.copied_extent_size, first, second];
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+}
+
+/// FS_IOC_FSGETXATTR.
+pub(crate) const GET_EXTENDED_FLAGS: u32 = opcode::read::<ExtendedFlags>(b'X', 31);
+/// FS_IOC_FSSETXATTR.
+pub(crate) const SET_EXTENDED_FLAGS: u32 = opcode::write::<ExtendedFlags>(b'X', 32);
+/// FS_IOC_GETVERSION, which says that it reads a long, and reads an int.
+pub(crate) const GET_VERSION: u32 = opcode::read::<libc::c_long>(b'v', 1);
+
+/// Asks for the extended flags of an open file or directory.
+///
+/// # Errors
+/// ENOTTY where the file system has none.
+pub(crate) fn extended_flags(file: impl AsFd) -> Result<ExtendedFlags, Errno> {
+    // SAFETY: the request fills a `struct fsxattr`, which `ExtendedFlags` is.
+    unsafe { ioctl(file, Getter::<GET_EXTENDED_FLAGS, ExtendedFlags>::new()) }
+}
+
+/// Sets the extended flags of an open file or directory.
+///
+/// # Errors
+/// EPERM, ENOTTY, EOPNOTSUPP, EINVAL.
+pub(crate) fn set_extended_flags(file: impl AsFd, flags: ExtendedFlags) -> Result<(), Errno> {
+    // SAFETY: the request reads a `struct fsxattr`, which `ExtendedFlags` is.
+    unsafe { ioctl(file, Setter::<SET_EXTENDED_FLAGS, ExtendedFlags>::new(flags)) }
+}
+
+/// Asks for the generation of an open file's inode.
+///
+/// # Errors
+/// ENOTTY where the file system has none.
+pub(crate) fn version(file: impl AsFd) -> Result<u32, Errno> {
+    let mut filled = [0; size_of::<libc::c_long>() / 4];
+    // SAFETY: the request fills an int, whatever its number says, and there is room for a long.
+    unsafe { ioctl(file, Updater::<GET_VERSION, _>::new(&mut filled)) }?;
+    Ok(filled[0])
 }

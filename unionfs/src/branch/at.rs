@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid, Xat
 use rustix::io::Errno;
 
 use super::form::Form;
+use super::guard;
 use super::stat::{Stat, Time};
 
 /// A place whose attributes are read and changed.
@@ -116,7 +117,8 @@ impl<'a> At<'a> {
         }
         match from.xattr_names() {
             Ok(names) => {
-                for attribute in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+                for attribute in names.split(|byte| *byte == 0).filter(|name| !name.is_empty() && !guard::is_mark(name))
+                {
                     if let Some(value) = from.xattr(attribute)? {
                         self.set_xattr(attribute, &value, XattrFlags::empty())?;
                     }

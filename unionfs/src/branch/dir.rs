@@ -208,8 +208,10 @@ impl Dir {
     pub fn keeping_times<T>(&self, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
         let before = self.stat()?;
         let done = act()?;
-        if let Err(errno) = self.at(b"").set_times(SetTime::To(before.atime), SetTime::To(before.mtime)) {
-            tracing::warn!(%errno, "restoring a directory's times");
+        match self.at(b"").set_times(SetTime::To(before.atime), SetTime::To(before.mtime)) {
+            // append-only
+            Ok(()) | Err(Errno::PERM) => {}
+            Err(errno) => tracing::warn!(%errno, "restoring a directory's times"),
         }
         Ok(done)
     }

@@ -2,8 +2,10 @@
 
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, FileType, StatxFlags, Timespec, makedev};
+use rustix::fs::{AtFlags, FileType, StatxAttributes, StatxFlags, Timespec, makedev};
 use rustix::io::Errno;
+
+use super::guard::Guard;
 
 /// The type of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,6 +98,8 @@ pub struct Stat {
     pub atime: Time,
     pub mtime: Time,
     pub ctime: Time,
+    /// What its file flags forbid.
+    pub guard: Guard,
 }
 
 impl Stat {
@@ -126,6 +130,10 @@ impl Stat {
             atime: time(x.stx_atime),
             mtime: time(x.stx_mtime),
             ctime: time(x.stx_ctime),
+            guard: Guard {
+                immutable: x.stx_attributes.contains(StatxAttributes::IMMUTABLE),
+                append_only: x.stx_attributes.contains(StatxAttributes::APPEND),
+            },
         })
     }
 

@@ -95,6 +95,7 @@ impl Union {
             _ => {}
         }
         if !change.is_empty() {
+            self.check_attributes(&inode, &change)?;
             self.make_changeable(&inode, change.size.map_or(Keep::All, Keep::First))?;
             self.change(&inode, change, caller)?;
         }

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::Union;
 use super::copy_data::{Keep, copy_data};
+use super::flags;
 use super::records::Changing;
 use crate::branch::at::{At, SetTime};
 use crate::branch::dir::Dir;
@@ -136,9 +137,15 @@ impl Union {
         if placed.is_err() {
             copy.work.discard(&copy.name);
         }
-        let file = placed.map(|()| copy.file)?;
-        if let (Some(open), Some(file)) = (inode.open_file(), file) {
-            open.switch(Real { file, writable: true, branch: Some(target), form: self.form(Some(target)) });
+        let append_only = placed?;
+        if let (Some(open), Some(file)) = (inode.open_file(), copy.file) {
+            open.switch(Real {
+                file,
+                writable: true,
+                append_only,
+                branch: Some(target),
+                form: self.form(Some(target)),
+            });
         }
         Ok(())
     }
@@ -200,6 +207,7 @@ impl Union {
                 let from = source.open_file(name, OFlags::RDONLY)?;
                 let to = into.create_file(temporary, 0o600)?;
                 copy_data(from.as_fd(), to.as_fd(), stat.size, keep)?;
+                flags::carry(&from, &to);
                 return Ok(Some(to));
             }
             Kind::Symlink => into.make_symlink(temporary, &source.read_link(name)?)?,
@@ -210,7 +218,7 @@ impl Union {
     }
 
     /// Renames a copy to its name, if it still is the name of the inode; what lost its name
-    /// meanwhile goes on without one.
+    /// meanwhile goes on without one. Whether the copy is append-only from now on.
     fn put_in_place(
         &self,
         inode: &Arc<Inode>,
@@ -218,7 +226,7 @@ impl Union {
         from: BranchIndex,
         target: BranchIndex,
         copy: &Copy<'_>,
-    ) -> Result<(), Errno> {
+    ) -> Result<bool, Errno> {
         let parent = &dentry.parent;
         let name = dentry.name.as_name();
         let _names = parent.lock_names();
@@ -247,12 +255,14 @@ impl Union {
         } else {
             place()?;
         }
+        // what is append-only could not have been put in its place
+        let append_only = before.guard.append_only && copy.file.as_ref().is_some_and(flags::make_append_only);
         inode.with(|state| {
             state.place = if recorded { Place::Record(target) } else { Place::Entry(target) };
             state.real = copy.stat.id;
             state.unsynced = true;
         });
-        Ok(())
+        Ok(append_only)
     }
 
     /// Makes a name that stands below a hard link of the copied-up file; false if it is one
@@ -323,7 +333,7 @@ impl Union {
             return Err(Errno::STALE);
         }
         let form = self.form(Some(target));
-        open.switch(Real { file, writable: true, branch: (nlink > 0).then_some(target), form });
+        open.switch(Real { file, writable: true, append_only: false, branch: (nlink > 0).then_some(target), form });
         Ok(())
     }
 }

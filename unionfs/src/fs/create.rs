@@ -88,7 +88,8 @@ impl Union {
         }
         let (entry, real) = made?;
         let (file, branch) = real.ok_or(Errno::IO)?;
-        let real = Real { file, writable: true, branch: Some(branch), form: self.form(Some(branch)) };
+        let real =
+            Real { file, writable: true, append_only: false, branch: Some(branch), form: self.form(Some(branch)) };
         let opened = self.open_made(entry.lookup.inode(), real, flags);
         Ok((entry, opened))
     }
@@ -119,6 +120,7 @@ impl Union {
             let names = dir.lock_names();
             let sight = self.look(&self.level(&dir)?, name)?;
             let target = self.target_for_new(&dir, &sight)?;
+            self.guard(&dir)?.check_addition()?;
             if !dir.stack()?.branches.contains(&target) {
                 drop(names);
                 self.raise_dir(&dir, target)?;
@@ -202,6 +204,7 @@ impl Union {
         if inode.kind == Kind::Dir {
             return Err(Errno::PERM);
         }
+        self.check_guard(&inode)?;
         if matches!(inode.place(), Place::Gone(gone) if gone.nlink > 0) {
             // its names are not known, but a copy can be the record of all of them
             self.make_changeable(&inode, Keep::All)?;
@@ -210,6 +213,7 @@ impl Union {
             let names = dir.lock_names();
             let sight = self.look(&self.level(&dir)?, name)?;
             let chosen = self.target_for_new(&dir, &sight)?;
+            self.guard(&dir)?.check_addition()?;
             let lowest = self.lowest_for_new(&dir, &sight)?;
             let target = self.link_carrier(&inode, &dir, chosen, lowest)?;
             let raised = dir.stack()?.branches.contains(&target);

@@ -47,7 +47,11 @@ impl Union {
         if writes {
             self.check_changeable(&inode)?;
         }
+        let known = inode.open_file().is_some();
         let open = self.open_file(&inode, writes && self.in_place(&inode))?;
+        if writes && (known || open.real().append_only || !self.in_place(&inode)) {
+            check_open(&open, OFlags::from_bits_retain(flags))?;
+        }
         let keep_cache = self.may_keep_cache(&inode, &open)?;
         let handle = self.handles.add_file(FileHandle { open, writes });
         Ok(Opened { handle, keep_cache })
@@ -109,12 +113,16 @@ impl Union {
             Place::Gone(_) | Place::Stack(_) => return Err(Errno::STALE),
         };
         let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
-        let (file, id) = self.by_name(inode, |dir, name| {
-            let file = dir.open_file(name, flags)?;
+        let (file, id, append_only) = self.by_name(inode, |dir, name| {
+            let (file, append_only) = match dir.open_file(name, flags) {
+                Err(Errno::PERM) if write => (dir.open_file(name, flags | OFlags::APPEND)?, true),
+                file => (file?, false),
+            };
             let id = Stat::of_file(&file)?.id;
-            Ok(is_ours(inode, id).then_some((file, id)))
+            Ok(is_ours(inode, id).then_some((file, id, append_only)))
         })?;
-        Ok((Real { file, writable: write, branch: Some(branch), form: self.form(Some(branch)) }, id))
+        let form = self.form(Some(branch));
+        Ok((Real { file, writable: write, append_only, branch: Some(branch), form }, id))
     }
 
     /// Opens a file that a rename replaced a moment ago, for reading.
@@ -122,7 +130,10 @@ impl Union {
         let (held, branch) = self.held.get(inode.ino).ok_or(Errno::STALE)?;
         let file = open_again(held.as_fd(), OFlags::RDONLY | OFlags::NOCTTY)?;
         let id = Stat::of_file(&file)?.id;
-        Ok((Real { file, writable: false, branch: Some(branch), form: self.form(Some(branch)) }, id))
+        Ok((
+            Real { file, writable: false, append_only: false, branch: Some(branch), form: self.form(Some(branch)) },
+            id,
+        ))
     }
 
     /// Makes the real file of an open inode one that may be written: copies it up, or opens it
@@ -138,7 +149,7 @@ impl Union {
             // without a name; the descriptor itself leads to it
             Err(Errno::STALE) => {
                 let file = open_again(real.file.as_fd(), OFlags::RDWR)?;
-                Real { file, writable: true, branch: real.branch, form: real.form }
+                Real { file, writable: true, append_only: false, branch: real.branch, form: real.form }
             }
             Err(errno) => return Err(errno),
         };
@@ -204,6 +215,9 @@ impl Union {
         let (open, real) = self.writable_real(handle)?;
         if let Some(caller) = strip {
             self.strip_set_id(&open.inode, &real, caller, Privilege::None)?;
+        }
+        if real.append_only && offset != Stat::of_file(&real.file)?.size {
+            return Err(Errno::PERM);
         }
         let mut done = 0;
         while done < data.len() {
@@ -303,6 +317,13 @@ impl Union {
         }
         Ok(inode.with(|state| std::mem::replace(&mut state.seen, seen)) == seen)
     }
+}
+
+/// Refuses to open for writing what its flags protect; where the file was opened anew for that, the
+/// kernel has.
+fn check_open(open: &OpenFile, flags: OFlags) -> Result<(), Errno> {
+    let guard = Stat::of_file(&open.real().file)?.guard;
+    if guard.immutable || guard.append_only && !flags.contains(OFlags::APPEND) { Err(Errno::PERM) } else { Ok(()) }
 }
 
 fn writes(flags: OFlags) -> bool {

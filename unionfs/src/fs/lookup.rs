@@ -107,6 +107,7 @@ impl Union {
     fn take_place(&self, inode: &Inode, place: Place, dirs: u64) {
         let before = inode.with(|state| {
             state.place = place;
+            state.guard = state.guard.filter(|_| state.seen == dirs);
             std::mem::replace(&mut state.seen, dirs)
         });
         if before != dirs {

@@ -86,6 +86,7 @@ impl Union {
             let sight = self.look(&self.level(&dir)?, name)?;
             let (Some(stat), Some(top)) = (sight.stat, sight.resolved.topmost()) else { return Err(Errno::NOENT) };
             check(stat.kind)?;
+            self.guard(&dir)?.check_change()?;
             let target = if self.branch(top).writable() { top } else { self.target_above(&dir, top)? };
             if !dir.stack()?.branches.contains(&target) {
                 if stat.kind == Kind::Dir {
@@ -108,6 +109,7 @@ impl Union {
         let (Some(stat), Some(top)) = (sight.stat, top) else { return Err(Errno::NOENT) };
         let entry = self.adopt(dir, name, sight)?;
         let victim = entry.lookup.inode();
+        entry.attr.stat.guard.check_change()?;
         let _inside = (victim.kind == Kind::Dir).then(|| victim.lock_names());
         if victim.kind == Kind::Dir {
             self.check_removable(victim)?;
@@ -148,6 +150,7 @@ impl Union {
 
     /// A directory can go if the merged view of it is empty and it is no other branch.
     pub(super) fn check_removable(&self, victim: &Arc<Inode>) -> Result<(), Errno> {
+        self.guard(victim)?.check_change()?;
         if self.level(victim)?.iter().any(|(_, dir)| self.is_stand_in(dir)) {
             return Err(Errno::BUSY);
         }

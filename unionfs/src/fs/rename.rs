@@ -135,6 +135,12 @@ impl Union {
         if replaced.as_ref().is_some_and(|entry| entry.attr.ino == moved.attr.ino) {
             return Ok(Outcome::Done);
         }
+        self.check_leaves(&source, Some(&moved))?;
+        match flags {
+            RenameFlags::Exchange => self.check_leaves(&target, replaced.as_ref())?,
+            _ if replaced.is_some() => self.check_leaves(&target, replaced.as_ref())?,
+            _ => self.guard(target.dir)?.check_addition()?,
+        }
         if flags != RenameFlags::Exchange
             && let Some(replaced) = &replaced
         {
@@ -171,6 +177,16 @@ impl Union {
 
     fn entry_of(&self, end: &End<'_>) -> Result<Option<Entry>, Errno> {
         self.find(end.dir, end.name)
+    }
+
+    /// Refuses that an entry leaves its name where flags forbid it: its own, or those of the
+    /// directory that it is in.
+    fn check_leaves(&self, end: &End<'_>, entry: Option<&Entry>) -> Result<(), Errno> {
+        let Some(entry) = entry else { return Ok(()) };
+        self.guard(end.dir)?.check_change()?;
+        let inode = entry.lookup.inode();
+        let own = if inode.kind == Kind::Dir { self.guard(inode)? } else { entry.attr.stat.guard };
+        own.check_change()
     }
 
     fn check_replaceable(&self, source: &End<'_>, target: &End<'_>, replaced: &Entry) -> Result<(), Errno> {

@@ -49,6 +49,7 @@ impl Union {
         }
         let flags = XattrFlags::from_bits_retain(flags);
         let inode = self.inode(ino)?;
+        self.check_guard(&inode)?;
         self.check_xattr(&inode, attribute, flags)?;
         self.make_changeable(&inode, Keep::All)?;
         let place = self.hold_to_change(&inode)?;
@@ -97,6 +98,7 @@ impl Union {
             return Err(Errno::NODATA);
         }
         let inode = self.inode(ino)?;
+        self.check_guard(&inode)?;
         if self.whereabouts(&inode)?.at().xattr(attribute)?.is_none() {
             // an ACL that is not there is as good as removed, see posix_acl_xattr_set in the kernel
             let is_acl = attribute == acl::ACCESS || attribute == acl::DEFAULT;

@@ -8,12 +8,14 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 
 use super::convert::{self, attributes, device_number, kind_of_mode, set_time};
+use super::ioctl::Ioctl;
 use super::{Adapter, MAX_WRITE, Outcome, WANTED};
 use crate::branch::stat::Kind;
 use crate::fs::{Caller, Change, New, Progress, RenameFlags, Seen, Union};
@@ -431,6 +433,25 @@ impl Filesystem for Adapter {
         let caller = caller(request);
         self.dispatch(self.union().write_copies_up(handle.0), ino, move |shared| {
             reply_empty(shared.run(|union| union.fallocate(handle.0, mode as u32, offset, length, caller)), reply);
+        });
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        command: u32,
+        data: &[u8],
+        out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        let Some(asked) = Ioctl::read(command, data) else { return reply.error(fuser::Errno::ENOTTY) };
+        let long = asked.changes() && self.union().change_copies_up(ino.0);
+        self.dispatch(long, ino, move |shared| match shared.run(|union| asked.run(union, ino.0)) {
+            Ok(bytes) => reply.ioctl(0, &bytes[..bytes.len().min(out_size as usize)]),
+            Err(errno) => reply.error(errno),
         });
     }
 
