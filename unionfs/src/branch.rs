@@ -6,6 +6,8 @@ pub mod dir;
 pub mod form;
 pub mod guard;
 pub mod marks;
+pub mod overlay;
+pub mod private;
 pub mod stat;
 pub mod work;
 
@@ -39,7 +41,7 @@ pub struct Branch {
     pub covered: Vec<(u64, u64)>,
     /// Whether a listing tells the inode numbers that stat tells, all of one device.
     pub honest_listing: bool,
-    /// Whether there may be records of renamed directories.
+    /// Whether there may be records of renamed directories, or redirects of overlayfs.
     pub records: AtomicBool,
 }
 
@@ -49,13 +51,14 @@ pub struct Branch {
 const HONEST: [u32; 6] = [0xEF53, 0x5846_5342, 0x0102_1994, 0x7371_7368, 0xE0F5_E1E2, 0xF2F5_2010];
 
 /// The form of a branch that is given like this.
-pub fn form_of(_spec: &BranchSpec) -> Form {
-    Form::default()
+pub fn form_of(spec: &BranchSpec) -> Form {
+    Form { overlay: spec.overlay, ..Form::default() }
 }
 
-/// Whether there may be records of renamed directories in a branch.
+/// Whether there may be records of renamed directories in a branch, or redirects of overlayfs.
 pub fn has_records(root: &Dir) -> Result<bool, Errno> {
     match root.find(RECORDS) {
+        _ if root.form().overlay => Ok(true),
         // a union, which has such names for nobody
         Err(Errno::PERM) => Ok(false),
         found => Ok(found?.is_some()),
@@ -71,7 +74,7 @@ pub fn has_honest_listing(dir: &Dir) -> Result<bool, Errno> {
 impl Branch {
     /// Whether whiteouts and opaque marks count here.
     pub fn honours_whiteouts(&self) -> bool {
-        self.spec.whiteouts || self.writable()
+        self.spec.whiteouts || self.spec.overlay || self.writable()
     }
 
     /// Whether names may be written here.

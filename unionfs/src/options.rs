@@ -32,6 +32,9 @@ pub struct BranchSpec {
     pub access: Access,
     /// `+wh`: whiteouts and opaque marks are looked at on this read-only branch.
     pub whiteouts: bool,
+    /// `+ovl`: the marks of overlayfs count, too. On a read-only branch it implies `whiteouts`; a writable
+    /// one is then written in this form, and has it by `-o whiteout=overlay` only.
+    pub overlay: bool,
     /// `+init`: takes writes in place to entries whose topmost entry lies here, nothing else.
     pub init: bool,
     /// `+nolwh`: accepted for AuFS's sake; whiteouts are never hard links here.
@@ -58,6 +61,16 @@ pub enum Dirren {
     Off,
 }
 
+/// In which form whiteouts and opaque marks are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Whiteout {
+    /// As AuFS and OCI image layers have them: files `.wh.NAME` and `.wh..wh..opq`. The default.
+    #[default]
+    Wh,
+    /// As overlayfs has them: character devices 0:0 and extended attributes.
+    Overlay,
+}
+
 /// What shapes the union, apart from its branches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
@@ -65,6 +78,8 @@ pub struct Options {
     pub udba: Udba,
     /// Whether directories with content on branches below are renamed.
     pub dirren: Dirren,
+    /// In which form whiteouts are written.
+    pub whiteout: Whiteout,
     /// No fsync at all; refuses reuse after a crash.
     pub volatile: bool,
     /// Where the work area of the topmost writable branch lies, if not at the branch's root.

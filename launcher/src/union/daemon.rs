@@ -72,6 +72,7 @@ fn branches(top: &Path) -> [BranchSpec; 2] {
         path: path.to_owned(),
         access,
         whiteouts,
+        overlay: false,
         init: false,
         nolwh: false,
     };

@@ -7,7 +7,7 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid, Xat
 use rustix::io::Errno;
 
 use super::form::Form;
-use super::guard;
+use super::private::is_private;
 use super::stat::{Stat, Time};
 
 /// A place whose attributes are read and changed.
@@ -33,6 +33,11 @@ impl<'a> At<'a> {
     /// What a descriptor holds that was opened in a branch of this form.
     pub fn open(fd: BorrowedFd<'a>, form: Form) -> At<'a> {
         At { fd, name: b"", form }
+    }
+
+    /// How the branch is read.
+    pub fn form(self) -> Form {
+        self.form
     }
 
     /// The attributes.
@@ -110,6 +115,8 @@ impl<'a> At<'a> {
 
     /// Gives this place the owner, mode, extended attributes and times of another, in the order
     /// in which none undoes another: a change of owner strips set-id bits and capabilities.
+    /// Attributes that are marks of a branch are not taken: they are about the place, and could hide
+    /// or move something in another.
     pub fn take_attributes(self, from: At<'_>, stat: &Stat) -> Result<(), Errno> {
         self.chown(Some(stat.uid), Some(stat.gid))?;
         if stat.kind != super::stat::Kind::Symlink {
@@ -117,8 +124,9 @@ impl<'a> At<'a> {
         }
         match from.xattr_names() {
             Ok(names) => {
-                for attribute in names.split(|byte| *byte == 0).filter(|name| !name.is_empty() && !guard::is_mark(name))
-                {
+                let overlay = self.form.overlay || from.form.overlay;
+                let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+                for attribute in names.filter(|name| !is_private(name, overlay)) {
                     if let Some(value) = from.xattr(attribute)? {
                         self.set_xattr(attribute, &value, XattrFlags::empty())?;
                     }

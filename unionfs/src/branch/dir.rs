@@ -84,7 +84,7 @@ impl Dir {
     /// Opens a regular file below. The access time stays as it is where that is allowed.
     ///
     /// # Errors
-    /// ESTALE if something else stands there by now.
+    /// ESTALE if something else stands there by now, EIO if its data is on another branch.
     pub fn open_file(&self, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let opened = match rustix::fs::openat(&self.fd, name, flags | OFlags::NOATIME, Mode::empty()) {
@@ -92,7 +92,10 @@ impl Dir {
             opened => opened,
         };
         match opened {
-            Ok(file) if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::RegularFile => Ok(file),
+            Ok(file) if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::RegularFile => {
+                self.check_has_data(&file, name)?;
+                Ok(file)
+            }
             // somebody put a link, a device or a directory in its place
             Ok(_) | Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => Err(Errno::STALE),
             Err(error) => Err(error),

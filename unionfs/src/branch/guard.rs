@@ -54,11 +54,6 @@ impl Guard {
     }
 }
 
-/// Whether an extended attribute is the mark of a directory whose flags are its own.
-pub fn is_mark(attribute: &[u8]) -> bool {
-    attribute == OWN_FLAGS || attribute == OWN_FLAGS_OF_USER
-}
-
 impl Dir {
     /// Whether the flags of directories below this one do not count.
     ///

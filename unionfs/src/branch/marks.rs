@@ -4,6 +4,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::dir::Dir;
+use super::overlay::Mark;
 use super::stat::{Kind, Stat};
 use crate::union::name::{NAME_MAX, OPAQUE, RECORD};
 use crate::union::{Below, Found, Name, NameBuf, Redirect};
@@ -36,6 +37,17 @@ impl Dir {
     pub fn word(&self, name: Name<'_>, heed: Heed) -> Result<Word, Errno> {
         let stat = self.find(name.as_bytes())?;
         let is_dir = stat.is_some_and(|stat| stat.kind == Kind::Dir);
+        if let Some(entry) = stat.filter(|_| self.form.overlay) {
+            let elsewhere = |redirect| Word { found: Found::Dir(Below::Elsewhere), stat, redirect: Some(redirect) };
+            // a redirect may lead to where no whiteout of this directory would matter
+            match self.overlay_mark(name, &entry, heed.whiteouts || heed.records)? {
+                Mark::Nothing => {}
+                Mark::Whiteout => return Ok(Word { found: Found::Whiteout, stat: None, redirect: None }),
+                Mark::Opaque => return Ok(Word { found: Found::Dir(Below::Hidden), stat, redirect: None }),
+                Mark::Redirect(redirect) if !self.has_opaque(name)? => return Ok(elsewhere(redirect)),
+                Mark::Redirect(_) => {}
+            }
+        }
         if is_dir
             && heed.records
             && let Some(redirect) = self.record_of(name)?
@@ -96,7 +108,7 @@ impl Dir {
 
     /// Whether this directory is marked opaque.
     pub fn is_opaque(&self) -> Result<bool, Errno> {
-        self.has_mark(OPAQUE)
+        Ok(self.form.overlay && self.is_overlay_opaque()? || self.has_mark(OPAQUE)?)
     }
 
     /// Whether the directory of that name is marked opaque.

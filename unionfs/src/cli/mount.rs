@@ -47,7 +47,7 @@ impl Request {
         };
         let list = choose(source, words.branches.as_deref())?;
         Ok(Request {
-            branches: branches::parse(list)?.into_iter().map(absolute).collect::<Result<_, _>>()?,
+            branches: branches_of(list, &words.options)?,
             target: target.into(),
             options: Options { workdir: words.options.workdir.map(std::path::absolute).transpose()?, ..words.options },
             flags: words.flags,
@@ -70,6 +70,11 @@ fn choose<'a>(source: Option<&'a OsStr>, words: Option<&'a OsStr>) -> Result<&'a
         (None, None) => Err(Failure::Usage("no branches: say 'runionfs mount BRANCHES MOUNTPOINT'".into())),
         (Some(_), Some(_)) => Err(Failure::Usage("branches stand before the mount point and in -o br=, too".into())),
     }
+}
+
+fn branches_of(list: &OsStr, options: &Options) -> Result<Vec<BranchSpec>, Failure> {
+    let branches = branches::settle(branches::parse(list)?, options.whiteout)?;
+    Ok(branches.into_iter().map(absolute).collect::<Result<_, _>>()?)
 }
 
 /// The daemon leaves the working directory, and `show` is asked from other ones.

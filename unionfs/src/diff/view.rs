@@ -10,6 +10,7 @@ use crate::branch;
 use crate::branch::at::At;
 use crate::branch::dir::Dir;
 use crate::branch::marks::Heed;
+use crate::branch::private::is_private;
 use crate::branch::stat::Stat;
 use crate::options::{Access, BranchSpec};
 use crate::union::redirect::{self, Branches, Place, Places};
@@ -19,9 +20,6 @@ use crate::union::{BranchIndex, Found, Name, NameBuf, RawName, Redirect, Resolve
 /// A directory on each of its branches, top first; nothing where a mount point could not be looked
 /// behind: it is empty then, as in the union.
 pub(super) type Level = Places<Option<Rc<Dir>>>;
-
-/// Extended attributes with this in their names are ours, and no part of a directory.
-const PRIVATE: &[u8] = b".runionfs.";
 
 /// The root of a branch.
 type Root = (BranchIndex, Option<Rc<Dir>>);
@@ -89,7 +87,7 @@ impl View {
         let open = |branch: &BranchSpec| {
             let fail = |error| DiffError::Branch { path: branch.path.clone(), error };
             let root = branch::open_root(&branch.path, true, branch::form_of(branch)).map_err(fail)?;
-            let whiteouts = branch.whiteouts || branch.access == Access::ReadWrite;
+            let whiteouts = branch.whiteouts || branch.overlay || branch.access == Access::ReadWrite;
             let heed = Heed { whiteouts, records: whiteouts && branch::has_records(&root).map_err(fail)? };
             Ok(About { root: Rc::new(root), heed, init: branch.init })
         };
@@ -158,8 +156,9 @@ impl View {
 
 /// The names that a directory of one branch speaks of.
 pub(super) fn names(dir: &Dir, marks: Marks, names: &mut BTreeSet<NameBuf>) -> Result<(), Errno> {
+    let attributes = dir.has_whiteout_attributes()?;
     for entry in dir.entries()? {
-        match RawName::parse(&entry.name) {
+        match dir.meaning(&entry, attributes)? {
             RawName::Entry(name) => drop(names.insert(name.to_owned())),
             RawName::Whiteout(name) if marks == Marks::Too => drop(names.insert(name.to_owned())),
             RawName::LongWhiteout if marks == Marks::Too => names.extend(dir.long_name(&entry.name)?),
@@ -175,13 +174,13 @@ pub(super) fn same_directory(old: (At<'_>, Option<Stat>), new: (At<'_>, Option<S
     Ok(old.1.map(about) == new.1.map(about) && xattrs(old.0)? == xattrs(new.0)?)
 }
 
-/// The extended attributes; those of ours left out.
+/// The extended attributes; those that are marks left out.
 fn xattrs(at: At<'_>) -> Result<BTreeMap<Vec<u8>, Option<Vec<u8>>>, Errno> {
     let names = match at.xattr_names() {
         Err(Errno::OPNOTSUPP) => return Ok(BTreeMap::new()),
         names => names?,
     };
     let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    let public = names.filter(|name| !name.windows(PRIVATE.len()).any(|part| part == PRIVATE));
+    let public = names.filter(|name| !is_private(name, at.form().overlay));
     public.map(|name| Ok((name.to_vec(), at.xattr(name)?))).collect()
 }

@@ -189,9 +189,10 @@ impl Union {
     fn words(&self, branch: BranchIndex, dir: &Dir) -> Result<Vec<Listed<Option<Item>>>, Errno> {
         let dev = dir.stat()?.id.dev;
         let marks = self.branch(branch).honours_whiteouts();
+        let attributes = dir.has_whiteout_attributes()?;
         let (mut words, mut whiteouts) = (Vec::new(), Vec::new());
         for entry in dir.entries()? {
-            let hidden = match RawName::parse(&entry.name) {
+            let hidden = match dir.meaning(&entry, attributes)? {
                 RawName::Entry(name) => {
                     let found = if entry.kind == Kind::Dir { Found::Dir(Below::Merges) } else { Found::Leaf };
                     let name = name.to_owned();
@@ -261,19 +262,22 @@ pub struct Stream {
     at: u64,
     /// Entries that were read but not asked for yet.
     ahead: VecDeque<RawEntry>,
+    /// Whether empty files may be whiteouts.
+    whiteout_attributes: bool,
 }
 
 impl Stream {
     fn open(dir: Arc<Dir>, branch: BranchIndex) -> Result<Stream, Errno> {
         let fd = dir.open_for_reading()?;
         let dev = dir.stat()?.id.dev;
-        Ok(Stream { dir, branch, dev, fd, at: 0, ahead: VecDeque::new() })
+        let whiteout_attributes = dir.has_whiteout_attributes()?;
+        Ok(Stream { dir, branch, dev, fd, at: 0, ahead: VecDeque::new(), whiteout_attributes })
     }
 
     fn lines(&mut self, offset: u64, mut take: impl FnMut(Line<'_>, u64) -> Result<bool, Errno>) -> Result<(), Errno> {
         self.go_to(offset)?;
         while let Some(entry) = self.next()? {
-            let Some(line) = self.line(&entry) else { continue };
+            let Some(line) = self.line(&entry)? else { continue };
             match take(line, entry.next) {
                 Ok(false) => {}
                 full_or_failed => {
@@ -311,11 +315,11 @@ impl Stream {
         self.at = u64::MAX;
     }
 
-    fn line<'a>(&self, entry: &'a RawEntry) -> Option<Line<'a>> {
-        match &*entry.name {
+    fn line<'a>(&self, entry: &'a RawEntry) -> Result<Option<Line<'a>>, Errno> {
+        Ok(match &*entry.name {
             b"." => Some(Line::Dot),
             b".." => Some(Line::DotDot),
-            bytes => match RawName::parse(bytes) {
+            bytes => match self.dir.meaning(entry, self.whiteout_attributes)? {
                 RawName::Entry(name) => {
                     let item = Item {
                         name: name.to_owned(),
@@ -328,6 +332,6 @@ impl Stream {
                 }
                 _ => None,
             },
-        }
+        })
     }
 }

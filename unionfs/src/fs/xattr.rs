@@ -1,4 +1,6 @@
-//! Extended attributes and ACLs. Those in our own name space do not show.
+//! Extended attributes and ACLs. Those that are marks of branches do not show.
+
+use std::borrow::Cow;
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
@@ -6,25 +8,38 @@ use rustix::io::Errno;
 use super::copy_data::Keep;
 use super::{Caller, Union};
 use crate::acl;
-
-/// Prefixes of attributes that belong to this file system.
-const PRIVATE: [&[u8]; 2] = [b"trusted.runionfs.", b"user.runionfs."];
-
-fn is_private(attribute: &[u8]) -> bool {
-    PRIVATE.iter().any(|prefix| attribute.starts_with(prefix))
-}
+use crate::branch::private;
 
 impl Union {
+    /// Whether a branch is in the form of overlayfs; then its attributes are nobody else's.
+    fn has_overlay_form(&self) -> bool {
+        self.branches.iter().any(|branch| branch.root.form().overlay)
+    }
+
+    /// What an attribute is called in the branches; nothing if nobody has it.
+    fn stored<'a>(&self, attribute: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+        if private::is_of_overlay(attribute) && self.has_overlay_form() {
+            return private::escaped(attribute).map(Cow::Owned);
+        }
+        (!private::is_private(attribute, false)).then_some(Cow::Borrowed(attribute))
+    }
+
+    /// Refuses an attribute that is a mark of a branch, or could be mistaken for one.
+    fn check_settable(&self, attribute: &[u8]) -> Result<(), Errno> {
+        match self.stored(attribute) {
+            Some(Cow::Borrowed(_)) => Ok(()),
+            _ => Err(Errno::PERM),
+        }
+    }
+
     /// The value of an extended attribute.
     ///
     /// # Errors
     /// ENODATA, EOPNOTSUPP where the branch has none.
     pub fn get_xattr(&self, ino: u64, attribute: &[u8]) -> Result<Vec<u8>, Errno> {
-        if is_private(attribute) {
-            return Err(Errno::NODATA);
-        }
+        let stored = self.stored(attribute).ok_or(Errno::NODATA)?;
         let inode = self.inode(ino)?;
-        self.whereabouts(&inode)?.at().xattr(attribute)?.ok_or(Errno::NODATA)
+        self.whereabouts(&inode)?.at().xattr(&stored)?.ok_or(Errno::NODATA)
     }
 
     /// The names of the extended attributes, each with a zero byte after it.
@@ -34,19 +49,21 @@ impl Union {
     pub fn list_xattr(&self, ino: u64) -> Result<Vec<u8>, Errno> {
         let inode = self.inode(ino)?;
         let names = self.whereabouts(&inode)?.at().xattr_names()?;
-        let shown = names.split_inclusive(|byte| *byte == 0).filter(|name| !is_private(name));
-        Ok(shown.flatten().copied().collect())
+        let overlay = self.has_overlay_form();
+        let shown = names.split_inclusive(|byte| *byte == 0).filter_map(|name| match private::shown(name) {
+            Some(shown) if overlay => Some(Cow::Owned(shown)),
+            _ => (!private::is_private(name, overlay)).then_some(Cow::Borrowed(name)),
+        });
+        Ok(shown.flat_map(Cow::into_owned).collect())
     }
 
     /// Sets an extended attribute.
     ///
     /// # Errors
-    /// EPERM for our own, EEXIST and ENODATA by `flags`, EROFS, those of a copy-up and of the
-    /// branch.
+    /// EPERM for those that are marks of a branch, EEXIST and ENODATA by `flags`, EROFS, those of a
+    /// copy-up and of the branch.
     pub fn set_xattr(&self, ino: u64, attribute: &[u8], value: &[u8], flags: u32, caller: Caller) -> Result<(), Errno> {
-        if is_private(attribute) {
-            return Err(Errno::PERM);
-        }
+        self.check_settable(attribute)?;
         let flags = XattrFlags::from_bits_retain(flags);
         let inode = self.inode(ino)?;
         self.check_guard(&inode)?;
@@ -92,18 +109,18 @@ impl Union {
     /// Removes an extended attribute.
     ///
     /// # Errors
-    /// ENODATA, EROFS, those of a copy-up and of the branch.
+    /// ENODATA, EPERM for what a union in this one keeps, EROFS, those of a copy-up and of the
+    /// branch.
     pub fn remove_xattr(&self, ino: u64, attribute: &[u8]) -> Result<(), Errno> {
-        if is_private(attribute) {
-            return Err(Errno::NODATA);
-        }
+        let stored = self.stored(attribute).ok_or(Errno::NODATA)?;
         let inode = self.inode(ino)?;
         self.check_guard(&inode)?;
-        if self.whereabouts(&inode)?.at().xattr(attribute)?.is_none() {
+        if self.whereabouts(&inode)?.at().xattr(&stored)?.is_none() {
             // an ACL that is not there is as good as removed, see posix_acl_xattr_set in the kernel
             let is_acl = attribute == acl::ACCESS || attribute == acl::DEFAULT;
             return if is_acl { Ok(()) } else { Err(Errno::NODATA) };
         }
+        self.check_settable(attribute)?;
         self.make_changeable(&inode, Keep::All)?;
         self.hold_to_change(&inode)?.at().remove_xattr(attribute)?;
         if attribute == acl::ACCESS {

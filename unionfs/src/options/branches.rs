@@ -9,7 +9,7 @@ use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::{Access, BranchSpec};
+use super::{Access, BranchSpec, Whiteout};
 
 /// More branches than this have no index ([`crate::union::BranchIndex`]).
 const MOST: usize = u16::MAX as usize;
@@ -34,7 +34,7 @@ pub enum BranchesError {
     },
     /// An attribute that is not one.
     #[error(
-        "unknown attribute '{attribute}' of branch {path} (known are rw, ro and rr, then +wh, +init and +nolwh; \
+        "unknown attribute '{attribute}' of branch {path} (known are rw, ro and rr, then +wh, +ovl, +init and +nolwh; \
          write \\= for an = in a path)"
     )]
     UnknownAttribute {
@@ -54,6 +54,12 @@ pub enum BranchesError {
         attribute: &'static str,
         /// Why not.
         reason: &'static str,
+    },
+    /// A writable branch in the form of overlayfs, without the word that has it written so.
+    #[error("branch {path} is rw+ovl: a branch is written in that form with -o whiteout=overlay only")]
+    WrittenOtherwise {
+        /// The path of the branch.
+        path: String,
     },
     /// The same path twice.
     #[error("branch {path} is given twice")]
@@ -86,6 +92,20 @@ pub fn parse(list: &OsStr) -> Result<Vec<BranchSpec>, BranchesError> {
             return Err(BranchesError::Doubled { path: shown(&branch.path) });
         }
         branches.push(branch);
+    }
+    Ok(branches)
+}
+
+/// Gives the branches that are written the form in which they are: that of `-o whiteout=`.
+pub fn settle(mut branches: Vec<BranchSpec>, whiteout: Whiteout) -> Result<Vec<BranchSpec>, BranchesError> {
+    for branch in branches.iter_mut().filter(|branch| branch.access == Access::ReadWrite) {
+        match whiteout {
+            Whiteout::Overlay => branch.overlay = true,
+            Whiteout::Wh if branch.overlay => {
+                return Err(BranchesError::WrittenOtherwise { path: shown(&branch.path) });
+            }
+            Whiteout::Wh => {}
+        }
     }
     Ok(branches)
 }
@@ -131,7 +151,9 @@ impl BranchSpec {
     /// What stands after the `=`: `rw`, `ro+wh` and the like.
     pub fn attributes(&self) -> String {
         let mut text = String::from(self.access.word());
-        for (given, word) in [(self.whiteouts, "+wh"), (self.init, "+init"), (self.nolwh, "+nolwh")] {
+        let whiteouts = self.whiteouts && !self.overlay;
+        let words = [(whiteouts, "+wh"), (self.overlay, "+ovl"), (self.init, "+init"), (self.nolwh, "+nolwh")];
+        for (given, word) in words {
             if given {
                 text.push_str(word);
             }
@@ -202,23 +224,33 @@ fn read_attributes(path: PathBuf, attributes: &[u8]) -> Result<BranchSpec, Branc
         Some(b"rr") => Access::RealReadOnly,
         other => return Err(unknown(other.unwrap_or_default())),
     };
-    let (mut whiteouts, mut init, mut nolwh) = (false, false, false);
+    let (mut whiteouts, mut overlay, mut init, mut nolwh) = (false, false, false, false);
     for word in words {
         match word {
             b"wh" => whiteouts = true,
+            b"ovl" => overlay = true,
             b"init" => init = true,
             b"nolwh" => nolwh = true,
             _ => return Err(unknown(word)),
         }
     }
-    check(&path, access, init, nolwh)?;
+    check(&path, access, Given { overlay, init, nolwh })?;
     // whiteouts of a writable branch are always looked at, so that the word says nothing there
-    let whiteouts = whiteouts && access != Access::ReadWrite;
-    Ok(BranchSpec { path, access, whiteouts, init, nolwh })
+    let whiteouts = (whiteouts || overlay) && access != Access::ReadWrite;
+    Ok(BranchSpec { path, access, whiteouts, overlay, init, nolwh })
 }
 
-/// Refuses attributes that do not go with the access mode.
-fn check(path: &Path, access: Access, init: bool, nolwh: bool) -> Result<(), BranchesError> {
+/// Attributes that do not go with everything.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    overlay: bool,
+    init: bool,
+    nolwh: bool,
+}
+
+/// Refuses attributes that do not go with the access mode or with each other.
+fn check(path: &Path, access: Access, given: Given) -> Result<(), BranchesError> {
+    let Given { overlay, init, nolwh } = given;
     let contradiction = |attribute, reason| {
         Err(BranchesError::Contradiction { path: shown(path), access: access.word(), attribute, reason })
     };
@@ -228,6 +260,10 @@ fn check(path: &Path, access: Access, init: bool, nolwh: bool) -> Result<(), Bra
         Access::ReadOnly | Access::RealReadOnly if nolwh => {
             contradiction("+nolwh", "it says how whiteouts are written, so it goes with rw only")
         }
+        _ if overlay && init => {
+            contradiction("+ovl+init", "an init branch is written in place, and no layer of overlayfs")
+        }
+        _ if overlay && nolwh => contradiction("+ovl+nolwh", "it says how .wh. files are written, and +ovl has none"),
         _ => Ok(()),
     }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use nix::mount::MsFlags;
 
-use super::{Dirren, Options, Udba};
+use super::{Dirren, Options, Udba, Whiteout};
 
 /// More event loops than this only cost memory.
 const MOST_THREADS: usize = 256;
@@ -77,6 +77,8 @@ enum Effect {
     Dirren,
     /// The opposite of it.
     NoDirren,
+    /// Chooses the form in which whiteouts are written.
+    Whiteout,
     /// No fsync.
     Volatile,
     /// Says where the work area is.
@@ -129,6 +131,12 @@ pub const WORDS: &[Word] = &[
     ),
     word("dirren", Some("on|off"), Effect::Dirren, "rename directories with content below; off: EXDEV (default on)"),
     word("nodirren", None, Effect::NoDirren, "the same as dirren=off"),
+    word(
+        "whiteout",
+        Some("wh|overlay"),
+        Effect::Whiteout,
+        "how whiteouts are written: as .wh. files, or as overlayfs does, to be read by it later",
+    ),
     word("volatile", None, Effect::Volatile, "never wait for the disk; a top in use at a crash is refused afterwards"),
     word("workdir", Some("DIR"), Effect::Workdir, "where the top branch's work area lies, on its file system"),
     word("threads", Some("N"), Effect::Threads, "number of event loops; the number of CPUs by default, at least 2"),
@@ -197,10 +205,13 @@ pub fn print(options: &Options) -> Vec<OsString> {
         Udba::None => "udba=none",
         Udba::Reval => "udba=reval",
     };
+    // what is always so needs no word
+    let whiteout = (options.whiteout == Whiteout::Overlay).then(|| "whiteout=overlay".into());
     let with = |word: &str, value: &OsStr| OsString::from_vec([word.as_bytes(), b"=", value.as_bytes()].concat());
     [
         Some(OsString::from(udba)),
         (options.dirren == Dirren::Off).then(|| "dirren=off".into()),
+        whiteout,
         options.volatile.then(|| "volatile".into()),
         options.workdir.as_ref().map(|dir| with("workdir", dir.as_os_str())),
         options.threads.map(|threads| format!("threads={threads}").into()),
@@ -254,6 +265,7 @@ impl Words {
             Effect::Udba => self.options.udba = udba(word, value)?,
             Effect::Dirren => self.options.dirren = dirren(word, value)?,
             Effect::NoDirren => self.options.dirren = Dirren::Off,
+            Effect::Whiteout => self.options.whiteout = whiteout(word, value)?,
             Effect::Volatile => self.options.volatile = true,
             Effect::Workdir => self.options.workdir = Some(directory(word, value)?),
             Effect::Threads => self.options.threads = Some(threads(word, value)?),
@@ -329,6 +341,14 @@ fn udba(word: &Word, value: &[u8]) -> Result<Udba, WordsError> {
         b"none" => Ok(Udba::None),
         b"reval" => Ok(Udba::Reval),
         _ => Err(bad_value(word, value, "none and reval are known")),
+    }
+}
+
+fn whiteout(word: &Word, value: &[u8]) -> Result<Whiteout, WordsError> {
+    match value {
+        b"wh" => Ok(Whiteout::Wh),
+        b"overlay" => Ok(Whiteout::Overlay),
+        _ => Err(bad_value(word, value, "wh and overlay are known")),
     }
 }
 

@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn branch(path: &str, access: Access) -> BranchSpec {
-    BranchSpec { path: path.into(), access, whiteouts: false, init: false, nolwh: false }
+    BranchSpec { path: path.into(), access, whiteouts: false, overlay: false, init: false, nolwh: false }
 }
 
 fn read(list: &str) -> Result<Vec<BranchSpec>, BranchesError> {
@@ -22,6 +22,9 @@ fn branch_strings_are_read_as_written() {
         ("/a=ro+wh+init", vec![BranchSpec { whiteouts: true, init: true, ..branch("/a", ro) }]),
         ("/a=ro+init+wh", vec![BranchSpec { whiteouts: true, init: true, ..branch("/a", ro) }]),
         ("/a=rw+nolwh", vec![BranchSpec { nolwh: true, ..branch("/a", rw) }]),
+        ("/a=ro+ovl", vec![BranchSpec { whiteouts: true, overlay: true, ..branch("/a", ro) }]),
+        ("/a=rr+ovl+wh", vec![BranchSpec { whiteouts: true, overlay: true, ..branch("/a", rr) }]),
+        ("/a=rw+ovl", vec![BranchSpec { overlay: true, ..branch("/a", rw) }]),
         ("/a=rw+wh", vec![branch("/a", rw)]),
         (r"/a\:b=ro", vec![branch("/a:b", ro)]),
         (r"/a\=ro", vec![branch("/a=ro", rw)]),
@@ -44,7 +47,7 @@ fn a_bad_branch_string_is_one_clear_error() {
         ("/a:", "branch 2 of the list has no path"),
         ("/a::/b", "branch 2 of the list has no path"),
         ("=rw", "branch 1 of the list has no path"),
-        ("/a=", "unknown attribute '' of branch /a (known are rw, ro and rr, then +wh, +init and +nolwh;"),
+        ("/a=", "unknown attribute '' of branch /a (known are rw, ro and rr, then +wh, +ovl, +init and +nolwh;"),
         ("/a=xx", "unknown attribute 'xx' of branch /a"),
         ("/a=RW", "unknown attribute 'RW' of branch /a"),
         ("/a=rw+foo", "unknown attribute 'foo' of branch /a"),
@@ -55,6 +58,8 @@ fn a_bad_branch_string_is_one_clear_error() {
         ("/a\0b", "zero byte"),
         ("/a=rw+init", "branch /a cannot be rw+init"),
         ("/a=rr+init", "branch /a cannot be rr+init"),
+        ("/a=ro+ovl+init", "branch /a cannot be ro+ovl+init"),
+        ("/a=rw+ovl+nolwh", "branch /a cannot be rw+ovl+nolwh"),
         ("/a=ro+nolwh", "branch /a cannot be ro+nolwh"),
     ] {
         let error = read(list).expect_err(list).to_string();
@@ -75,17 +80,37 @@ fn any_branch() -> impl Strategy<Value = BranchSpec> {
     let byte = prop_oneof![3 => Just(b':'), 3 => Just(b'='), 3 => Just(b'\\'), 1 => Just(b','), 10 => 1..=255_u8];
     let path = proptest::collection::vec(byte, 1..12);
     let manner = prop_oneof![
-        any::<bool>().prop_map(|nolwh| (Access::ReadWrite, false, false, nolwh)),
-        any::<(bool, bool)>().prop_map(|(wh, init)| (Access::ReadOnly, wh, init, false)),
-        any::<bool>().prop_map(|wh| (Access::RealReadOnly, wh, false, false)),
+        any::<bool>().prop_map(|nolwh| (Access::ReadWrite, false, false, false, nolwh)),
+        Just((Access::ReadWrite, false, true, false, false)),
+        any::<(bool, bool)>().prop_map(|(wh, init)| (Access::ReadOnly, wh, false, init, false)),
+        any::<bool>().prop_map(|wh| (Access::RealReadOnly, wh, false, false, false)),
+        any::<bool>().prop_map(|rr| (
+            if rr { Access::RealReadOnly } else { Access::ReadOnly },
+            true,
+            true,
+            false,
+            false
+        )),
     ];
-    (path, manner).prop_map(|(path, (access, whiteouts, init, nolwh))| BranchSpec {
+    (path, manner).prop_map(|(path, (access, whiteouts, overlay, init, nolwh))| BranchSpec {
         path: PathBuf::from(OsString::from_vec(path)),
         access,
         whiteouts,
+        overlay,
         init,
         nolwh,
     })
+}
+
+#[test]
+fn what_is_written_has_the_form_that_was_asked_for() {
+    let list = || read("/a=rw:/b=ro+wh:/c=rw").unwrap();
+    assert_eq!(settle(list(), Whiteout::Wh), Ok(list()));
+    let settled = settle(list(), Whiteout::Overlay).unwrap();
+    assert_eq!(print(&settled), "/a=rw+ovl:/b=ro+wh:/c=rw+ovl");
+    assert_eq!(settle(settled.clone(), Whiteout::Overlay), Ok(settled.clone()));
+    let error = settle(settled, Whiteout::Wh).unwrap_err().to_string();
+    assert_eq!(error, "branch /a is rw+ovl: a branch is written in that form with -o whiteout=overlay only");
 }
 
 proptest! {
@@ -102,7 +127,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_of_the_grammar_is_a_value_or_one_line(text in r"[a/:=+\\,rowhinit]{0,40}") {
+    fn garbage_of_the_grammar_is_a_value_or_one_line(text in r"[a/:=+\\,rowhinitvl]{0,40}") {
         read_any(text.as_bytes())?;
     }
 }

@@ -39,6 +39,8 @@ fn words_become_options() {
         ("volatile", Options { volatile: true, ..default.clone() }),
         (r"workdir=/w\,x", Options { workdir: Some("/w,x".into()), ..default.clone() }),
         ("threads=3", Options { threads: Some(3), ..default.clone() }),
+        ("whiteout=overlay", Options { whiteout: Whiteout::Overlay, ..default.clone() }),
+        ("whiteout=overlay,whiteout=wh", default.clone()),
         ("fsname=a=b", Options { fsname: Some("a=b".into()), ..default.clone() }),
         ("dio,xino=/x,dirperm1,nonempty,default_permissions,nofail,x-systemd.a=b,X-mount.mkdir", default.clone()),
     ] {
@@ -71,6 +73,7 @@ fn a_bad_word_is_one_clear_error() {
         ("ro,foo=1", "unknown option 'foo'"),
         ("udba", "option 'udba' needs a value: udba=none|reval"),
         ("udba=maybe", "option 'udba=maybe': none and reval are known"),
+        ("whiteout=dev", "option 'whiteout=dev': wh and overlay are known"),
         ("ro=1", "option 'ro' takes no value"),
         ("threads=0", "option 'threads=0': a number from 1 to 256 is expected"),
         ("threads=many", "a number from 1 to 256 is expected"),
@@ -111,5 +114,13 @@ proptest! {
 
 fn printed(path: &str) -> OsString {
     use crate::options::{Access, BranchSpec};
-    BranchSpec { path: path.into(), access: Access::ReadOnly, whiteouts: false, init: false, nolwh: false }.to_text()
+    BranchSpec {
+        path: path.into(),
+        access: Access::ReadOnly,
+        whiteouts: false,
+        overlay: false,
+        init: false,
+        nolwh: false,
+    }
+    .to_text()
 }
