@@ -187,6 +187,47 @@ impl Work {
         Ok(())
     }
 
+    /// Renames a temporary entry to its name, which nothing has, or a whiteout of overlayfs if
+    /// `over_whiteout`.
+    pub fn put(
+        &self,
+        temporary: &[u8],
+        kind: Kind,
+        (dir, name): (&Dir, &[u8]),
+        over_whiteout: bool,
+    ) -> Result<(), Errno> {
+        let flags = match (over_whiteout, kind) {
+            (false, _) => RenameFlags::NOREPLACE,
+            // a directory does not replace a device, but it can change places with it
+            (true, Kind::Dir) => RenameFlags::EXCHANGE,
+            (true, _) => RenameFlags::empty(),
+        };
+        self.temporary.rename(temporary, dir, name, flags)?;
+        if flags == RenameFlags::EXCHANGE {
+            self.discard(temporary);
+        }
+        Ok(())
+    }
+
+    /// Tries out whether the branch can be written in the form of overlayfs.
+    ///
+    /// # Errors
+    /// What its file system answers that cannot.
+    pub fn try_overlay(&self) -> Result<(), Errno> {
+        let names = [(); 3].map(|()| self.temporary_name());
+        let [dir, whiteout, file] = &names;
+        let tried = || -> Result<(), Errno> {
+            self.temporary.make_dir(dir, 0o700)?;
+            self.temporary.open_dir(dir)?.set_overlay_opaque()?;
+            self.temporary.make_overlay_whiteout(whiteout)?;
+            self.temporary.rename(dir, &self.temporary, whiteout, RenameFlags::EXCHANGE)?;
+            self.temporary.rename(dir, &self.temporary, file, RenameFlags::WHITEOUT)
+        };
+        let result = tried();
+        names.iter().for_each(|name| self.discard(name));
+        result
+    }
+
     /// Removes a temporary entry after a failure.
     pub fn discard(&self, name: &[u8]) {
         match self.temporary.find(name) {

@@ -212,6 +212,8 @@ impl Union {
             }
             Kind::Symlink => into.make_symlink(temporary, &source.read_link(name)?)?,
             Kind::Dir => return Err(Errno::ISDIR),
+            // it would be a whiteout there
+            Kind::Char if stat.rdev == 0 && into.form().overlay => return Err(Errno::PERM),
             kind => into.make_node(temporary, kind, 0o600, stat.rdev)?,
         }
         Ok(None)

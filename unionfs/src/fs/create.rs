@@ -3,10 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{RenameFlags, XattrFlags};
+use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::copy_data::Keep;
+use super::steps::overlay::Install;
 use super::steps::{Carrier, Spot, mark_opaque};
 use super::{Caller, Entry, Opened, Sight, Union, name};
 use crate::acl;
@@ -16,7 +17,6 @@ use crate::branch::stat::Kind;
 use crate::branch::work::Work;
 use crate::handle::Real;
 use crate::inode::{Dentry, Inode, Place};
-use crate::union::plan::{self, Create};
 use crate::union::{BranchIndex, Cut, Name, Resolved, policy};
 
 const O_EXCL: u32 = libc::O_EXCL as u32;
@@ -32,6 +32,17 @@ pub enum New<'a> {
     Symlink(&'a [u8]),
     /// A fifo, socket or device, with its device number.
     Node(Kind, u64),
+}
+
+impl New<'_> {
+    fn kind(self) -> Kind {
+        match self {
+            New::File => Kind::File,
+            New::Dir => Kind::Dir,
+            New::Symlink(_) => Kind::Symlink,
+            New::Node(kind, _) => kind,
+        }
+    }
 }
 
 /// How a new entry is born.
@@ -126,6 +137,10 @@ impl Union {
                 self.raise_dir(&dir, target)?;
                 continue;
             }
+            if matches!(new, New::Node(Kind::Char, 0)) && self.form(Some(target)).overlay {
+                // it would be a whiteout there
+                return Err(Errno::PERM);
+            }
             let birth = self.birth(&dir, new, mode, umask, caller)?;
             let file = self.install_new(&dir, name, target, new, &birth)?;
             let entry = self.find(&dir, name)?.ok_or(Errno::STALE)?;
@@ -176,20 +191,19 @@ impl Union {
     ) -> Result<Option<OwnedFd>, Errno> {
         let into = self.dir(dir, target)?;
         let work = self.work(target)?;
-        let whiteout = into.has_whiteout(name)?;
-        let steps = plan::create(Create { dir: matches!(new, New::Dir), whiteout });
         let mut file = None;
         // another copy of the directory may have another group or ACL to pass on
         let plain = birth.is_plain() && dir.stack()?.top() == target;
         let carrier = Carrier { work, source: None, target: Spot::new(Arc::clone(&into), name) };
-        carrier.run(&steps, |opaque| {
-            file = if plain && !opaque {
+        let install = |how: Install| {
+            file = if plain && !how.opaque && !how.over_whiteout {
                 put(&into, name.as_bytes(), new, birth.mode)?
             } else {
-                put_prepared(work, &into, name, new, birth, opaque)?
+                put_prepared(work, (&into, name), new, birth, how)?
             };
             Ok(())
-        })?;
+        };
+        carrier.create(matches!(new, New::Dir), install)?;
         Ok(file)
     }
 
@@ -277,9 +291,17 @@ impl Union {
     ) -> Result<Entry, Errno> {
         let (from, old) = self.real_name(inode)?;
         let into = self.dir(dir, target)?;
-        let whiteout = into.has_whiteout(name)?;
-        let carrier = Carrier { work: self.work(target)?, source: None, target: Spot::new(Arc::clone(&into), name) };
-        carrier.run(&plan::create(Create { dir: false, whiteout }), |_| from.link(&old, &into, name.as_bytes()))?;
+        let work = self.work(target)?;
+        let carrier = Carrier { work, source: None, target: Spot::new(Arc::clone(&into), name) };
+        carrier.create(false, |how| {
+            if !how.over_whiteout {
+                return from.link(&old, &into, name.as_bytes());
+            }
+            let temporary = work.temporary_name();
+            from.link(&old, work.temporary(), &temporary)?;
+            let put = work.put(&temporary, inode.kind, (&into, name.as_bytes()), true);
+            put.inspect_err(|_| work.discard(&temporary))
+        })?;
         self.find(dir, name)?.ok_or(Errno::STALE)
     }
 }
@@ -309,20 +331,19 @@ fn put(dir: &Dir, name: &[u8], new: New<'_>, mode: u32) -> Result<Option<OwnedFd
 /// Makes an entry in the work area with all it has, then renames it into place.
 fn put_prepared(
     work: &Work,
-    into: &Dir,
-    name: Name<'_>,
+    (into, name): (&Dir, Name<'_>),
     new: New<'_>,
     birth: &Birth,
-    opaque: bool,
+    how: Install,
 ) -> Result<Option<OwnedFd>, Errno> {
     let temporary = work.temporary_name();
     let make = || -> Result<Option<OwnedFd>, Errno> {
         let file = put(work.temporary(), &temporary, new, 0o600)?;
-        if opaque {
+        if how.opaque {
             mark_opaque(&work.temporary().open_dir(&temporary)?)?;
         }
         give_birth(work.temporary().at(&temporary), new, birth)?;
-        work.temporary().rename(&temporary, into, name.as_bytes(), RenameFlags::NOREPLACE)?;
+        work.put(&temporary, new.kind(), (into, name.as_bytes()), how.over_whiteout)?;
         Ok(file)
     };
     make().inspect_err(|_| work.discard(&temporary))

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::Union;
 use super::names::is_ours;
-use crate::branch::stat::Stat;
+use super::steps::mark_opaque;
+use crate::branch::stat::{Kind, Stat};
 use crate::inode::{Inode, Place};
 use crate::union::{BranchIndex, policy};
 
@@ -75,8 +75,14 @@ impl Union {
         let work = self.work(branch)?;
         let temporary = work.temporary_name();
         let into = self.dir(parent, branch)?;
+        let union_name = super::name(name)?;
+        // one that hid the directories of this name on branches below the stack
+        let over_whiteout = into.is_overlay_whiteout(union_name)?;
         let prepare = || -> Result<Stat, Errno> {
             work.temporary().make_dir(&temporary, 0o700)?;
+            if over_whiteout {
+                mark_opaque(&work.temporary().open_dir(&temporary)?)?;
+            }
             let at = work.temporary().at(&temporary);
             at.take_attributes(from, &stat)?;
             at.stat()
@@ -86,7 +92,7 @@ impl Union {
                 // if it cannot be written, it is known in this mount
                 work.set_number(new.id, inode.ino).ok();
             }
-            into.keeping_times(|| work.temporary().rename(&temporary, &into, name, RenameFlags::NOREPLACE))
+            into.keeping_times(|| work.put(&temporary, Kind::Dir, (&into, name), over_whiteout))
         };
         let new = prepare().and_then(|new| place(&new).map(|()| new)).inspect_err(|_| work.discard(&temporary))?;
         inode.with(|state| {

@@ -10,7 +10,7 @@ use super::{Entry, Sight, Union, name};
 use crate::branch::stat::{Kind, Stat};
 use crate::inode::{Inode, Place};
 use crate::links::{self, Origin};
-use crate::union::plan::{self, Remove};
+use crate::union::plan::Remove;
 use crate::union::{BranchIndex, Name, Resolved};
 
 /// A name that is about to go, for the hard-link records.
@@ -121,10 +121,9 @@ impl Union {
         if !matches!(victim.kind, Kind::File | Kind::Symlink) {
             self.hold(&entry, dir, name, Some(top))?;
         }
-        let steps = plan::remove(Remove { dir: victim.kind == Kind::Dir, on_carrier, below });
         let into = self.dir(dir, target)?;
         let carrier = Carrier { work: self.work(target)?, source: None, target: Spot::new(into, name) };
-        if let Err(errno) = carrier.run(&steps, |_| Ok(())) {
+        if let Err(errno) = carrier.remove(Remove { dir: victim.kind == Kind::Dir, on_carrier, below }) {
             going.stays(self);
             return Err(errno);
         }

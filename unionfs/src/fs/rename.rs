@@ -152,6 +152,10 @@ impl Union {
         }
         let candidates = self.candidates_for_both(source.dir, target.dir)?;
         let carrier = policy::carrier(&candidates, highest).ok_or(Errno::ROFS)?;
+        if flags == RenameFlags::Whiteout && self.form(Some(carrier)).overlay {
+            // a device that hides what is below is no entry there
+            return Err(Errno::PERM);
+        }
         self.check_movable(&moved, carrier)?;
         if flags == RenameFlags::Exchange
             && let Some(replaced) = &replaced
@@ -205,7 +209,8 @@ impl Union {
             return Err(Errno::BUSY);
         }
         let merges = stack.branches[..] != [carrier];
-        if merges && self.options.dirren == Dirren::Off { Err(Errno::XDEV) } else { Ok(()) }
+        let recordable = self.options.dirren == Dirren::On && !self.form(Some(carrier)).overlay;
+        if merges && !recordable { Err(Errno::XDEV) } else { Ok(()) }
     }
 
     /// What has to be brought up to the carrier before it can carry the rename.

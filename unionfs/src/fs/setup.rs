@@ -1,6 +1,8 @@
 //! Opening a union: every branch is checked before anything is changed, and what is wrong is said
 //! in one line.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -46,6 +48,10 @@ pub enum SetupError {
     Busy(PathBuf),
     #[error("branch {} was left by a volatile mount that did not end well: its content cannot be trusted; remove {}/.wh..wh.runionfs/volatile to use it all the same", .0.display(), .0.display())]
     Volatile(PathBuf),
+    #[error("branch {} cannot be written in the form of overlayfs: its file system lacks what that takes: {}", .0.display(), text(.1))]
+    OverlayForm(PathBuf, Errno),
+    #[error("branch {} holds files without data, such as {} (overlayfs with metacopy=on): they would read as zeros", .0.display(), .1.display())]
+    Metacopy(PathBuf, PathBuf),
     #[error("workdir {} must be on the same mount as the topmost writable branch {}: {}", .0.display(), .1.display(), text(.2))]
     Workdir(PathBuf, PathBuf, Errno),
     #[error("workdir is given, but no branch is writable")]
@@ -165,13 +171,34 @@ fn open_all(branches: &[BranchSpec], options: &Options, sites: &[Site]) -> Resul
             None => (branch::open_root(&spec.path, !writable && !spec.init, form).map_err(fail)?, None),
         };
         let honest_listing = branch::has_honest_listing(&root).map_err(fail)?;
+        check_form(&root, spec)?;
         let work = if writable { Some(open_work(&spec.path, &root, area.as_ref())?) } else { None };
         let inside = sites.iter().filter(|site| site.lies(&sites[at]) == Relation::Inside);
         let covered = inside.filter_map(Site::id).collect();
-        let records = AtomicBool::new(branch::has_records(&root).map_err(fail)?);
-        opened.push(Branch { spec: spec.clone(), root: Arc::new(root), work, covered, honest_listing, records });
+        // below the last branch no record leads anywhere
+        let records = at + 1 < branches.len() && branch::has_records(&root).map_err(fail)?;
+        opened.push(Branch {
+            spec: spec.clone(),
+            root: Arc::new(root),
+            work,
+            covered,
+            honest_listing,
+            records: AtomicBool::new(records),
+        });
     }
     Ok(opened)
+}
+
+/// Refuses a layer of overlayfs whose files are seen to have their data elsewhere.
+fn check_form(root: &Dir, spec: &BranchSpec) -> Result<(), SetupError> {
+    if !root.form().overlay {
+        return Ok(());
+    }
+    match root.find_metacopy() {
+        Ok(None) => Ok(()),
+        Ok(Some(file)) => Err(SetupError::Metacopy(spec.path.clone(), OsString::from_vec(file).into())),
+        Err(errno) => Err(SetupError::Open(spec.path.clone(), errno)),
+    }
 }
 
 fn open_with_workdir(path: &Path, workdir: &Path, form: Form) -> Result<(Dir, Option<Dir>), SetupError> {
@@ -185,12 +212,16 @@ fn open_work(path: &Path, root: &Dir, area: Option<&Dir>) -> Result<Work, SetupE
     if branch::is_read_only(root).map_err(fail)? {
         return Err(SetupError::ReadOnly(path.to_owned()));
     }
-    Work::open(area.unwrap_or(root)).map_err(|error| match error {
+    let work = Work::open(area.unwrap_or(root)).map_err(|error| match error {
         WorkError::Busy => SetupError::Busy(path.to_owned()),
         WorkError::Volatile => SetupError::Volatile(path.to_owned()),
         WorkError::Errno(Errno::PERM) => SetupError::Nested(path.to_owned()),
         WorkError::Errno(errno) => fail(errno),
-    })
+    })?;
+    if root.form().overlay {
+        work.try_overlay().map_err(|errno| SetupError::OverlayForm(path.to_owned(), errno))?;
+    }
+    Ok(work)
 }
 
 /// A directory that is empty for ever, for it has no name any more. Made in a work area, or where

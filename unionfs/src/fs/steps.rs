@@ -1,16 +1,19 @@
 //! Carrying out a plan on the branch that carries it. What was begun is undone when a step fails.
 
+pub(super) mod overlay;
+
 use std::sync::Arc;
 
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
+use self::overlay::Install;
 use crate::branch::dir::Dir;
 use crate::branch::stat::Kind;
 use crate::branch::work::Work;
 use crate::links::write_all;
 use crate::union::name::{OPAQUE, RECORD};
-use crate::union::plan::{Step, Which};
+use crate::union::plan::{self, Create, Remove, Step, Which};
 use crate::union::{Name, RawName};
 
 /// What a step left that has to be taken away if a later one fails.
@@ -51,6 +54,25 @@ pub(super) struct Carrier<'a> {
 }
 
 impl Carrier<'_> {
+    /// Creates an entry under the target's name, which is not visible. `install` puts what is
+    /// prepared in its place.
+    pub(super) fn create(&self, dir: bool, mut install: impl FnMut(Install) -> Result<(), Errno>) -> Result<(), Errno> {
+        let target = &self.target;
+        if target.dir.form().overlay {
+            return self.run_overlay(&plan::overlay::create(dir, target.slot(false)?), install);
+        }
+        let steps = plan::create(Create { dir, whiteout: target.dir.has_whiteout(target.name)? });
+        self.run(&steps, |opaque| install(Install { opaque, over_whiteout: false }))
+    }
+
+    /// Removes the entry under the target's name.
+    pub(super) fn remove(&self, of: Remove) -> Result<(), Errno> {
+        if self.target.dir.form().overlay {
+            return self.run_overlay(&plan::overlay::remove(self.target.slot(of.below)?), |_| Ok(()));
+        }
+        self.run(&plan::remove(of), |_| Ok(()))
+    }
+
     /// Carries out all steps, or undoes those that were done.
     ///
     /// `install` puts a prepared entry in its place; it is told whether a directory is opaque.
@@ -195,6 +217,9 @@ impl<'a> Spot<'a> {
 
 /// Makes a directory hide what is below it.
 pub(super) fn mark_opaque(dir: &Dir) -> Result<Made, Errno> {
+    if dir.form().overlay {
+        return Ok(if dir.set_overlay_opaque()? { Made::Mark } else { Made::Nothing });
+    }
     // the directory itself does not change for those who look at the union
     dir.keeping_times(|| Made::unless_there(dir.make_node(OPAQUE, Kind::File, 0o444, 0)))
 }

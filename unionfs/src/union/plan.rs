@@ -5,6 +5,8 @@
 //! A plan is carried out on **one** branch, the carrier. The parents exist there, and for a
 //! rename or exchange the source (and the target) were brought up to it.
 
+pub mod overlay;
+
 /// One of the two names of a change. Creating and removing know the target only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Which {

@@ -39,6 +39,26 @@ impl Moving<'_> {
     }
 }
 
+/// The steps of a rename, by the form of the branch that carries it.
+enum Plan {
+    Wh(Vec<Step>),
+    Overlay(Vec<plan::overlay::Step>),
+}
+
+impl Plan {
+    /// Whether a record is written.
+    fn records(&self) -> bool {
+        matches!(self, Plan::Wh(steps) if steps.iter().any(|step| matches!(step, Step::Record(_))))
+    }
+
+    fn run(&self, carrier: &Carrier<'_>) -> Result<(), Errno> {
+        match self {
+            Plan::Wh(steps) => carrier.run(steps, |_| Ok(())),
+            Plan::Overlay(steps) => carrier.run_overlay(steps, |_| Ok(())),
+        }
+    }
+}
+
 impl Union {
     pub(super) fn rename_here(
         &self,
@@ -61,8 +81,8 @@ impl Union {
             source: Some(self.spot(branch, source, Some(&moving))?),
             target: self.spot(branch, target, back.as_ref())?,
         };
-        let steps = self.plan_rename(branch, &carrier, &moving, back.as_ref(), flags)?;
-        if steps.iter().any(|step| matches!(step, Step::Record(_))) {
+        let plan = self.plan_rename(branch, &carrier, &moving, back.as_ref(), flags)?;
+        if plan.records() {
             self.branch(branch).begin_records()?;
         }
         let _inside = lost.filter(|r| r.lookup.inode().kind == Kind::Dir).map(|r| r.lookup.inode().lock_names());
@@ -84,7 +104,7 @@ impl Union {
             // a directory on the way: nobody may walk by its old name now
             let walls = moving.is_dir() || back.as_ref().is_some_and(Moving::is_dir);
             let _alone = walls.then(|| self.tree.write());
-            carrier.run(&steps, |_| Ok(())).inspect_err(|_| going.iter().for_each(|going| going.stays(self)))?;
+            plan.run(&carrier).inspect_err(|_| going.iter().for_each(|going| going.stays(self)))?;
             if let Some(entry) = lost {
                 self.after_removal(entry.lookup.inode(), target.dir, target.name, entry.attr.stat);
             }
@@ -150,7 +170,10 @@ impl Union {
         moving: &Moving<'_>,
         back: Option<&Moving<'_>>,
         flags: RenameFlags,
-    ) -> Result<Vec<Step>, Errno> {
+    ) -> Result<Plan, Errno> {
+        if carrier.target.dir.form().overlay {
+            return self.plan_overlay(branch, carrier, moving, back).map(Plan::Overlay);
+        }
         let (source, target) = (moving.from, moving.to);
         let below = |end: &End<'_>| -> Result<bool, Errno> {
             Ok(!matches!(self.look_below(&end.level, branch, end.name)?, Resolved::Missing { .. }))
@@ -161,7 +184,9 @@ impl Union {
         };
         let from = carrier.source.as_ref().ok_or(Errno::INVAL)?;
         let manner = match (flags, back) {
-            (_, Some(back)) => return Ok(plan::exchange(side(moving, from)?, side(back, &carrier.target)?)),
+            (_, Some(back)) => {
+                return Ok(Plan::Wh(plan::exchange(side(moving, from)?, side(back, &carrier.target)?)));
+            }
             (RenameFlags::Whiteout, None) => Manner::LeavingDevice,
             (_, None) => Manner::Plain,
         };
@@ -170,7 +195,7 @@ impl Union {
             Resolved::Dir { cut, .. } => cut,
             Resolved::Leaf(_) | Resolved::Missing { .. } => None,
         };
-        Ok(plan::rename(Rename {
+        Ok(Plan::Wh(plan::rename(Rename {
             source: moving.what,
             source_below: below(source)?,
             target_dir: is_dir(carrier.target.dir.find(target.name.as_bytes())?),
@@ -178,6 +203,28 @@ impl Union {
             target_whiteout: carrier.target.dir.has_whiteout(target.name)?,
             target_below: below(target)?,
             manner,
-        }))
+        })))
+    }
+
+    /// The same on a branch in the form of overlayfs, where nothing is moved that merges.
+    fn plan_overlay(
+        &self,
+        branch: BranchIndex,
+        carrier: &Carrier<'_>,
+        moving: &Moving<'_>,
+        back: Option<&Moving<'_>>,
+    ) -> Result<Vec<plan::overlay::Step>, Errno> {
+        let slot = |end: &End<'_>, spot: &Spot<'_>| {
+            let below = self.look_below(&end.level, branch, end.name)?;
+            spot.slot(!matches!(below, Resolved::Missing { .. }))
+        };
+        // its record says a place where nothing is
+        let redirected = |moving: &Moving<'_>| moving.what == Moved::Dir(Merging::ByRecord);
+        let from = carrier.source.as_ref().ok_or(Errno::INVAL)?;
+        let (source, target) = (slot(moving.from, from)?, slot(moving.to, &carrier.target)?);
+        Ok(match back {
+            Some(back) => plan::overlay::exchange((source, redirected(moving)), (target, redirected(back))),
+            None => plan::overlay::rename(source, target, redirected(moving)),
+        })
     }
 }
