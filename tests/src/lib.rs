@@ -16,6 +16,7 @@ pub mod mapping;
 pub mod model;
 pub mod mount;
 pub mod ops;
+pub mod overlay;
 pub mod sandbox;
 pub mod snapshot;
 pub mod tree;
