@@ -11,7 +11,7 @@ use std::process::Command;
 use harness::fixture::{Branches, Union};
 use harness::mount::{Mounted, finish};
 use harness::overlay::Overlay;
-use harness::snapshot::xattrs;
+use harness::snapshot::{Exactness, Snapshot, xattrs};
 use harness::{Errno, ErrnoOf as _, sandbox};
 use rustix::fs::{CWD, FileType, Mode, RenameFlags, XattrFlags, lgetxattr, lremovexattr, lsetxattr, mknodat};
 
@@ -359,6 +359,65 @@ fn a_file_without_data_that_is_met_later_never_reads_as_zeros() {
     fs::remove_file(u.path(path)).unwrap();
     u.write(path, "new");
     assert_eq!(u.read(path), "new");
+}
+
+/// Mounts fuse-overlayfs over `lower`, lets `act` change it, and unmounts; false where there is none.
+fn written_by_fuse_overlayfs(branches: &Branches, forced_wh: bool, act: impl FnOnce(&Path)) -> Option<Snapshot> {
+    let target = branches.at("fuse");
+    fs::create_dir(&target).unwrap();
+    fs::create_dir(branches.at("work")).unwrap();
+    let [lower, upper, work] = ["2", "1", "work"].map(|name| branches.at(name).display().to_string());
+    let mut command = Command::new("fuse-overlayfs");
+    command.arg("-o").arg(format!("lowerdir={lower},upperdir={upper},workdir={work}")).arg(&target);
+    if forced_wh {
+        command.env("FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT", "1");
+    }
+    match command.output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            sandbox::skip("it needs fuse-overlayfs");
+            return None;
+        }
+        output => assert!(output.unwrap().status.success()),
+    }
+    act(&target);
+    let shown = Snapshot::take(&target);
+    nix::mount::umount2(&target, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    Some(shown)
+}
+
+#[test]
+fn a_layer_of_fuse_overlayfs_is_read_as_it_lies() {
+    for forced_wh in [false, true] {
+        let Some(branches) = Branches::new(BIN, &["rw", "ro+ovl", "ro"]) else { return };
+        for file in ["a", "b", "d/f", "d/g", "d/sub/s", "e/q", "x/y", "full/1"] {
+            branches.file(format!("2/{file}"), file);
+        }
+        let change = |root: &Path| {
+            for file in ["a", "d/f"] {
+                fs::remove_file(root.join(file)).unwrap();
+            }
+            for dir in ["e", "x", "full"] {
+                fs::remove_dir_all(root.join(dir)).unwrap();
+            }
+            fs::create_dir(root.join("e")).unwrap();
+            fs::create_dir(root.join("fresh")).unwrap();
+            fs::write(root.join("e/new"), "new").unwrap();
+            fs::write(root.join("x"), "a file now").unwrap();
+            fs::rename(root.join("b"), root.join("b2")).unwrap();
+            fs::set_permissions(root.join("d/g"), fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        let Some(mut shown) = written_by_fuse_overlayfs(&branches, forced_wh, change) else { return };
+        let u = branches.mount();
+        let mut ours = Snapshot::take(u.mounted.target());
+        for tree in [&mut shown, &mut ours] {
+            // the root is that of the top
+            tree.entries.remove(Path::new(""));
+        }
+        shown.assert_same(&ours, Exactness::EqualButTimes, "fuse-overlayfs showed another tree");
+        for hidden in ["a", "b", "d/f", "e/q", "x/y", "full", "full/1"] {
+            assert!(fs::symlink_metadata(u.path(hidden)).is_err(), "{hidden} is found");
+        }
+    }
 }
 
 #[test]

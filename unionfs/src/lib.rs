@@ -27,7 +27,8 @@
 //! - *What hides what* is stated once, in [`mod@union::resolve`]; lookup and listings both use it.
 //!   What a record leads to is, too, in [`mod@union::redirect`].
 //! - On disk: whiteout, act, clean up. An entry beats the whiteout beside it, so a daemon killed
-//!   at any system call leaves the state before a change or after it.
+//!   at any system call leaves the state before a change or after it. On a branch in the form of
+//!   overlayfs ([`union::plan::overlay`]) the two take each other's place instead.
 //! - Change disk first, memory last; all state is on disk when an operation returns.
 //! - One object has one number ([`identity`]), the same for all its names, over copy-up, rename,
 //!   hard links below ([`links`]) and remounts.

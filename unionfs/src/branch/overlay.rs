@@ -22,7 +22,7 @@ const WHITEOUT: [&[u8]; 2] = [b"trusted.overlay.whiteout", b"user.overlay.whiteo
 const REDIRECT: [&[u8]; 2] = [b"trusted.overlay.redirect", b"user.overlay.redirect"];
 const METACOPY: [&[u8]; 2] = [b"trusted.overlay.metacopy", b"user.overlay.metacopy"];
 /// So many entries are looked at for `metacopy` when a branch is opened.
-const LOOKED_AT: usize = 1_000;
+const LOOKED_AT: usize = 200;
 
 /// What an entry is in this form.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -171,16 +171,18 @@ pub(super) fn names(dir: &Dir, marks: Marks, names: &mut BTreeSet<NameBuf>) -> R
 /// Whether two directories are the same but for what is in them.
 pub(super) fn same_directory(old: (At<'_>, Option<Stat>), new: (At<'_>, Option<Stat>)) -> Result<bool, Errno> {
     let about = |stat: Stat| (stat.mode, stat.uid, stat.gid, stat.mtime);
-    Ok(old.1.map(about) == new.1.map(about) && xattrs(old.0)? == xattrs(new.0)?)
+    // a copy-up takes along what is a mark of neither
+    let overlay = old.0.form().overlay || new.0.form().overlay;
+    Ok(old.1.map(about) == new.1.map(about) && xattrs(old.0, overlay)? == xattrs(new.0, overlay)?)
 }
 
 /// The extended attributes; those that are marks left out.
-fn xattrs(at: At<'_>) -> Result<BTreeMap<Vec<u8>, Option<Vec<u8>>>, Errno> {
+fn xattrs(at: At<'_>, overlay: bool) -> Result<BTreeMap<Vec<u8>, Option<Vec<u8>>>, Errno> {
     let names = match at.xattr_names() {
         Err(Errno::OPNOTSUPP) => return Ok(BTreeMap::new()),
         names => names?,
     };
     let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    let public = names.filter(|name| !is_private(name, at.form().overlay));
+    let public = names.filter(|name| !is_private(name, overlay));
     public.map(|name| Ok((name.to_vec(), at.xattr(name)?))).collect()
 }

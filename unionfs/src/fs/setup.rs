@@ -175,8 +175,9 @@ fn open_all(branches: &[BranchSpec], options: &Options, sites: &[Site]) -> Resul
         let work = if writable { Some(open_work(&spec.path, &root, area.as_ref())?) } else { None };
         let inside = sites.iter().filter(|site| site.lies(&sites[at]) == Relation::Inside);
         let covered = inside.filter_map(Site::id).collect();
-        // below the last branch no record leads anywhere
-        let records = at + 1 < branches.len() && branch::has_records(&root).map_err(fail)?;
+        // below the last branch a redirect leads nowhere, and one that is read-only stays where it is
+        let leads_nowhere = form.overlay && !writable && at + 1 == branches.len();
+        let records = !leads_nowhere && branch::has_records(&root).map_err(fail)?;
         opened.push(Branch {
             spec: spec.clone(),
             root: Arc::new(root),
