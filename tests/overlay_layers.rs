@@ -145,7 +145,7 @@ fn try_layers(
     options: &str,
     property: impl Fn(&Path, &Layers, &[Act]) -> TestCaseResult,
 ) -> Option<(Marks, Marks)> {
-    let Some(sandbox) = sandbox::enter_for(medium, Duration::from_secs(1_200)) else { return None };
+    let sandbox = sandbox::enter_for(medium, Duration::from_secs(1_200))?;
     let trials = Cell::new(0);
     let (met, written) = (Cell::new(Marks::default()), Cell::new(Marks::default()));
     let count = |marks: &Cell<Marks>, layer: &Path| {

@@ -221,9 +221,7 @@ impl Dir {
 
     /// A directory below, by its path with a slash after each name; nothing for this one.
     fn open_path(&self, path: &[u8]) -> Result<Option<Dir>, Errno> {
-        let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
-        names.fold(Ok(None), |at: Result<Option<Dir>, Errno>, name| {
-            at?.as_ref().unwrap_or(self).open_dir(name).map(Some)
-        })
+        let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+        names.try_fold(None, |at: Option<Dir>, name| at.as_ref().unwrap_or(self).open_dir(name).map(Some))
     }
 }
