@@ -344,6 +344,9 @@ fn flushing_hard_links() {
         }
         if !cut_short {
             assert_eq!(result.status, Some(0), "{result:?}");
+            // the new names are on disk before their records go, and that they went is on disk at the end
+            let syncs = calls.iter().filter(|call| **call == format!("call {}", libc::SYS_syncfs)).count();
+            assert!(syncs >= 2 && calls.last().is_some_and(|call| call.starts_with("call ")), "{calls:?}");
             break;
         }
         deaths += 1;

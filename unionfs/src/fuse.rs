@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{Config, Generation, INodeNo, InitFlags, ReplyEntry, Session, SessionACL};
+use fuser::{Config, INodeNo, InitFlags, ReplyEntry, Session, SessionACL};
 use nix::sys::signal::{SigSet, Signal};
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -22,7 +22,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::fs::{Entry, Union};
 use crate::pool::Pool;
-use convert::{attributes, reply_errno};
+use convert::{attributes, generation, reply_errno};
 
 /// What we would like the kernel to do, where it can.
 ///
@@ -160,9 +160,10 @@ impl Shared {
     fn reply_entry(&self, result: Outcome<Entry>, reply: ReplyEntry) {
         match result {
             Ok(entry) => {
+                let generation = generation(&entry.lookup);
                 // handed over first: the kernel may forget it before this thread goes on
                 entry.lookup.hand_over();
-                reply.entry(&self.ttl, &attributes(&entry.attr), Generation(0));
+                reply.entry(&self.ttl, &attributes(&entry.attr), generation);
             }
             Err(errno) => reply.error(errno),
         }

@@ -5,7 +5,7 @@
 //! [`crate::fs`] states.
 
 use std::collections::hash_map::RandomState;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
@@ -29,6 +29,9 @@ pub struct Inode {
     pub ino: u64,
     /// Its type, which never changes.
     pub kind: Kind,
+    /// Differs for a later object of the same number, so that a file handle which the kernel gave
+    /// out for this one (name_to_handle_at(2)) never leads to that.
+    pub incarnation: u32,
     /// Lookups that the kernel owes a forget.
     lookups: AtomicU64,
     /// For a directory: the names in it. Held shared by who looks; who changes them takes
@@ -258,6 +261,8 @@ pub struct Inodes {
     table: DashMap<u64, Slot, RandomState>,
     /// Told when a number is not in use any more.
     on_leave: Box<dyn LeaveHook>,
+    /// The last [`Inode::incarnation`].
+    made: AtomicU32,
     /// Counts forgets, to look at the size now and then only.
     forgets: AtomicU64,
     /// The largest number of inodes that was seen since memory was given back.
@@ -296,7 +301,13 @@ impl Inodes {
     /// An empty table.
     pub fn new(on_leave: Box<dyn LeaveHook>) -> Arc<Inodes> {
         let table = DashMap::with_hasher(RandomState::new());
-        Arc::new(Inodes { table, on_leave, forgets: AtomicU64::new(0), peak: AtomicUsize::new(0) })
+        Arc::new(Inodes {
+            table,
+            on_leave,
+            made: AtomicU32::new(0),
+            forgets: AtomicU64::new(0),
+            peak: AtomicUsize::new(0),
+        })
     }
 
     fn left(&self, ino: u64) {
@@ -347,6 +358,7 @@ impl Inodes {
         Arc::new(Inode {
             ino: birth.ino,
             kind: birth.kind,
+            incarnation: self.made.fetch_add(1, Ordering::Relaxed),
             lookups: AtomicU64::new(1),
             names: RwLock::new(()),
             generation: AtomicU64::new(0),

@@ -80,7 +80,7 @@ impl Union {
         let own = get_flags(&real)?;
         let flags = changed(own.bits(), shown.bits(), wanted.bits());
         // of a directory, those below do not count any more
-        let flags = IFlags::from_bits_retain(flags) - GUARDED | wanted & GUARDED;
+        let flags = (IFlags::from_bits_retain(flags) - GUARDED) | (wanted & GUARDED);
         rustix::fs::ioctl_setflags(&real, flags).inspect(|()| self.tell_stale(ino))
     }
 

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
+use fuser::{FileAttr, FileType, Generation, INodeNo, TimeOrNow};
 use rustix::fs::FileType as RawFileType;
 use rustix::io::Errno;
 
 use crate::branch::at::SetTime;
 use crate::branch::stat::{Kind, Time};
 use crate::fs::Attr;
+use crate::inode::Ref;
 
 pub(super) fn reply_errno(errno: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(errno.raw_os_error())
@@ -32,6 +33,11 @@ pub(super) fn kind_of_mode(mode: u32) -> Result<Kind, Errno> {
         return Ok(Kind::File);
     }
     Kind::of(RawFileType::from_raw_mode(mode)).map_err(|_| Errno::INVAL)
+}
+
+/// With the number, what tells an object from all others that had the number before it.
+pub(super) fn generation(lookup: &Ref) -> Generation {
+    Generation(lookup.inode().incarnation.into())
 }
 
 pub(super) fn attributes(attr: &Attr) -> FileAttr {

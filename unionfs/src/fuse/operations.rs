@@ -14,7 +14,7 @@ use fuser::{
     WriteFlags,
 };
 
-use super::convert::{self, attributes, device_number, kind_of_mode, set_time};
+use super::convert::{self, attributes, device_number, generation, kind_of_mode, set_time};
 use super::ioctl::Ioctl;
 use super::{Adapter, MAX_WRITE, Outcome, WANTED};
 use crate::branch::stat::Kind;
@@ -235,10 +235,11 @@ impl Filesystem for Adapter {
             .run(|union| union.create(parent.0, name.as_bytes(), mode, umask, flags as u32, caller(request)));
         match made {
             Ok((entry, opened)) => {
+                let generation = generation(&entry.lookup);
                 entry.lookup.hand_over();
                 let attr = attributes(&entry.attr);
                 let keep = FopenFlags::FOPEN_KEEP_CACHE;
-                reply.created(&self.shared.ttl, &attr, Generation(0), FileHandle(opened.handle), keep);
+                reply.created(&self.shared.ttl, &attr, generation, FileHandle(opened.handle), keep);
             }
             Err(errno) => reply.error(errno),
         }
@@ -349,7 +350,8 @@ impl Filesystem for Adapter {
                         (convert::only_type(lookup.inode().ino, kind), Duration::ZERO, Some(lookup))
                     }
                 };
-                let full = reply.add(attr.ino, next, OsStr::from_bytes(name), &ttl, &attr, Generation(0));
+                let generation = lookup.as_ref().map_or(Generation(0), generation);
+                let full = reply.add(attr.ino, next, OsStr::from_bytes(name), &ttl, &attr, generation);
                 if let Some(lookup) = lookup
                     && !full
                 {
