@@ -13,6 +13,7 @@ use harness::fixture::{Branches, Union};
 use harness::mount::{Mounted, Outcome, finish};
 use harness::sandbox::{self, Medium};
 use harness::snapshot::{Exactness, Snapshot, WORK_AREA, names};
+use harness::{Errno, ErrnoOf as _};
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 
@@ -201,6 +202,34 @@ fn names_that_nobody_sees_stay_below() {
     assert_eq!(records(&u.at("0")), 0);
 }
 
+/// Each record is flushed on its own branch; what it joined can be carried further up afterwards.
+#[test]
+fn records_of_several_writable_branches_are_flushed_where_they_are() {
+    let Some(branches) = Branches::new(BIN, &["rw", "rw", "ro+wh"]) else { return };
+    branches.file("2/d/a", "old").dir("2/e").hard_link("2/d/a", "2/d/b").hard_link("2/d/a", "2/e/c").dir("1/d");
+    branches.file("2/top", "old").hard_link("2/top", "2/e/top").dir("0/x").opaque("0/x").dir("1/x");
+    let mut u = branches.mount();
+    u.write("d/a", "new");
+    u.write("top", "new");
+    assert_eq!((records(&u.at("0")), records(&u.at("1"))), (2, 2), "what this test is about");
+    assert_eq!(fs::rename(u.path("d/b"), u.path("x/b")).errno(), Errno::EXDEV, "a known limit");
+    flush(u.path(""));
+    for _remounted in 0..2 {
+        assert_eq!((records(&u.at("0")), records(&u.at("1"))), (0, 0));
+        assert_real(&u, "1", &["d/a", "d/b", "e/c"], "new");
+        assert_real(&u, "0", &["top", "e/top"], "new");
+        u.mounted.remount();
+    }
+    fs::rename(u.path("d/b"), u.path("x/b")).unwrap();
+    u.write("e/c", "newer");
+    for name in ["d/a", "x/b", "e/c"] {
+        assert_eq!((u.read(name), u.stat(name).nlink()), ("newer".into(), 3), "{name}");
+    }
+    flush(u.path(""));
+    assert_real(&u, "0", &["d/a", "x/b", "e/c"], "newer");
+    u.remount_and_compare();
+}
+
 #[test]
 fn special_files_and_symlinks_are_flushed_too() {
     let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
@@ -229,8 +258,8 @@ fn special_files_and_symlinks_are_flushed_too() {
 /// Many files with many names each, over a flush, with others at work: no link count is ever wrong.
 #[test]
 fn link_counts_are_right_at_every_moment() {
-    const FILES: usize = 40;
-    const NAMES: usize = 4;
+    const FILES: usize = 150;
+    const NAMES: usize = 5;
     let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
     for file in 0..FILES {
         branches.file(format!("1/0/f{file}"), "old");
