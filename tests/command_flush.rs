@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
@@ -385,6 +386,41 @@ fn what_cannot_be_brought_up_stays_joined() {
         u.mounted.remount();
     }
     u.assert_no_temporaries(0);
+}
+
+/// Nothing is linked to, or loses a link, as long as its flags forbid it.
+#[test]
+fn what_flags_protect_is_flushed_once_it_is_free() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    assert!(sandbox.small_ext4("0", 16, &[]).is_dir() && sandbox.small_ext4("1", 16, &[]).is_dir());
+    let branches = Branches::inside(sandbox, BIN, &["rw", "ro+wh"]);
+    for name in ["imm", "app", "free"] {
+        branches.file(format!("1/{name}"), "low").dir("1/d").hard_link(format!("1/{name}"), format!("1/d/{name}"));
+    }
+    let chattr = |flag: &str, path: &Path| sandbox::run(Command::new("chattr").arg(flag).arg(path));
+    chattr("+a", &branches.at("1/app"));
+    let mut u = branches.mount();
+    u.write("imm", "new");
+    chattr("+i", &u.path("imm"));
+    u.write("free", "new");
+    File::options().append(true).open(u.path("d/app")).unwrap().write_all(b"+").unwrap();
+    let outcome = try_flush(u.path(""), &[]);
+    assert!(outcome.status == Some(1) && outcome.stderr.contains("2 hard-linked files have names"), "{outcome:?}");
+    assert_real(&u, "0", &["free", "d/free"], "new");
+    for _remounted in 0..2 {
+        for (name, content) in [("imm", "new"), ("app", "low+")] {
+            let other = format!("d/{name}");
+            assert_eq!((u.read(name), u.read(&other)), (content.into(), content.into()), "{name}");
+            assert_eq!((u.stat(name).nlink(), u.stat(&other).nlink()), (2, 2), "{name}");
+        }
+        u.mounted.remount();
+    }
+    chattr("-i", &u.path("imm"));
+    chattr("-a", &u.path("app"));
+    flush(u.path(""));
+    assert_real(&u, "0", &["imm", "d/imm"], "new");
+    assert_real(&u, "0", &["app", "d/app"], "low+");
+    u.remount_and_compare();
 }
 
 #[test]
