@@ -123,6 +123,13 @@ impl Stack {
         places.iter().find(|(at, _)| *at == branch).map(|(_, path)| &**path)
     }
 
+    /// Whether the directory would be seen on a branch that it does not lie on, if it were brought
+    /// up to it under its name.
+    pub fn takes(&self, branch: BranchIndex) -> bool {
+        let elsewhere = self.redirect.as_ref().is_some_and(|redirect| branch > redirect.branch);
+        !elsewhere && branch <= self.lowest_seen
+    }
+
     /// The same stack with one more branch.
     pub fn with(&self, branch: BranchIndex) -> Stack {
         let mut stack = self.clone();

@@ -117,8 +117,9 @@ impl Union {
         Ok(Some(Leaf { branch, dir: dir.stat()?.id, stat }))
     }
 
-    /// Whether a directory can be brought up to a branch: by its name and those of its parents,
-    /// none of which lies elsewhere there.
+    /// Whether a directory can be brought up to a branch and is seen there: by its name and those of
+    /// its parents, none of which lies elsewhere or is hidden there. Each of them is asked, for a
+    /// parent may have become opaque since the directory was looked up.
     pub(super) fn reaches(&self, dir: &Inode, branch: BranchIndex) -> Result<bool, Errno> {
         let mut parent: Option<Arc<Inode>> = None;
         loop {
@@ -127,7 +128,7 @@ impl Union {
             if stack.branches.contains(&branch) {
                 return Ok(true);
             }
-            if stack.redirect.as_ref().is_some_and(|redirect| branch > redirect.branch) {
+            if !stack.takes(branch) {
                 return Ok(false);
             }
             match at.dentry() {

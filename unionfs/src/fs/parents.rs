@@ -8,8 +8,20 @@ use super::Union;
 use super::names::is_ours;
 use super::steps::mark_opaque;
 use crate::branch::stat::{Kind, Stat};
-use crate::inode::{Inode, Place};
+use crate::inode::{Dentry, Inode, Place};
 use crate::union::{BranchIndex, policy};
+
+/// So often is begun again when directories on the way are renamed.
+const MOST_TURNS: usize = 64;
+
+/// What became of a directory that was to be brought up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Raised {
+    /// It lies on the branch.
+    Done,
+    /// It, or one on the way, has got another name meanwhile.
+    Renamed,
+}
 
 impl Union {
     /// The branch for a new entry in a directory, seen on `lowest_seen` and above.
@@ -33,23 +45,32 @@ impl Union {
 
     /// Makes a directory exist on a branch, and its parents before it. No names are held.
     pub(super) fn raise_dir(&self, dir: &Arc<Inode>, branch: BranchIndex) -> Result<(), Errno> {
+        // who renames a directory on the way brings it up first, so a few turns are enough
+        for _ in 0..MOST_TURNS {
+            if self.raise_by_names(dir, branch)? == Raised::Done {
+                return Ok(());
+            }
+        }
+        Err(Errno::STALE)
+    }
+
+    fn raise_by_names(&self, dir: &Arc<Inode>, branch: BranchIndex) -> Result<Raised, Errno> {
         let mut missing = Vec::new();
         let mut at = Arc::clone(dir);
         while !at.stack()?.branches.contains(&branch) {
             let dentry = at.dentry().ok_or(Errno::NOENT)?;
-            missing.push((at, dentry.name.clone()));
+            missing.push((at, dentry.clone()));
             at = dentry.parent;
         }
-        while let Some((inode, name)) = missing.pop() {
-            let Some(parent) = inode.dentry().map(|dentry| dentry.parent) else { return Err(Errno::NOENT) };
+        while let Some((inode, Dentry { parent, name })) = missing.pop() {
             let _names = parent.lock_names();
-            let still_there = inode.dentry().is_some_and(|d| Arc::ptr_eq(&d.parent, &parent) && d.name == name);
-            if !still_there {
-                return Err(Errno::STALE);
+            let now = inode.dentry().ok_or(Errno::NOENT)?;
+            if !Arc::ptr_eq(&now.parent, &parent) || now.name != name {
+                return Ok(Raised::Renamed);
             }
             self.raise_one(&parent, &inode, name.as_bytes(), branch)?;
         }
-        Ok(())
+        Ok(Raised::Done)
     }
 
     /// Copies one directory up, without what is in it; the names of its parent are held.
@@ -63,6 +84,10 @@ impl Union {
         let stack = inode.stack()?;
         if stack.branches.contains(&branch) {
             return Ok(());
+        }
+        if !stack.takes(branch) {
+            // it was renamed after the branch was chosen, and would not be seen there any more
+            return Err(Errno::STALE);
         }
         let top = stack.top();
         let (own, above) = (self.dir(inode, top)?, self.dir(parent, top)?);

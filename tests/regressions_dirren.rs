@@ -1,0 +1,85 @@
+//! Defects that a review found in renames of directories with content below.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Barrier;
+use std::thread;
+
+use harness::fixture::{Branches, Union};
+use harness::sandbox::Medium;
+
+const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
+
+#[track_caller]
+fn mv(u: &Union, from: &str, to: &str) {
+    fs::rename(u.path(from), u.path(to)).unwrap_or_else(|error| panic!("mv {from} {to}: {error}"));
+}
+
+#[test]
+fn what_comes_into_a_directory_is_seen_when_its_parent_became_opaque() {
+    for link in [false, true] {
+        let Some(branches) = Branches::new(BIN, &["rw", "rw", "ro+wh"]) else { return };
+        branches.dir("0/moved/child").file("2/old/hidden", "").file("1/x", "x");
+        let mut u = branches.mount();
+        fs::remove_dir_all(u.path("old")).unwrap();
+        // the child is known, and is not looked up again
+        assert!(u.exists("moved/child"));
+        mv(&u, "moved", "old");
+        if link {
+            fs::hard_link(u.path("x"), u.path("old/child/x")).unwrap();
+        } else {
+            mv(&u, "x", "old/child/x");
+        }
+        for _remounted in 0..2 {
+            assert_eq!((u.read("old/child/x"), u.list("old/child")), ("x".into(), vec!["x".into()]), "link: {link}");
+            u.remount_and_compare();
+        }
+    }
+}
+
+#[test]
+fn a_directory_is_brought_up_while_those_above_it_are_renamed() {
+    let Some(branches) = Branches::on(Medium::Tmpfs, BIN, &["rw", "ro+wh"]) else { return };
+    const DEEP: &str = "a/b/c/d/e/f/g/h";
+    for number in 0..200 {
+        branches.dir(format!("1/{number}/{DEEP}")).dir(format!("1/{number}/other/a"));
+    }
+    let mut u = branches.mount_with(&["threads=8"]);
+    let dirs: Vec<File> = (0..200).map(|number| File::open(u.path(format!("{number}/{DEEP}"))).unwrap()).collect();
+    let begin = Barrier::new(3);
+    thread::scope(|scope| {
+        // by an open directory: the kernel cannot look again by a path
+        let changes: [fn(&File) -> io::Result<()>; 2] = [
+            |dir| dir.set_permissions(fs::Permissions::from_mode(0o700)),
+            |dir| Ok(rustix::fs::mkdirat(dir, "new", 0o755.into())?),
+        ];
+        let rename = |number: usize| {
+            let moves = [("a", "z"), ("z/b", "other/b"), ("other/b/c", "other/a/c")];
+            let at = |path| u.path(format!("{number}/{path}"));
+            moves.iter().try_for_each(|(from, to)| fs::rename(at(from), at(to)))
+        };
+        // whoever fails goes on all the same, for the others wait
+        let mut workers = Vec::new();
+        for change in changes {
+            let (dirs, begin) = (&dirs, &begin);
+            workers.push(scope.spawn(move || {
+                let round = |dir| {
+                    begin.wait();
+                    change(dir)
+                };
+                dirs.iter().map(round).collect::<Vec<_>>()
+            }));
+        }
+        let renamed: Vec<_> = (0..200).map(|number| (begin.wait(), rename(number)).1).collect();
+        let all = workers.into_iter().flat_map(|worker| worker.join().unwrap()).chain(renamed);
+        all.for_each(|result| result.unwrap());
+    });
+    drop(dirs);
+    for number in 0..200 {
+        let dir = format!("{number}/other/a/c/d/e/f/g/h");
+        assert_eq!((u.mode(&dir), u.list(&dir)), (0o700, vec!["new".into()]), "{dir}");
+    }
+    u.remount_and_compare();
+}
