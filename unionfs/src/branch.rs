@@ -5,6 +5,7 @@ pub mod at;
 pub mod dir;
 pub mod form;
 pub mod guard;
+pub mod leftovers;
 pub mod marks;
 pub mod overlay;
 pub mod private;

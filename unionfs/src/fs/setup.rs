@@ -17,6 +17,7 @@ use super::places::{Relation, Site};
 use super::records::Records;
 use crate::branch::dir::Dir;
 use crate::branch::form::Form;
+use crate::branch::leftovers;
 use crate::branch::work::{Work, WorkError};
 use crate::branch::{self, Branch};
 use crate::handle::Handles;
@@ -172,6 +173,7 @@ fn open_all(branches: &[BranchSpec], options: &Options, sites: &[Site]) -> Resul
         };
         let honest_listing = branch::has_honest_listing(&root).map_err(fail)?;
         check_form(&root, spec)?;
+        warn_of_leftovers(&spec.path, &root).map_err(fail)?;
         let work = if writable { Some(open_work(&spec.path, &root, area.as_ref())?) } else { None };
         let inside = sites.iter().filter(|site| site.lies(&sites[at]) == Relation::Inside);
         let covered = inside.filter_map(Site::id).collect();
@@ -200,6 +202,15 @@ fn check_form(root: &Dir, spec: &BranchSpec) -> Result<(), SetupError> {
         Ok(Some(file)) => Err(SetupError::Metacopy(spec.path.clone(), OsString::from_vec(file).into())),
         Err(errno) => Err(SetupError::Open(spec.path.clone(), errno)),
     }
+}
+
+/// Says what of a branch that AuFS wrote is not seen.
+fn warn_of_leftovers(path: &Path, root: &Dir) -> Result<(), Errno> {
+    for leftover in leftovers::of_aufs(root)?.iter().filter(|leftover| leftover.is_loss()) {
+        let name = String::from_utf8_lossy(leftover.name());
+        tracing::warn!("{}/{name}: {leftover}", path.display());
+    }
+    Ok(())
 }
 
 fn open_with_workdir(path: &Path, workdir: &Path, form: Form) -> Result<(Dir, Option<Dir>), SetupError> {
