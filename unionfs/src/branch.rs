@@ -2,6 +2,7 @@
 //! mount table shows in it.
 
 pub mod at;
+pub(crate) mod descent;
 pub mod dir;
 pub mod form;
 pub mod guard;
@@ -149,7 +150,7 @@ pub fn open_root_and_workdir(root: &Path, workdir: &Path, form: Form) -> Result<
         let below = path.strip_prefix(&ancestor).map_err(|_| Errno::INVAL)?;
         let dir = below
             .components()
-            .try_fold(reopen(&base)?, |dir, component| dir.open_dir(component.as_os_str().as_encoded_bytes()))?;
+            .try_fold(base.reopen()?, |dir, component| dir.open_dir(component.as_os_str().as_encoded_bytes()))?;
         let direct = rustix::fs::stat(path)?;
         let id = dir.stat()?.id;
         // in the clone a mount below the ancestor does not show
@@ -163,11 +164,6 @@ pub fn open_root_and_workdir(root: &Path, workdir: &Path, form: Form) -> Result<
 
 fn canonical(path: &Path) -> Result<PathBuf, Errno> {
     std::fs::canonicalize(path).map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
-}
-
-fn reopen(dir: &Dir) -> Result<Dir, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(Dir::new(rustix::fs::openat(dir, c".", flags, Mode::empty())?, dir.form()))
 }
 
 /// Whether the file system of a directory takes writes.

@@ -81,6 +81,12 @@ impl Dir {
         }
     }
 
+    /// Opens the directory itself once more.
+    pub fn reopen(&self) -> Result<Dir, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Dir::new(rustix::fs::openat(&self.fd, c".", flags, Mode::empty())?, self.form))
+    }
+
     /// Opens a regular file below. The access time stays as it is where that is allowed.
     ///
     /// # Errors
