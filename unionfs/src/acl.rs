@@ -59,6 +59,34 @@ pub fn inherit(default: &[u8], mode: u32) -> Option<Inherited> {
     Some(Inherited { mode, access: (!minimal || has_mask).then_some(access) })
 }
 
+/// An ACL as text, short form with numbers (acl(5)): `user::rw-,user:1000:r--,…`. Nothing if the
+/// value is not an ACL.
+pub fn to_text(value: &[u8]) -> Option<String> {
+    let (head, entries) = value.split_at_checked(HEAD)?;
+    if u32::from_le_bytes(head.try_into().ok()?) != VERSION || entries.len() % ENTRY != 0 {
+        return None;
+    }
+    let words: Option<Vec<String>> = entries.chunks_exact(ENTRY).map(entry_to_text).collect();
+    Some(words?.join(","))
+}
+
+fn entry_to_text(entry: &[u8]) -> Option<String> {
+    let tag = u16::from_le_bytes(entry.get(..2)?.try_into().ok()?);
+    let rights = u16::from_le_bytes(entry.get(2..4)?.try_into().ok()?);
+    let id = u32::from_le_bytes(entry.get(4..8)?.try_into().ok()?);
+    let who = match tag {
+        USER_OBJ => "user:".to_owned(),
+        USER => format!("user:{id}"),
+        GROUP_OBJ => "group:".to_owned(),
+        GROUP => format!("group:{id}"),
+        MASK => "mask:".to_owned(),
+        OTHER => "other:".to_owned(),
+        _ => return None,
+    };
+    let right = |bit: u16, letter: char| if rights & bit == 0 { '-' } else { letter };
+    Some(format!("{who}:{}{}{}", right(4, 'r'), right(2, 'w'), right(1, 'x')))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,9 +2,11 @@
 //!
 //! A refusal is one line on standard error and exit status 1; wrong usage is 2.
 
+mod apply;
 mod arguments;
 mod daemon;
 mod diff;
+mod export;
 mod flush;
 mod log;
 #[cfg(test)]
@@ -14,6 +16,7 @@ mod serve;
 mod show;
 mod signals;
 mod umount;
+mod union;
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -78,6 +81,10 @@ enum Command {
     /// Make what joins hard links over branches real hard links in the writable branches
     #[command(after_long_help = FLUSH_HELP)]
     Flush(FlushArgs),
+    /// Write the top branch out as a layer of an OCI image: a tar archive
+    Export(ExportArgs),
+    /// Unpack a layer of an OCI image into a branch, whole or not at all
+    Apply(ApplyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -134,6 +141,27 @@ struct FlushArgs {
     options: Vec<OsString>,
 }
 
+#[derive(Debug, Args)]
+struct ExportArgs {
+    /// Where the union is mounted, or its branches; a single path is a branch that stands alone
+    #[arg(value_name = "MOUNTPOINT|BRANCHES")]
+    union: OsString,
+    /// Where to write it, instead of to standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<OsString>,
+    /// Of branches that are not mounted: their workdir, if they are mounted with one
+    #[arg(long, value_name = "DIR")]
+    workdir: Option<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct ApplyArgs {
+    /// The layer: a tar archive, plain or compressed by gzip or zstd; - is standard input
+    layer: OsString,
+    /// The directory that becomes a branch: not there yet, or empty
+    branch: OsString,
+}
+
 /// Why the command did not do what was asked.
 #[derive(Debug)]
 enum Failure {
@@ -160,6 +188,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Show(args) => show::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Flush(args) => flush::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Apply(args) => apply::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -184,9 +214,12 @@ fn usage_error(message: &str) -> clap::Error {
 
 /// Says it in one line, whatever bytes a path in it has.
 fn complain(message: &str) {
-    let line: String =
-        message.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
-    eprintln!("runionfs: {line}");
+    eprintln!("runionfs: {}", printable(message));
+}
+
+/// The text without line ends and what else moves a terminal's cursor.
+fn printable(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 /// Prints what was asked for. A reader that has seen enough is no failure.

@@ -5,7 +5,7 @@
 //! [`crate::union`], so that the answer cannot differ from what the mount shows. Only names that
 //! the top speaks of are asked for, and those below a directory that it hides.
 
-mod view;
+pub(crate) mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -108,9 +108,9 @@ fn with_parents(changes: Vec<Change>) -> Vec<Change> {
 #[derive(Debug)]
 pub(crate) struct Twice {
     /// On all branches where it is seen.
-    now: Level,
+    pub(crate) now: Level,
     /// On the branches below the top where it would be seen.
-    before: Level,
+    pub(crate) before: Level,
 }
 
 /// A directory that is still to be looked at. It is opened only then, so that no more
@@ -220,7 +220,8 @@ impl Walk {
     }
 }
 
-fn on(level: &Level, branch: BranchIndex) -> Result<&Dir, Errno> {
+/// A directory on one of its branches.
+pub(crate) fn on(level: &Level, branch: BranchIndex) -> Result<&Dir, Errno> {
     let place = level.stack.iter().find(|place| place.branch == branch);
     place.and_then(|place| place.dir.as_deref()).ok_or(Errno::NOENT)
 }

@@ -48,6 +48,7 @@
 //! | [`mount`] | `/dev/fuse`, mount(2), and unmounting what is ours only |
 //! | [`control`] | asking a running daemon: `runionfs show` |
 //! | [`diff`] | what the writable branches changed, from the branches alone |
+//! | [`layer`] | the top as a layer of an OCI image, and back |
 //! | [`fuse`] | the adapter: the only module that knows the FUSE library, and the only one that replies |
 //! | [`fs`] | the state, the lock order, and one file for each family of operations |
 //! | [`handle`], [`inode`] | open files and directories; identity, names, lookup counts |
@@ -68,6 +69,7 @@ pub mod fuse;
 pub mod handle;
 pub mod identity;
 pub mod inode;
+pub mod layer;
 pub mod links;
 pub mod mount;
 pub mod options;

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,11 +16,11 @@ use super::dir::Dir;
 use super::stat::{Kind, RealId};
 use crate::union::name::WORK_AREA;
 
-const LOCK: &[u8] = b"lock";
-const TEMPORARY: &[u8] = b"tmp";
-const LINKS: &[u8] = b"links";
-const NUMBERS: &[u8] = b"numbers";
-const VOLATILE: &[u8] = b"volatile";
+pub(crate) const LOCK: &[u8] = b"lock";
+pub(crate) const TEMPORARY: &[u8] = b"tmp";
+pub(crate) const LINKS: &[u8] = b"links";
+pub(crate) const NUMBERS: &[u8] = b"numbers";
+pub(crate) const VOLATILE: &[u8] = b"volatile";
 /// First word of the table of numbers.
 const MAGIC: u64 = u64::from_le_bytes(*b"runionf1");
 /// Length of a row of the table of numbers: two little-endian words.
@@ -263,6 +264,20 @@ fn is_ordered(dir: &Dir) -> Result<bool, Errno> {
     Ok(ORDERED.contains(&magic))
 }
 
+/// Whether there are hard-link records in the work area of a directory.
+///
+/// # Errors
+/// Those of the branch.
+pub fn has_links(parent: &Path) -> Result<bool, Errno> {
+    let parent = super::open_root(parent, true, super::form::Form::default())?;
+    let links = parent.open_dir(WORK_AREA).and_then(|area| area.open_dir(LINKS));
+    match links {
+        Ok(links) => Ok(!links.entries()?.is_empty()),
+        Err(Errno::NOENT | Errno::PERM | Errno::NOTDIR | Errno::LOOP) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn make_and_open(parent: &Dir, name: &[u8]) -> Result<Dir, Errno> {
     match parent.make_dir(name, 0o700) {
         Ok(()) | Err(Errno::EXIST) => parent.open_dir(name),
@@ -302,6 +317,11 @@ fn open_numbers(area: &Dir) -> Result<(OwnedFd, u64), Errno> {
     }
 }
 
+/// Whether these are the first bytes of a table of numbers.
+pub(crate) fn is_table_head(bytes: [u8; 8]) -> bool {
+    u64::from_le_bytes(bytes) == MAGIC
+}
+
 fn read_row(numbers: &OwnedFd, offset: u64) -> Option<(u64, u64)> {
     let mut row = [0; ROW as usize];
     match rustix::io::pread(numbers, &mut row, offset) {
@@ -325,19 +345,19 @@ fn write_row(numbers: &OwnedFd, offset: u64, row: (u64, u64)) -> Result<(), Errn
 }
 const ROW_LENGTH: usize = ROW as usize;
 
-/// Removes everything in the directory of temporary entries.
-fn clear(temporary: &Dir) -> Result<(), Errno> {
+/// Removes everything in a directory of temporary entries.
+pub(crate) fn clear(temporary: &Dir) -> Result<(), Errno> {
     for entry in temporary.entries()? {
         remove(temporary, &entry.name, entry.kind)?;
     }
     Ok(())
 }
 
-/// Removes a temporary entry with all that is in it.
+/// Removes an entry of a directory of temporary entries, with all that is in it.
 ///
 /// A directory in it is moved up beside it first, so neither stack nor descriptors are needed for
 /// the depth that somebody gave the tree.
-fn remove(temporary: &Dir, name: &[u8], kind: Kind) -> Result<(), Errno> {
+pub(crate) fn remove(temporary: &Dir, name: &[u8], kind: Kind) -> Result<(), Errno> {
     if kind != Kind::Dir {
         return temporary.unlink(name);
     }

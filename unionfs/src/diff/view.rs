@@ -19,14 +19,14 @@ use crate::union::{BranchIndex, Found, Name, NameBuf, RawName, Redirect, Resolve
 
 /// A directory on each of its branches, top first; nothing where a mount point could not be looked
 /// behind: it is empty then, as in the union.
-pub(super) type Level = Places<Option<Rc<Dir>>>;
+pub(crate) type Level = Places<Option<Rc<Dir>>>;
 
 /// The root of a branch.
 type Root = (BranchIndex, Option<Rc<Dir>>);
 
 /// The branches, open.
 #[derive(Debug)]
-pub(super) struct View {
+pub(crate) struct View {
     branches: Vec<About>,
 }
 
@@ -39,16 +39,16 @@ struct About {
 
 /// What was found under a name.
 #[derive(Debug)]
-pub(super) struct Sight {
+pub(crate) struct Sight {
     /// Where; of a directory, the branches that it is on under its name.
-    pub(super) resolved: Resolved,
+    pub(crate) resolved: Resolved,
     /// Of the topmost entry.
-    pub(super) stat: Option<Stat>,
+    pub(crate) stat: Option<Stat>,
 }
 
 /// Whether names are listed of which there is a whiteout only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Marks {
+pub(crate) enum Marks {
     Too,
     Not,
 }
@@ -83,7 +83,7 @@ impl Branches for View {
 
 impl View {
     /// Opens the branches, for reading only.
-    pub(super) fn open_all(branches: &[BranchSpec]) -> Result<View, DiffError> {
+    pub(crate) fn open_all(branches: &[BranchSpec]) -> Result<View, DiffError> {
         let open = |branch: &BranchSpec| {
             let fail = |error| DiffError::Branch { path: branch.path.clone(), error };
             let root = branch::open_root(&branch.path, true, branch::form_of(branch)).map_err(fail)?;
@@ -94,13 +94,13 @@ impl View {
         Ok(View { branches: branches.iter().map(open).collect::<Result<_, _>>()? })
     }
 
-    fn heed(&self, branch: BranchIndex) -> Heed {
+    pub(crate) fn heed(&self, branch: BranchIndex) -> Heed {
         let nothing = Heed { whiteouts: false, records: false };
         self.branches.get(branch.get()).map_or(nothing, |about| about.heed)
     }
 
     /// The root as it is on the branches from one on: an opaque mark in it hides all below.
-    pub(super) fn root(&self, first: usize) -> Result<Level, Errno> {
+    pub(crate) fn root(&self, first: usize) -> Result<Level, Errno> {
         let place = |(branch, dir)| Place { branch, dir, path: Vec::new() };
         let stack: Vec<_> = self.roots_from(first)?.into_iter().map(place).collect();
         let lowest_seen = stack.last().map_or(BranchIndex(0), |place| place.branch);
@@ -119,7 +119,7 @@ impl View {
     }
 
     /// Finds a name in a directory.
-    pub(super) fn look(&self, level: &Level, name: Name<'_>) -> Result<Sight, Errno> {
+    pub(crate) fn look(&self, level: &Level, name: Name<'_>) -> Result<Sight, Errno> {
         let mut scan = Scan::default();
         let mut topmost = None;
         for place in &level.stack {
@@ -135,12 +135,12 @@ impl View {
     }
 
     /// The directory of a name; without branches if there is none.
-    pub(super) fn enter(&self, level: &Level, name: Name<'_>) -> Result<Level, Errno> {
+    pub(crate) fn enter(&self, level: &Level, name: Name<'_>) -> Result<Level, Errno> {
         redirect::step(self, level, name)
     }
 
     /// Whether an init branch holds an entry of this name.
-    pub(super) fn is_in_init_branch(&self, level: &Level, name: Name<'_>) -> Result<bool, Errno> {
+    pub(crate) fn is_in_init_branch(&self, level: &Level, name: Name<'_>) -> Result<bool, Errno> {
         for place in &level.stack {
             let is_init = self.branches.get(place.branch.get()).is_some_and(|about| about.init);
             if is_init
@@ -155,7 +155,7 @@ impl View {
 }
 
 /// The names that a directory of one branch speaks of.
-pub(super) fn names(dir: &Dir, marks: Marks, names: &mut BTreeSet<NameBuf>) -> Result<(), Errno> {
+pub(crate) fn names(dir: &Dir, marks: Marks, names: &mut BTreeSet<NameBuf>) -> Result<(), Errno> {
     let attributes = dir.has_whiteout_attributes()?;
     for entry in dir.entries()? {
         match dir.meaning(&entry, attributes)? {
@@ -169,7 +169,7 @@ pub(super) fn names(dir: &Dir, marks: Marks, names: &mut BTreeSet<NameBuf>) -> R
 }
 
 /// Whether two directories are the same but for what is in them.
-pub(super) fn same_directory(old: (At<'_>, Option<Stat>), new: (At<'_>, Option<Stat>)) -> Result<bool, Errno> {
+pub(crate) fn same_directory(old: (At<'_>, Option<Stat>), new: (At<'_>, Option<Stat>)) -> Result<bool, Errno> {
     let about = |stat: Stat| (stat.mode, stat.uid, stat.gid, stat.mtime);
     // a copy-up takes along what is a mark of neither
     let overlay = old.0.form().overlay || new.0.form().overlay;

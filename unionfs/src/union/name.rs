@@ -62,6 +62,12 @@ impl<'a> Name<'a> {
         NameBuf(self.0.into())
     }
 
+    /// The entry that hides this name in a layer of an image, which may be longer than a file
+    /// name can be.
+    pub fn whiteout_in_layer(self) -> Vec<u8> {
+        [PREFIX, self.0].concat()
+    }
+
     /// The file that hides this name in the branches below.
     pub fn whiteout(self) -> WhiteoutFile {
         if self.0.len() + PREFIX.len() <= NAME_MAX {

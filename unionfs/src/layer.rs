@@ -1,0 +1,27 @@
+//! The top branch as a layer of an OCI image, and back (the image specification, "Image Layer
+//! Filesystem Changeset").
+//!
+//! A branch *is* the content of a layer already. What is left to do is to write out what only
+//! means something here: redirect records, the whiteouts of long names, the state in the middle of
+//! a change. And to take a layer from a stranger without leaving the directory it goes to.
+//!
+//! | File | Question it answers |
+//! |---|---|
+//! | [`export`] | what of a branch goes into a layer, in which order |
+//! | [`apply`] | how a layer becomes a branch, whole or not at all |
+//! | `unpacking` | how the members of a layer become entries |
+//! | `member` | one entry of an archive as a value |
+//! | `writing`, `reading` | the tar form of it |
+//! | `pax` | what does not fit into a tar header |
+//! | [`compressed`] | gzip and zstd, as they are found |
+
+pub mod apply;
+pub mod compressed;
+pub mod export;
+mod member;
+mod pax;
+mod reading;
+mod unpacking;
+mod writing;
+
+pub(crate) use reading::shown;

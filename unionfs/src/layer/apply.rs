@@ -1,0 +1,175 @@
+//! How a layer becomes a branch, whole or not at all.
+//!
+//! The archive may be hostile. It is unpacked into a new directory beside the branch, which takes
+//! the place of the branch in one rename when all is well and is removed otherwise. Each member is
+//! reached from the root of that directory component by component, and no symbolic link is
+//! followed, so that nothing outside can be reached by any path ([`crate::branch::dir`]).
+
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::reading::{ReadError, Reader, shown};
+use super::unpacking::{Unpacking, disinherit};
+use crate::branch::dir::Dir;
+use crate::branch::form::Form;
+use crate::branch::work::{self, Work, WorkError};
+use crate::union::name::WORK_AREA;
+
+/// The name of what is being unpacked, in a directory of its own.
+const UNPACKED: &[u8] = b"layer";
+
+/// Why a layer was not unpacked. Nothing was changed then.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum ApplyError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("{}: {error}", path.display())]
+    Place { path: PathBuf, error: Errno },
+    #[error("{} is not empty: a layer becomes a branch of its own", .0.display())]
+    NotEmpty(PathBuf),
+    #[error("{} is in use by a mount", .0.display())]
+    Busy(PathBuf),
+    #[error("{} is a mount point or '/': give a directory in it", .0.display())]
+    MountPoint(PathBuf),
+    #[error("cannot unpack {}: {error}", shown(path))]
+    Member { path: Vec<u8>, error: Errno },
+    #[error("{} is refused: {why}", shown(path))]
+    Hostile { path: Vec<u8>, why: &'static str },
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Unpacks a layer into a directory, which is made if it is not there and must be empty but for a
+/// work area. `ends` is asked now and then whether to give up.
+///
+/// # Errors
+/// Why it could not be unpacked in full; the directory is then as it was.
+pub fn apply(input: &mut dyn Read, branch: &Path, ends: &dyn Fn() -> bool) -> Result<(), ApplyError> {
+    let place = Place::find(branch)?;
+    let holder = Holder::new(&place)?;
+    let root = holder.dir.open_dir(UNPACKED).map_err(|error| place.failed(error))?;
+    let mut unpacking = Unpacking::new(root, &holder.dir, ends);
+    let mut reader = Reader::new(Box::new(input));
+    while let Some(member) = reader.next()? {
+        unpacking.member(&member, &mut reader)?;
+    }
+    holder.put(&place)
+}
+
+/// Where the branch is to be.
+struct Place {
+    path: PathBuf,
+    parent: Dir,
+    name: Vec<u8>,
+    /// The work area of the directory that is there, which nobody else can use meanwhile.
+    work: Option<Work>,
+}
+
+impl Place {
+    fn find(path: &Path) -> Result<Place, ApplyError> {
+        let fail = |error| ApplyError::Place { path: path.to_owned(), error };
+        let io = |error: std::io::Error| fail(error.raw_os_error().map_or(Errno::INVAL, Errno::from_raw_os_error));
+        // a symbolic link to the branch stays
+        let path = match path.canonicalize() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => std::path::absolute(path).map_err(io)?,
+            other => other.map_err(io)?,
+        };
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(ApplyError::MountPoint(path));
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let parent = rustix::fs::open(parent, flags, Mode::empty()).map_err(fail)?;
+        let parent = Dir::new(parent, Form::default());
+        let name = name.as_bytes().to_vec();
+        let work = match parent.open_dir(&name) {
+            Ok(dir) => Place::look_into(&dir, &path)?,
+            Err(Errno::NOENT) => None,
+            Err(Errno::XDEV) => return Err(ApplyError::MountPoint(path)),
+            Err(error) => return Err(fail(error)),
+        };
+        Ok(Place { path, parent, name, work })
+    }
+
+    /// Refuses a directory with something in it but a work area, which is locked.
+    fn look_into(dir: &Dir, path: &Path) -> Result<Option<Work>, ApplyError> {
+        let fail = |error| ApplyError::Place { path: path.to_owned(), error };
+        let entries = dir.entries().map_err(fail)?;
+        if entries.iter().any(|entry| *entry.name != *WORK_AREA) {
+            return Err(ApplyError::NotEmpty(path.to_owned()));
+        }
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        match Work::open(dir) {
+            Ok(work) => Ok(Some(work)),
+            Err(WorkError::Busy) => Err(ApplyError::Busy(path.to_owned())),
+            Err(WorkError::Volatile) => Err(ApplyError::NotEmpty(path.to_owned())),
+            Err(WorkError::Errno(error)) => Err(fail(error)),
+        }
+    }
+
+    fn failed(&self, error: Errno) -> ApplyError {
+        ApplyError::Place { path: self.path.clone(), error }
+    }
+}
+
+/// The directory beside the branch in which it is unpacked; removed when dropped.
+struct Holder<'a> {
+    parent: &'a Dir,
+    name: Vec<u8>,
+    dir: Dir,
+}
+
+impl<'a> Holder<'a> {
+    fn new(place: &'a Place) -> Result<Holder<'a>, ApplyError> {
+        let make = |name: &[u8]| -> Result<Dir, Errno> {
+            place.parent.make_dir(name, 0o700)?;
+            let dir = place.parent.open_dir(name)?;
+            disinherit(dir.at(b""))?;
+            dir.make_dir(UNPACKED, 0o755)?;
+            // a group may have been inherited, too, with its bit
+            dir.at(UNPACKED).chmod(0o755)?;
+            Ok(dir)
+        };
+        for attempt in 0_u32.. {
+            // left over by a process of the same number that was killed
+            let name = format!(".runionfs-apply-{}-{attempt}", std::process::id()).into_bytes();
+            match make(&name) {
+                Err(Errno::EXIST) => {}
+                made => {
+                    let dir = made.map_err(|error| place.failed(error))?;
+                    return Ok(Holder { parent: &place.parent, name, dir });
+                }
+            }
+        }
+        Err(place.failed(Errno::EXIST))
+    }
+
+    /// What was unpacked takes the place of the branch.
+    fn put(&self, place: &Place) -> Result<(), ApplyError> {
+        // a crash must not leave the name of a branch whose files are empty
+        let sync = self.dir.open_for_reading().and_then(rustix::fs::syncfs);
+        sync.map_err(|error| place.failed(error))?;
+        // a directory with a work area is exchanged, and goes with the holder
+        let flags = if place.work.is_some() { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
+        self.dir.rename(UNPACKED, &place.parent, &place.name, flags).map_err(|error| match error {
+            Errno::BUSY | Errno::XDEV => ApplyError::MountPoint(place.path.clone()),
+            Errno::NOTEMPTY | Errno::EXIST => ApplyError::NotEmpty(place.path.clone()),
+            error => place.failed(error),
+        })
+    }
+}
+
+impl Drop for Holder<'_> {
+    fn drop(&mut self) {
+        let removed = work::clear(&self.dir).and_then(|()| self.parent.remove_dir(&self.name));
+        if let Err(errno) = removed {
+            tracing::warn!("cannot remove {}: {errno}", String::from_utf8_lossy(&self.name));
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! How the members of a layer become entries of a directory.
+//!
+//! Nothing is remembered of members that are done, whatever an archive holds: a directory keeps the
+//! time that it was given while entries are made in it, and no entry inherits anything.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{RenameFlags, XattrFlags};
+use rustix::io::Errno;
+
+use super::apply::ApplyError;
+use super::member::{Look, Member, What};
+use super::reading::Reader;
+use crate::acl;
+use crate::branch::at::{At, SetTime};
+use crate::branch::dir::Dir;
+use crate::branch::stat::Kind;
+use crate::branch::work;
+use crate::links::write_all;
+use crate::union::name::{OPAQUE, WhiteoutFile};
+use crate::union::{Name, RawName};
+
+/// Content is copied in pieces of this size.
+const PIECE: usize = 256 * 1024;
+/// The name under which a directory is removed whose place another entry takes.
+const REPLACED: &[u8] = b"replaced";
+
+/// A layer that is being unpacked.
+pub(super) struct Unpacking<'a> {
+    root: Dir,
+    /// The directory of the last member with its path: most often that of the next.
+    at: Option<(Vec<u8>, Dir)>,
+    /// A directory on the same file system where entries are removed.
+    holder: &'a Dir,
+    ends: &'a dyn Fn() -> bool,
+}
+
+/// Why a member could not be unpacked.
+enum Stop {
+    Errno(Errno),
+    /// It is hostile, or what it wants is not allowed.
+    Refused(&'static str),
+    Said(ApplyError),
+}
+
+impl From<Errno> for Stop {
+    fn from(errno: Errno) -> Stop {
+        Stop::Errno(errno)
+    }
+}
+
+/// What the last name of a member is.
+enum Target<'a> {
+    Entry(Name<'a>),
+    Mark(WhiteoutFile),
+    /// The bookkeeping of whoever made the layer.
+    Nothing,
+}
+
+impl<'a> Unpacking<'a> {
+    pub(super) fn new(root: Dir, holder: &'a Dir, ends: &'a dyn Fn() -> bool) -> Unpacking<'a> {
+        Unpacking { root, at: None, holder, ends }
+    }
+
+    /// Unpacks a member, whose content is to be read.
+    pub(super) fn member(&mut self, member: &Member, reader: &mut Reader<'_>) -> Result<(), ApplyError> {
+        if (self.ends)() {
+            return Err(ApplyError::Interrupted);
+        }
+        let path = || member.path.clone();
+        self.unpack(member, reader).map_err(|stop| match stop {
+            Stop::Errno(error) => ApplyError::Member { path: path(), error },
+            Stop::Refused(why) => ApplyError::Hostile { path: path(), why },
+            Stop::Said(error) => error,
+        })
+    }
+
+    fn unpack(&mut self, member: &Member, reader: &mut Reader<'_>) -> Result<(), Stop> {
+        if member.path.is_empty() {
+            return match member.what {
+                What::Dir => set_look(self.root.at(b""), &member.look, &What::Dir),
+                _ => Err(Stop::Refused("the root of a layer is a directory")),
+            };
+        }
+        let (parent, name) = split(&member.path);
+        match target(parent, name)? {
+            Target::Nothing => Ok(()),
+            Target::Mark(_) if !matches!(member.what, What::File(_) | What::Link(_)) => {
+                Err(Stop::Refused("a whiteout is a regular file"))
+            }
+            Target::Mark(mark) => self.mark(parent, &mark),
+            Target::Entry(name) => match &member.what {
+                What::Link(first) => self.link(parent, name, first, &member.path),
+                _ => self.entry(member, parent, name, reader),
+            },
+        }
+    }
+
+    /// Makes a whiteout or an opaque mark. In a branch of AuFS they are further names of one file.
+    fn mark(&mut self, parent: &[u8], mark: &WhiteoutFile) -> Result<(), Stop> {
+        let dir = self.parent(parent)?;
+        let made = dir.keeping_times(|| write_all(&dir.create_file(&mark.file, 0o444)?, &mark.content));
+        match made {
+            Err(Errno::EXIST) => Ok(()),
+            made => Ok(made?),
+        }
+    }
+
+    /// Makes an entry, in the place of an earlier one of its name.
+    fn entry(&mut self, member: &Member, parent: &[u8], name: Name<'_>, reader: &mut Reader<'_>) -> Result<(), Stop> {
+        let (holder, ends) = (self.holder, self.ends);
+        let dir = self.parent(parent)?;
+        let name = name.as_bytes();
+        let before = dir.find(name)?.map(|stat| stat.kind);
+        if before != Some(Kind::Dir) || member.what != What::Dir {
+            let file = dir.keeping_times(|| {
+                make_room(dir, name, before, holder)?;
+                let file = make(dir, name, &member.what)?;
+                if !matches!(member.what, What::Symlink(_)) {
+                    disinherit(dir.at(name))?;
+                }
+                Ok(file)
+            });
+            let file = file.map_err(|error| match (error, &member.what) {
+                (Errno::PERM, What::Char(_) | What::Block(_)) => {
+                    Stop::Refused("it is a device, which only root can make")
+                }
+                (error, _) => Stop::Errno(error),
+            })?;
+            if let Some(file) = file {
+                copy(reader, &file, ends)?;
+            }
+        }
+        set_look(dir.at(name), &member.look, &member.what)
+    }
+
+    /// Gives an entry of this layer a further name.
+    fn link(&mut self, parent: &[u8], name: Name<'_>, first: &[u8], path: &[u8]) -> Result<(), Stop> {
+        if first == path {
+            return Ok(());
+        }
+        if !first.split(|byte| *byte == b'/').all(|part| matches!(RawName::parse(part), RawName::Entry(_))) {
+            return Err(Stop::Refused("it is a hard link to what is no entry of the layer"));
+        }
+        const MISSING: Stop = Stop::Refused("it is a hard link to what is not in the layer");
+        let (first_parent, first_name) = split(first);
+        let from = walk(&self.root, first_parent, Missing::Refuse).map_err(|error| match error {
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => MISSING,
+            error => error.into(),
+        })?;
+        match from.find(first_name)?.map(|stat| stat.kind) {
+            None => return Err(MISSING),
+            Some(Kind::Dir) => return Err(Stop::Refused("it is a hard link to a directory")),
+            Some(_) => {}
+        }
+        let holder = self.holder;
+        let dir = self.parent(parent)?;
+        let before = dir.find(name.as_bytes())?.map(|stat| stat.kind);
+        Ok(dir.keeping_times(|| {
+            make_room(dir, name.as_bytes(), before, holder)?;
+            from.link(first_name, dir, name.as_bytes())
+        })?)
+    }
+
+    /// Opens the directory of a member; what is missing of it is made.
+    fn parent(&mut self, path: &[u8]) -> Result<&Dir, Stop> {
+        if path.is_empty() {
+            return Ok(&self.root);
+        }
+        let dir = match self.at.take() {
+            Some((known, dir)) if known == path => Ok(dir),
+            Some((known, dir)) => match path.strip_prefix(&known[..]).and_then(|rest| rest.strip_prefix(b"/")) {
+                // most archives go down step by step
+                Some(rest) => walk(&dir, rest, Missing::Make),
+                None => walk(&self.root, path, Missing::Make),
+            },
+            None => walk(&self.root, path, Missing::Make),
+        };
+        let dir = dir.map_err(|error| match error {
+            Errno::LOOP | Errno::NOTDIR => Stop::Refused("its path leads through what is no directory"),
+            error => error.into(),
+        })?;
+        let (_, dir) = self.at.insert((path.to_vec(), dir));
+        Ok(dir)
+    }
+}
+
+/// What a path leads to.
+fn target<'a>(parent: &[u8], name: &'a [u8]) -> Result<Target<'a>, Stop> {
+    let refused = |part: &[u8]| match part {
+        b".." => Stop::Refused("'..' is in its path"),
+        _ => Stop::Refused("a name in its path is too long or kept for whiteouts"),
+    };
+    let is_bookkeeping = |part: &[u8]| part.starts_with(b".wh..wh.") && part != OPAQUE;
+    let mut skip = false;
+    for part in parent.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
+        match RawName::parse(part) {
+            RawName::Entry(_) => {}
+            _ if is_bookkeeping(part) => skip = true,
+            RawName::Whiteout(_) | RawName::Opaque => return Err(Stop::Refused("a whiteout is no directory")),
+            RawName::LongWhiteout | RawName::Reserved => return Err(refused(part)),
+        }
+    }
+    Ok(match RawName::parse(name) {
+        _ if skip => Target::Nothing,
+        RawName::Entry(name) => Target::Entry(name),
+        _ if is_bookkeeping(name) => Target::Nothing,
+        RawName::Whiteout(hidden) => Target::Mark(hidden.whiteout()),
+        RawName::Opaque => Target::Mark(WhiteoutFile { file: OPAQUE.to_vec(), content: Vec::new() }),
+        RawName::LongWhiteout | RawName::Reserved => return Err(refused(name)),
+    })
+}
+
+/// A path as that of its directory and its last name.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
+    }
+}
+
+/// What becomes of a directory that is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Make,
+    Refuse,
+}
+
+/// Opens a directory by a path, one component after the other.
+fn walk(from: &Dir, path: &[u8], missing: Missing) -> Result<Dir, Errno> {
+    let mut at = from.reopen()?;
+    for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
+        at = match at.open_dir(part) {
+            Err(Errno::NOENT) if missing == Missing::Make => {
+                at.keeping_times(|| at.make_dir(part, 0o755).and_then(|()| disinherit(at.at(part))))?;
+                at.at(part).chmod(0o755)?;
+                at.open_dir(part)?
+            }
+            opened => opened?,
+        };
+    }
+    Ok(at)
+}
+
+/// Takes away what an earlier member made.
+fn make_room(dir: &Dir, name: &[u8], kind: Option<Kind>, holder: &Dir) -> Result<(), Errno> {
+    match kind {
+        None => Ok(()),
+        Some(Kind::Dir) => {
+            dir.rename(name, holder, REPLACED, RenameFlags::NOREPLACE)?;
+            work::remove(holder, REPLACED, Kind::Dir)
+        }
+        Some(_) => dir.unlink(name),
+    }
+}
+
+/// Makes an entry, and opens it if it has content.
+fn make(dir: &Dir, name: &[u8], what: &What) -> Result<Option<OwnedFd>, Errno> {
+    match what {
+        What::File(_) => return dir.create_file(name, 0o600).map(Some),
+        What::Dir => dir.make_dir(name, 0o700),
+        What::Symlink(target) => dir.make_symlink(name, target),
+        What::Fifo => dir.make_node(name, Kind::Fifo, 0o600, 0),
+        What::Char(number) => dir.make_node(name, Kind::Char, 0o600, *number),
+        What::Block(number) => dir.make_node(name, Kind::Block, 0o600, *number),
+        What::Link(_) => Err(Errno::INVAL),
+    }?;
+    Ok(None)
+}
+
+/// Takes away the ACLs that a new entry inherited.
+pub(super) fn disinherit(at: At<'_>) -> Result<(), Errno> {
+    for name in [acl::DEFAULT, acl::ACCESS] {
+        match at.remove_xattr(name) {
+            // a default ACL is what directories have only
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Copies the content of the last member.
+fn copy(reader: &mut Reader<'_>, file: &OwnedFd, ends: &dyn Fn() -> bool) -> Result<(), Stop> {
+    let mut piece = vec![0; PIECE];
+    let mut at = 0;
+    loop {
+        let read = reader.read(&mut piece).map_err(|error| Stop::Said(error.into()))?;
+        if read == 0 {
+            return Ok(());
+        }
+        let mut rest = &piece[..read];
+        while !rest.is_empty() {
+            match rustix::io::pwrite(file, rest, at) {
+                Err(Errno::INTR) => {}
+                Ok(0) => return Err(Errno::NOSPC.into()),
+                written => {
+                    let written = written?;
+                    rest = &rest[written..];
+                    at += written as u64;
+                }
+            }
+        }
+        if ends() {
+            return Err(Stop::Said(ApplyError::Interrupted));
+        }
+    }
+}
+
+/// Sets attributes in the order in which none undoes another: a change of owner strips set-id
+/// bits and capabilities.
+fn set_look(at: At<'_>, look: &Look, what: &What) -> Result<(), Stop> {
+    let set = || {
+        at.chown(Some(look.uid), Some(look.gid))?;
+        if !matches!(what, What::Symlink(_)) {
+            at.chmod(look.mode)?;
+        }
+        for (name, value) in &look.xattrs {
+            at.set_xattr(name, value, XattrFlags::empty())?;
+        }
+        at.set_times(SetTime::To(look.mtime), SetTime::To(look.mtime))
+    };
+    set().map_err(|error| match error {
+        Errno::PERM => Stop::Refused("only root can give it its owner and attributes"),
+        Errno::OPNOTSUPP => Stop::Refused("the file system of the branch does not take its extended attributes"),
+        error => Stop::Errno(error),
+    })
+}
