@@ -4,6 +4,7 @@
 
 mod apply;
 mod arguments;
+mod check;
 mod daemon;
 mod diff;
 mod export;
@@ -56,6 +57,11 @@ written to the branches is on disk afterwards (syncfs).
 
 Exit status: 0 when no record is left; 1 when it was refused, or when names are left below, each of them still joined.";
 
+const CHECK_STATUS: &str = "\
+Each finding is one line: its path, what is wrong, and what to do. What a crash may leave is a note.
+
+Exit status: 0 when there is no problem; 1 when there is one; 2 for wrong usage.";
+
 /// A union of directories: writable on top, the branches below never change
 #[derive(Debug, Parser)]
 #[command(name = "runionfs", version)]
@@ -85,6 +91,9 @@ enum Command {
     Export(ExportArgs),
     /// Unpack a layer of an OCI image into a branch, whole or not at all
     Apply(ApplyArgs),
+    /// Look for what is wrong in the bookkeeping of the writable branches; nothing is changed
+    #[command(after_help = CHECK_STATUS)]
+    Check(CheckArgs),
 }
 
 #[derive(Debug, Args)]
@@ -162,6 +171,19 @@ struct ApplyArgs {
     branch: OsString,
 }
 
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Where the union is mounted, or its branches
+    #[arg(value_name = "MOUNTPOINT|BRANCHES")]
+    union: OsString,
+    /// Tell problems only, no notes
+    #[arg(short, long)]
+    quiet: bool,
+    /// Of branches that are not mounted: their workdir, if they are mounted with one
+    #[arg(long, value_name = "DIR")]
+    workdir: Option<OsString>,
+}
+
 /// Why the command did not do what was asked.
 #[derive(Debug)]
 enum Failure {
@@ -190,6 +212,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Flush(args) => flush::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Apply(args) => apply::run(&args),
+        Command::Check(args) => check::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -49,6 +49,7 @@
 //! | [`control`] | asking a running daemon: `runionfs show` |
 //! | [`diff`] | what the writable branches changed, from the branches alone |
 //! | [`layer`] | the top as a layer of an OCI image, and back |
+//! | [`check`] | what is wrong in the bookkeeping of the writable branches |
 //! | [`fuse`] | the adapter: the only module that knows the FUSE library, and the only one that replies |
 //! | [`fs`] | the state, the lock order, and one file for each family of operations |
 //! | [`handle`], [`inode`] | open files and directories; identity, names, lookup counts |
@@ -62,6 +63,7 @@
 pub mod acl;
 pub mod branch;
 mod caller;
+pub mod check;
 pub mod control;
 pub mod diff;
 pub mod fs;

@@ -90,7 +90,8 @@ fn place(dir: RealId, name: &[u8]) -> Vec<u8> {
     [format!("{:x}.{:x}/", dir.ino, dir.birth).as_bytes(), name].concat()
 }
 
-const HEAD: usize = 32;
+/// Length of what a record says before the names that are gone.
+pub(crate) const HEAD: usize = 32;
 
 /// The name of the link to the copied-up file.
 pub fn link_name(number: u64) -> Vec<u8> {
