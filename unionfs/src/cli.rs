@@ -34,6 +34,7 @@ Branches: PATH=ATTRIBUTES, separated by colons, the top first; \\: \\= and \\\\ 
   ro                     never written; whiteouts in it hide nothing
   rr                     the same, and nobody else changes it either
   +wh                    with ro and rr: whiteouts and opaque marks in it hide what is below
+  +ovl                   with ro and rr: a layer in the form of overlayfs
   +init                  with ro: files of this branch are changed in place, nothing is added
   +nolwh                 with rw: accepted, as in AuFS
 Without attributes the first branch is rw and the others are ro.
