@@ -355,6 +355,24 @@ fn aliases_stay_one_file_after_a_crash() {
     assert_one_file(&u, &["a", "d/c", "e"], 3, "new");
 }
 
+/// The name by which a file was seen last may stand below only, where there is nothing to be made durable.
+#[test]
+fn a_copied_up_file_is_made_durable_by_whichever_name() {
+    for flushed in [false, true] {
+        let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+        branches.file("1/a", "old").dir("1/d/e").hard_link("1/a", "1/d/e/b");
+        let u = branches.mount();
+        let file = fs::File::options().read(true).write(true).open(u.path("a")).unwrap();
+        file.write_all_at(b"new", 0).unwrap();
+        assert_eq!(u.stat("d/e/b").nlink(), 2);
+        if flushed {
+            harness::sandbox::run(std::process::Command::new(BIN).arg("flush").arg(u.path("")));
+        }
+        file.sync_all().unwrap();
+        assert_one_file(&u, &["a", "d/e/b"], 2, "new");
+    }
+}
+
 /// A path of the union leads to one name of a file now and to another after a directory is renamed: both count.
 #[test]
 fn names_that_had_the_same_path_are_two() {

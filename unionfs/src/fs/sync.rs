@@ -50,16 +50,35 @@ impl Union {
 
     /// Makes the directories durable that a copy-up made or wrote to, from the object upwards.
     fn sync_names(&self, inode: &Arc<Inode>) -> Result<(), Errno> {
-        let mut at = Arc::clone(inode);
-        while at.with(|state| std::mem::take(&mut state.unsynced)) {
-            let Some(dentry) = at.dentry() else { return Ok(()) };
-            if let Some(branch) = written_to(&at) {
-                let synced = self.dir(&dentry.parent, branch).and_then(|dir| dir.sync());
-                synced.inspect_err(|_| at.with(|state| state.unsynced = true))?;
+        let mut pending = vec![Arc::clone(inode)];
+        while let Some(at) = pending.pop() {
+            if !at.with(|state| std::mem::take(&mut state.unsynced)) {
+                continue;
             }
-            at = dentry.parent;
+            let synced = self.sync_names_of(&at);
+            pending.extend(synced.inspect_err(|_| at.with(|state| state.unsynced = true))?);
         }
         Ok(())
+    }
+
+    /// Makes the known names of one object durable that are written, and returns the directories
+    /// that they are in.
+    fn sync_names_of(&self, inode: &Arc<Inode>) -> Result<Vec<Arc<Inode>>, Errno> {
+        let Some(branch) = written_to(inode) else { return Ok(Vec::new()) };
+        if matches!(inode.place(), Place::Record(_)) {
+            self.work(branch)?.links().sync()?;
+        }
+        let mut parents = Vec::new();
+        for dentry in inode.with(|state| state.dentries.clone()) {
+            match self.dir(&dentry.parent, branch) {
+                Ok(dir) => dir.sync()?,
+                // it stands below only, where nothing was written
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(errno),
+            }
+            parents.push(dentry.parent);
+        }
+        Ok(parents)
     }
 }
 
