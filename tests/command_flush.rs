@@ -231,6 +231,30 @@ fn records_of_several_writable_branches_are_flushed_where_they_are() {
     u.remount_and_compare();
 }
 
+/// A directory that a higher branch has renamed cannot be brought up to the branch of the record; nothing is torn.
+#[test]
+fn names_that_their_branch_cannot_show_stay_joined() {
+    let Some(branches) = Branches::new(BIN, &["rw", "rw", "ro+wh"]) else { return };
+    branches.file("2/e/a", "old").dir("2/D/sub").hard_link("2/e/a", "2/D/b").hard_link("2/e/a", "2/D/sub/c");
+    branches.dir("0/x").opaque("0/x").dir("1/e").file("2/p", "old").hard_link("2/p", "2/e/q");
+    let mut u = branches.mount();
+    fs::rename(u.path("D"), u.path("x/D")).unwrap();
+    u.write("e/a", "new");
+    u.write("p", "new");
+    assert_eq!(records(&u.at("1")), 2, "what this test is about");
+    let before = Snapshot::take(&u.path(""));
+    for _remounted in 0..2 {
+        let outcome = try_flush(u.path(""), &[]);
+        assert!(outcome.status == Some(1) && outcome.stderr.contains("1 hard-linked file has names"), "{outcome:?}");
+        before.assert_same(&Snapshot::take(&u.path("")), Exactness::Equal, "a flush is not seen");
+        for name in ["e/a", "x/D/b", "x/D/sub/c"] {
+            assert_eq!((u.read(name), u.stat(name).nlink()), ("new".into(), 3), "{name}");
+        }
+        u.mounted.remount();
+    }
+    assert_real(&u, "0", &["p", "e/q"], "new");
+}
+
 #[test]
 fn special_files_and_symlinks_are_flushed_too() {
     let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };

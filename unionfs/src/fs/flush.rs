@@ -57,6 +57,8 @@ struct Walk<'a> {
     names: u64,
     /// Whether there was something that could not be looked at or brought up.
     incomplete: bool,
+    /// Whether something was not there any more when it was looked at.
+    disturbed: bool,
 }
 
 /// A directory on the way, and the directories in it that come next.
@@ -107,7 +109,7 @@ impl Union {
             }
             let moves = self.records.moves();
             walk.search();
-            searched = (!walk.incomplete).then_some(moves);
+            searched = (!walk.incomplete && !walk.disturbed).then_some(moves);
             if searched == Some(self.records.moves()) {
                 break;
             }
@@ -136,7 +138,7 @@ impl Union {
             }
         }
         let highest = records.iter().map(|pending| pending.branch).min().unwrap_or(BranchIndex(0));
-        Ok(Walk { union: self, wanted, highest, names: 0, incomplete: false })
+        Ok(Walk { union: self, wanted, highest, names: 0, incomplete: false, disturbed: false })
     }
 
     fn left_below(&self, record: Pending) -> Result<u64, Errno> {
@@ -191,6 +193,9 @@ impl Union {
             Place::Record(at) if at == *branch => {}
             _ => return Ok(false),
         }
+        if !self.reaches(dir, *branch)? {
+            return Err(Errno::XDEV);
+        }
         let dentry = Dentry { parent: Arc::clone(dir), name: name.to_owned() };
         let linked = self.link_record(inode, &dentry, *branch)?;
         if linked {
@@ -217,6 +222,7 @@ impl Union {
 impl Walk<'_> {
     /// Walks through the whole tree, as far as it has anything below.
     fn search(&mut self) {
+        self.disturbed = false;
         let root = Arc::clone(&self.union.root);
         let inside = self.look_into(&root);
         // the root is never forgotten, so it needs no lookup that is given back
@@ -239,7 +245,7 @@ impl Walk<'_> {
             let _names = parent.names.read();
             self.union.find(parent, name)
         };
-        let dir = self.unless_gone(found)??.lookup;
+        let dir = self.unless_gone(parent, found)??.lookup;
         let stack = dir.inode().stack().ok()?;
         if !stack.branches.iter().any(|branch| self.leads_below(*branch)) {
             return None;
@@ -258,10 +264,10 @@ impl Walk<'_> {
     fn look_into(&mut self, dir: &Arc<Inode>) -> Vec<NameBuf> {
         let mut inside = HashSet::new();
         let level = self.union.level(dir);
-        for (branch, open) in self.unless_gone(level).unwrap_or_default() {
+        for (branch, open) in self.unless_gone(dir, level).unwrap_or_default() {
             if self.leads_below(branch) {
                 let read = self.look_through(dir, branch, &open, &mut inside);
-                self.unless_gone(read);
+                self.unless_gone(dir, read);
             }
         }
         inside.into_iter().collect()
@@ -290,9 +296,9 @@ impl Walk<'_> {
                     continue;
                 }
                 let wanted = self.records_of(branch, open, &entry);
-                let Some(wanted) = self.unless_gone(wanted).flatten() else { continue };
+                let Some(wanted) = self.unless_gone(dir, wanted).flatten() else { continue };
                 let linked = self.union.flush_name(&wanted, dir, name);
-                self.names += u64::from(self.unless_gone(linked).unwrap_or_default());
+                self.names += u64::from(self.unless_gone(dir, linked).unwrap_or_default());
             }
         }
     }
@@ -306,17 +312,19 @@ impl Walk<'_> {
         Ok(ino.and_then(|ino| self.wanted.get(&ino)).cloned())
     }
 
-    /// What was looked at. That it went meanwhile is no failure: a name is found where it went to,
-    /// if it is left below at all.
-    fn unless_gone<T>(&mut self, looked: Result<T, Errno>) -> Option<T> {
+    /// What was looked at in a directory. That it went meanwhile is no failure: it is looked for once
+    /// more, unless all of the directory is gone.
+    fn unless_gone<T>(&mut self, dir: &Inode, looked: Result<T, Errno>) -> Option<T> {
         match looked {
-            Ok(seen) => Some(seen),
-            Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR) => None,
+            Ok(seen) => return Some(seen),
+            Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR) => {
+                self.disturbed |= !matches!(dir.place(), Place::Gone(_));
+            }
             Err(errno) => {
                 tracing::warn!(%errno, "flushing hard links: something could not be looked at or brought up");
                 self.incomplete = true;
-                None
             }
         }
+        None
     }
 }
