@@ -9,6 +9,7 @@ use std::thread;
 
 use harness::fixture::{Branches, Union};
 use harness::sandbox::Medium;
+use harness::{Errno, ErrnoOf as _};
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 
@@ -82,4 +83,19 @@ fn a_directory_is_brought_up_while_those_above_it_are_renamed() {
         assert_eq!((u.mode(&dir), u.list(&dir)), (0o700, vec!["new".into()]), "{dir}");
     }
     u.remount_and_compare();
+}
+
+#[test]
+fn records_that_follow_each_other_without_end_are_eloop() {
+    // each takes room on the stack of a thread: some thousands ended the daemon
+    let access: Vec<&str> = std::iter::once("rw").chain(std::iter::repeat_n("ro+wh", 600)).collect();
+    let Some(branches) = Branches::on(Medium::Tmpfs, BIN, &access) else { return };
+    for branch in 1..access.len() {
+        branches.dir(format!("{branch}/a")).file(format!("{branch}/.wh..wh.redirects"), "");
+        std::os::unix::fs::symlink("a", branches.at(format!("{branch}/a/.wh..wh.redirect"))).unwrap();
+    }
+    let u = branches.mount();
+    assert_eq!(fs::symlink_metadata(u.path("a")).errno(), Errno::ELOOP);
+    u.write("other", "works");
+    assert_eq!(u.read("other"), "works");
 }

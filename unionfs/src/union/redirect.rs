@@ -90,9 +90,14 @@ impl<D: Clone> Places<D> {
     }
 }
 
-/// So many words of branches are asked for one directory at most. A few thousand are what hundreds of
-/// branches and long paths need; layers that were made to mislead could ask for any number.
+/// So many words of branches are asked for one directory at most, the roots counted. A few thousand are
+/// what hundreds of branches and long paths need; layers that were made to mislead could ask for any
+/// number.
 const MOST_WORDS: usize = 100_000;
+
+/// So many records are followed at most, each to find the place of the one before: as many as
+/// overlayfs has layers. Each takes room on the stack.
+const MOST_NESTED: usize = 500;
 
 /// What merges with a directory of `branch` by its record. `parent` is the directory that holds it.
 /// Nothing merges if there is no directory at the place.
@@ -102,18 +107,19 @@ pub fn follow<B: Branches>(
     branch: BranchIndex,
     record: &Redirect,
 ) -> Result<Places<B::Dir>, B::Error> {
-    Search { branches, words: 0 }.follow(parent, branch, record)
+    Search { branches, words: 0, nested: 0 }.follow(parent, branch, record)
 }
 
 /// The directory of a name in a directory; without branches if there is no directory of that name.
 pub fn step<B: Branches>(branches: &B, parent: &Places<B::Dir>, name: Name<'_>) -> Result<Places<B::Dir>, B::Error> {
-    Search { branches, words: 0 }.step(parent, name)
+    Search { branches, words: 0, nested: 0 }.step(parent, name)
 }
 
-/// One search, and how many words it has asked for.
+/// One search: how many words it has asked for, and how many records it is following right now.
 struct Search<'a, B> {
     branches: &'a B,
     words: usize,
+    nested: usize,
 }
 
 impl<B: Branches> Search<'_, B> {
@@ -123,16 +129,22 @@ impl<B: Branches> Search<'_, B> {
         branch: BranchIndex,
         record: &Redirect,
     ) -> Result<Places<B::Dir>, B::Error> {
+        self.nested += 1;
+        if self.nested > MOST_NESTED {
+            return Err(self.branches.endless());
+        }
         let found = match record {
             Redirect::Sibling(name) => self.step(&parent.below(branch), name.as_name())?,
             Redirect::Path(path) => self.walk(branch, path)?,
         };
+        self.nested -= 1;
         Ok(if found.stack.is_empty() { Places { stack: Vec::new(), lowest_seen: branch } } else { found })
     }
 
     /// The directory at a path in the union of the branches below one.
     fn walk(&mut self, branch: BranchIndex, path: &[NameBuf]) -> Result<Places<B::Dir>, B::Error> {
         let roots = self.branches.roots_below(branch)?;
+        self.count(roots.len())?;
         let lowest_seen = roots.last().map_or(branch, |(last, _)| *last);
         let root = |(branch, dir)| Place { branch, dir, path: Vec::new() };
         let mut here = Places { stack: roots.into_iter().map(root).collect(), lowest_seen };
@@ -164,15 +176,17 @@ impl<B: Branches> Search<'_, B> {
         Ok(places)
     }
 
+    fn count(&mut self, words: usize) -> Result<(), B::Error> {
+        self.words += words;
+        if self.words > MOST_WORDS { Err(self.branches.endless()) } else { Ok(()) }
+    }
+
     /// What is found under a name, and the record of the last directory.
     fn look(&mut self, parent: &Places<B::Dir>, name: Name<'_>) -> Result<(Resolved, Option<Redirect>), B::Error> {
         let mut scan = Scan::default();
         let mut record = None;
         for place in &parent.stack {
-            self.words += 1;
-            if self.words > MOST_WORDS {
-                return Err(self.branches.endless());
-            }
+            self.count(1)?;
             let (found, redirect) = self.branches.word(place.branch, &place.dir, name)?;
             record = redirect;
             if scan.hear(place.branch, found) == Next::Done {
