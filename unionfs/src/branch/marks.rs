@@ -50,9 +50,13 @@ impl Dir {
         }
         if is_dir
             && heed.records
-            && let Some(redirect) = self.record_of(name)?
+            && let Some(record) = self.record_of(name)?
             && !self.has_opaque(name)?
         {
+            let Some(redirect) = Redirect::path(&record) else {
+                tracing::error!(?name, "a directory's record of its place below is damaged");
+                return Err(Errno::IO);
+            };
             return Ok(Word { found: Found::Dir(Below::Elsewhere), stat, redirect: Some(redirect) });
         }
         let found = match &stat {
@@ -67,16 +71,10 @@ impl Dir {
         Ok(Word { found, stat, redirect: None })
     }
 
-    /// The record of the directory of that name.
-    fn record_of(&self, name: Name<'_>) -> Result<Option<Redirect>, Errno> {
+    /// What the record of the directory of that name says.
+    fn record_of(&self, name: Name<'_>) -> Result<Option<Vec<u8>>, Errno> {
         match self.read_link(&[name.as_bytes(), b"/", RECORD].concat()) {
-            Ok(path) => match Redirect::path(&path) {
-                Some(redirect) => Ok(Some(redirect)),
-                None => {
-                    tracing::error!(?name, "a directory's record of its place below is damaged");
-                    Err(Errno::IO)
-                }
-            },
+            Ok(path) => Ok(Some(path)),
             // none; no link, which was not written by us; a union as a branch; replaced in this moment
             Err(Errno::NOENT | Errno::INVAL | Errno::PERM | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             Err(errno) => Err(errno),
