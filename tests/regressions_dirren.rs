@@ -2,14 +2,17 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::thread;
 
 use harness::fixture::{Branches, Union};
 use harness::sandbox::Medium;
 use harness::{Errno, ErrnoOf as _};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 
@@ -98,4 +101,46 @@ fn records_that_follow_each_other_without_end_are_eloop() {
     assert_eq!(fs::symlink_metadata(u.path("a")).errno(), Errno::ELOOP);
     u.write("other", "works");
     assert_eq!(u.read("other"), "works");
+}
+
+#[test]
+fn an_opaque_mark_beats_a_damaged_record_too() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh", "ro+wh"]) else { return };
+    branches.file("2/a/f", "f").file("1/a/g", "g").opaque("1/a").file("1/.wh..wh.redirects", "");
+    branches.symlink("1/a/.wh..wh.redirect", "../etc");
+    let mut u = branches.mount();
+    assert_eq!(u.list("a"), ["g"]);
+    mv(&u, "a", "b");
+    u.remount_and_compare();
+    assert_eq!(u.list("b"), ["g"]);
+}
+
+/// Has the daemon's first calls of one kind fail while something is done.
+fn failing<T>(u: &Union, call: &str, act: impl FnOnce() -> T) -> T {
+    let pid = u.mounted.pid().to_string();
+    let inject = format!("inject={call}:error=EIO:when=1");
+    let mut strace = Command::new("strace")
+        .args(["-f", "-o", "/dev/null", "-e", &inject, "-p", &pid])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut attached = String::new();
+    BufReader::new(strace.stderr.take().unwrap()).read_line(&mut attached).unwrap();
+    assert!(attached.contains("attached"), "{attached}");
+    let done = act();
+    kill(Pid::from_raw(strace.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    strace.wait().unwrap();
+    done
+}
+
+#[test]
+fn what_fails_after_a_rename_is_done_does_not_say_that_it_is_not() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    branches.file("1/a/s/f", "f").file("1/b/g", "g");
+    let mut u = branches.mount();
+    // before its first record, a branch is asked for none
+    failing(&u, "readlinkat", || mv(&u, "a", "c"));
+    assert_eq!((u.list(""), u.read("c/s/f")), (["b", "c"].map(String::from).to_vec(), "f".into()));
+    u.write("c/s/f", "changed");
+    u.remount_and_compare();
 }

@@ -168,7 +168,7 @@ impl Union {
         let renamed = self.rename_here(carrier, (&source, &moved), (&target, replaced.as_ref()), flags);
         if renamed.is_err() {
             // what a step left may have changed how its directory merges, but not what it shows
-            self.refresh(&target).ok();
+            self.refresh(&target);
         }
         renamed.map(|()| Outcome::Done)
     }

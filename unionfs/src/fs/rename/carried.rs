@@ -115,8 +115,12 @@ impl Union {
             back.into_iter().for_each(Moving::done);
         }
         drop((counted, on_the_way));
-        self.refresh(target)?;
-        if flags == RenameFlags::Exchange { self.refresh(source) } else { Ok(()) }
+        // it is done, and whoever asked must not be told otherwise: the kernel would keep the old names
+        self.refresh(target);
+        if flags == RenameFlags::Exchange {
+            self.refresh(source);
+        }
+        Ok(())
     }
 
     /// What moves from one name to the other.
@@ -159,8 +163,10 @@ impl Union {
     }
 
     /// Takes over where a moved directory's merging ends now.
-    pub(super) fn refresh(&self, end: &End<'_>) -> Result<(), Errno> {
-        self.find(end.dir, end.name).map(drop)
+    pub(super) fn refresh(&self, end: &End<'_>) {
+        if let Err(errno) = self.find(end.dir, end.name) {
+            tracing::warn!(%errno, name = ?end.name, "looking at what was renamed");
+        }
     }
 
     fn plan_rename(
