@@ -168,13 +168,21 @@ impl Tree<'_, '_> {
             return Ok(());
         }
         let nowhere = Places { stack: Vec::new(), lowest_seen: self.branch };
-        if redirect::follow(self.view, &nowhere, self.branch, &record)?.stack.is_empty() {
-            let what = format!(
-                "there is no directory '{}' in the branches below, which it leads to: give the branches with which it \
-                 was renamed",
-                String::from_utf8_lossy(&target)
-            );
-            self.report.say(Weight::Problem, full, what);
+        let target = String::from_utf8_lossy(&target);
+        match redirect::follow(self.view, &nowhere, self.branch, &record) {
+            Ok(found) if !found.stack.is_empty() => {}
+            Ok(_) => {
+                let what = format!(
+                    "there is no directory '{target}' in the branches below, which it leads to: give the branches \
+                     with which it was renamed"
+                );
+                self.report.say(Weight::Problem, full, what);
+            }
+            Err(Errno::LOOP) => {
+                let what = format!("'{target}' and the records of the branches below lead on and on: remove it");
+                self.report.say(Weight::Problem, full, what);
+            }
+            Err(error) => return Err(error),
         }
         Ok(())
     }

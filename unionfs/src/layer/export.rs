@@ -4,7 +4,7 @@
 //! its entries, each followed by what is in it. What lies there is asked by the words of
 //! [`crate::branch::marks`], so that a branch in another form is written out in this one. Where a
 //! directory of the top has a redirect record, a reader of the layer would not know what is in it:
-//! from there on everything is written that the union shows, as [`crate::diff::view`] sees it.
+//! from there on everything is written that the union shows, as `diff::view` sees it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;

@@ -118,13 +118,13 @@ mod tests {
         }
         let mut known = Vec::new();
         push(&mut known, b"path", b"a");
-        assert_eq!(known, b"10 path=a\n");
+        assert_eq!(known, b"9 path=a\n");
     }
 
     #[test]
     fn what_is_no_record_is_nothing() {
         for wrong in
-            [&b"x"[..], b"10 path=a", b"11 path=a\n", b"9 path=a\n", b"10 path-a\n", b"0 \n", b"-1 a=b\n", b" a=b\n"]
+            [&b"x"[..], b"9 path=a", b"11 path=a\n", b"8 path=a\n", b"9 path-a\n", b"0 \n", b"-1 a=b\n", b" a=b\n"]
         {
             assert_eq!(parse(wrong), None, "{}", wrong.escape_ascii());
         }
