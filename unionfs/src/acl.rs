@@ -87,6 +87,61 @@ fn entry_to_text(entry: &[u8]) -> Option<String> {
     Some(format!("{who}:{}{}{}", right(4, 'r'), right(2, 'w'), right(1, 'x')))
 }
 
+/// Where the entries of an ACL begin; nothing if the value is not one.
+fn places(acl: &[u8]) -> Option<impl Iterator<Item = usize> + use<>> {
+    let (head, entries) = acl.split_at_checked(HEAD)?;
+    let version = u32::from_le_bytes(head.try_into().ok()?);
+    (version == VERSION && entries.len() % ENTRY == 0).then(|| (HEAD..acl.len()).step_by(ENTRY))
+}
+
+fn tag(acl: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([acl[at], acl[at + 1]])
+}
+
+/// Where the permissions of an entry are in the mode: those of the group are the mask's, if the ACL
+/// has one.
+fn shift(tag: u16, has_mask: bool) -> Option<u32> {
+    match tag {
+        USER_OBJ => Some(6),
+        MASK => Some(3),
+        GROUP_OBJ if !has_mask => Some(3),
+        OTHER => Some(0),
+        _ => None,
+    }
+}
+
+/// The permission bits that go with an access ACL; nothing if the value is not one.
+pub fn mode_of(acl: &[u8]) -> Option<u32> {
+    let has_mask = places(acl)?.any(|at| tag(acl, at) == MASK);
+    let bits = |at: usize| Some(u32::from(acl[at + 2] & 7) << shift(tag(acl, at), has_mask)?);
+    Some(places(acl)?.filter_map(bits).fold(0, |mode, bits| mode | bits))
+}
+
+/// An access ACL as chmod(2) changes it.
+pub fn with_mode(acl: &[u8], mode: u32) -> Vec<u8> {
+    let mut changed = acl.to_vec();
+    let Some(places) = places(acl) else { return changed };
+    let places: Vec<usize> = places.collect();
+    let has_mask = places.iter().any(|at| tag(acl, *at) == MASK);
+    for at in places {
+        if let Some(shift) = shift(tag(acl, at), has_mask) {
+            changed[at + 2] = (mode >> shift & 7) as u8;
+        }
+    }
+    changed
+}
+
+/// An ACL without the users and groups that our user namespace does not know.
+pub fn of_known(acl: &[u8]) -> Vec<u8> {
+    let Some(places) = places(acl) else { return acl.to_vec() };
+    let unknown = |at: usize| matches!(tag(acl, at), USER | GROUP) && acl[at + 4..at + ENTRY] == u32::MAX.to_le_bytes();
+    let known = places.filter(|at| !unknown(*at));
+    known.fold(acl[..HEAD].to_vec(), |mut kept, at| {
+        kept.extend_from_slice(&acl[at..at + ENTRY]);
+        kept
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +185,37 @@ mod tests {
     fn garbage_is_no_acl() {
         for bytes in [&b""[..], b"\x02\0\0", b"\x03\0\0\0", b"\x02\0\0\0\x01"] {
             assert_eq!(inherit(bytes, 0o666), None);
+            assert_eq!(mode_of(bytes), None);
+            assert_eq!(with_mode(bytes, 0o777), bytes);
+            assert_eq!(of_known(bytes), bytes);
         }
+    }
+
+    #[test]
+    fn an_acl_and_a_mode_tell_the_same() {
+        let none = u32::MAX;
+        let plain = acl(&[(USER_OBJ, 6, none), (GROUP_OBJ, 4, none), (OTHER, 1, none)]);
+        assert_eq!(mode_of(&plain), Some(0o641));
+        let masked = |user, mask, other| {
+            acl(&[
+                (USER_OBJ, user, none),
+                (USER, 7, 33),
+                (GROUP_OBJ, 5, none),
+                (MASK, mask, none),
+                (OTHER, other, none),
+            ])
+        };
+        assert_eq!(mode_of(&masked(6, 4, 0)), Some(0o640));
+        assert_eq!(with_mode(&masked(6, 4, 0), 0o4731), masked(7, 3, 1));
+    }
+
+    #[test]
+    fn users_that_are_not_known_are_left_out_of_an_acl() {
+        let none = u32::MAX;
+        let of = |users: &[(u16, u16, u32)]| {
+            let rest = [(GROUP_OBJ, 5, none), (MASK, 7, none), (OTHER, 0, none)];
+            acl(&[&[(USER_OBJ, 6, none)], users, &rest].concat())
+        };
+        assert_eq!(of_known(&of(&[(USER, 7, 33), (USER, 6, none), (GROUP, 1, none)])), of(&[(USER, 7, 33)]));
     }
 }

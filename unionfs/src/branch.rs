@@ -6,10 +6,13 @@ pub(crate) mod descent;
 pub mod dir;
 pub mod form;
 pub mod guard;
+mod keep;
+pub mod kept;
 pub mod leftovers;
 pub mod marks;
 pub mod overlay;
 pub mod private;
+pub mod rights;
 pub mod stat;
 pub mod work;
 
@@ -26,6 +29,7 @@ use crate::options::{Access, BranchSpec};
 use crate::union::name::RECORDS;
 use dir::Dir;
 use form::Form;
+use kept::Kept;
 use marks::Heed;
 use stat::Kind;
 use work::Work;
@@ -162,8 +166,23 @@ pub fn open_root_and_workdir(root: &Path, workdir: &Path, form: Form) -> Result<
     Ok((open(&root)?, open(&workdir)?))
 }
 
+/// The root of a branch with the attributes that are kept in it; `written` says whether refused
+/// ones may come to be.
+///
+/// # Errors
+/// Those of reading an extended attribute.
+pub fn with_kept(root: Dir, written: bool) -> Result<Dir, Errno> {
+    let kept = Kept::of(&root, written)?;
+    let form = Form { kept, ..root.form() };
+    Ok(root.with_form(form))
+}
+
 fn canonical(path: &Path) -> Result<PathBuf, Errno> {
-    std::fs::canonicalize(path).map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
+    std::fs::canonicalize(path).map_err(|error| errno_of(&error))
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }
 
 /// Whether the file system of a directory takes writes.

@@ -2,19 +2,26 @@
 
 use std::os::unix::fs::MetadataExt;
 
+use crate::branch::rights::{has_capability, in_first_namespace};
 use crate::fs::Caller;
 
 /// Bit of CAP_FSETID in the capability sets of proc_pid_status(5).
 const CAP_FSETID: u32 = 4;
 
 impl Caller {
-    /// Whether set-id bits survive this caller's change of a file (CAP_FSETID).
+    /// Whether set-id bits survive this caller's change of a file's content. The kernel asks for
+    /// CAP_FSETID in the first user namespace, see setattr_should_drop_suidgid.
+    pub fn may_keep_set_id(self) -> bool {
+        in_first_namespace() && self.may_set_id()
+    }
+
+    /// Whether this caller may give a file the setgid bit of a group that it is not in: by CAP_FSETID
+    /// over the file.
     ///
     /// Capabilities count only in our own user namespace: in a namespace of their own, everybody
     /// has all.
-    pub fn may_keep_set_id(self) -> bool {
-        let capable = |caps: String| u64::from_str_radix(caps.trim(), 16).is_ok_and(|bits| bits >> CAP_FSETID & 1 == 1);
-        self.is_in_our_namespace() && self.status("CapEff").is_some_and(capable)
+    pub fn may_set_id(self) -> bool {
+        self.is_in_our_namespace() && self.status().is_some_and(|status| has_capability(&status, CAP_FSETID))
     }
 
     fn is_in_our_namespace(self) -> bool {
@@ -25,17 +32,16 @@ impl Caller {
 
     /// Whether the caller is in a group.
     pub fn is_in_group(self, gid: u32) -> bool {
-        self.gid == gid
-            || self.status("Groups").is_some_and(|groups| groups.split_whitespace().any(|g| g.parse() == Ok(gid)))
+        let has = |groups: &str| groups.split_whitespace().any(|group| group.parse() == Ok(gid));
+        let listed = |status: String| status.lines().find_map(|line| line.strip_prefix("Groups:")).is_some_and(has);
+        self.gid == gid || self.status().is_some_and(listed)
     }
 
-    /// A field of the caller's status; nothing if it is in a pid namespace that we do not see.
-    fn status(self, field: &str) -> Option<String> {
+    /// The caller's status; nothing if it is in a pid namespace that we do not see.
+    fn status(self) -> Option<String> {
         if self.pid == 0 {
             return None;
         }
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
-        Some(line.to_owned())
+        std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()
     }
 }

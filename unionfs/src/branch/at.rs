@@ -1,5 +1,8 @@
 //! The attributes of one entry, reached by an open directory and a single name, or of an open
 //! file itself with an empty name. Symbolic links are never followed.
+//!
+//! Everything above sees the attributes that were kept of an entry, and has refused ones kept, by
+//! these calls alone; how is told in `keep.rs`.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -42,17 +45,36 @@ impl<'a> At<'a> {
 
     /// The attributes.
     pub fn stat(self) -> Result<Stat, Errno> {
+        self.shown(self.real_stat()?)
+    }
+
+    /// The attributes as they really are.
+    pub(super) fn real_stat(self) -> Result<Stat, Errno> {
         Stat::at(self.fd, self.name)
     }
 
     /// Changes owner and group.
     pub fn chown(self, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
+        match self.form.kept {
+            Some(kept) => self.chown_or_keep(kept, uid, gid),
+            None => self.real_chown(uid, gid),
+        }
+    }
+
+    pub(super) fn real_chown(self, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
         rustix::fs::chownat(self.fd, self.name, uid.map(Uid::from_raw), gid.map(Gid::from_raw), flags)
     }
 
     /// Changes the mode of what is not a symbolic link.
     pub fn chmod(self, bits: u32) -> Result<(), Errno> {
+        match self.form.kept {
+            Some(kept) => self.chmod_or_keep(kept, bits & 0o7777),
+            None => self.real_chmod(bits),
+        }
+    }
+
+    pub(super) fn real_chmod(self, bits: u32) -> Result<(), Errno> {
         let mode = Mode::from_raw_mode(bits & 0o7777);
         if self.name.is_empty() {
             return rustix::fs::chmod(proc_path(self.fd, b""), mode);
@@ -74,6 +96,13 @@ impl<'a> At<'a> {
 
     /// Reads an extended attribute; nothing if there is none of that name.
     pub fn xattr(self, attribute: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
+        match self.form.kept {
+            Some(kept) => self.xattr_or_kept(kept, attribute),
+            None => self.real_xattr(attribute),
+        }
+    }
+
+    pub(super) fn real_xattr(self, attribute: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
         let path = proc_path(self.fd, self.name);
         let read = grow(|buffer| match self.name {
             b"" => rustix::fs::getxattr(&path, attribute, buffer),
@@ -88,6 +117,11 @@ impl<'a> At<'a> {
 
     /// The names of the extended attributes, each with a zero byte after it.
     pub fn xattr_names(self) -> Result<Vec<u8>, Errno> {
+        let names = self.real_xattr_names()?;
+        Ok(if self.form.kept.is_some() { super::keep::shown_names(&names) } else { names })
+    }
+
+    fn real_xattr_names(self) -> Result<Vec<u8>, Errno> {
         let path = proc_path(self.fd, self.name);
         grow(|buffer| match self.name {
             b"" => rustix::fs::listxattr(&path, buffer),
@@ -97,6 +131,13 @@ impl<'a> At<'a> {
 
     /// Sets an extended attribute.
     pub fn set_xattr(self, attribute: &[u8], value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
+        match self.form.kept {
+            Some(kept) => self.set_xattr_or_keep(kept, attribute, value, flags),
+            None => self.real_set_xattr(attribute, value, flags),
+        }
+    }
+
+    pub(super) fn real_set_xattr(self, attribute: &[u8], value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
         let path = proc_path(self.fd, self.name);
         match self.name {
             b"" => rustix::fs::setxattr(path, attribute, value, flags),
@@ -106,6 +147,13 @@ impl<'a> At<'a> {
 
     /// Removes an extended attribute.
     pub fn remove_xattr(self, attribute: &[u8]) -> Result<(), Errno> {
+        match self.form.kept {
+            Some(kept) => self.remove_xattr_or_kept(kept, attribute),
+            None => self.real_remove_xattr(attribute),
+        }
+    }
+
+    pub(super) fn real_remove_xattr(self, attribute: &[u8]) -> Result<(), Errno> {
         let path = proc_path(self.fd, self.name);
         match self.name {
             b"" => rustix::fs::removexattr(path, attribute),
@@ -128,7 +176,7 @@ impl<'a> At<'a> {
                 let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
                 for attribute in names.filter(|name| !is_private(name, overlay)) {
                     if let Some(value) = from.xattr(attribute)? {
-                        self.set_xattr(attribute, &value, XattrFlags::empty())?;
+                        self.take_xattr(attribute, value)?;
                     }
                 }
             }
@@ -137,6 +185,18 @@ impl<'a> At<'a> {
             Err(error) => return Err(error),
         }
         self.set_times(SetTime::To(stat.atime), SetTime::To(stat.mtime))
+    }
+}
+
+impl At<'_> {
+    /// Whether it is what a descriptor holds, and no entry of it.
+    pub(super) fn is_descriptor(self) -> bool {
+        self.name.is_empty()
+    }
+
+    /// A path to it.
+    pub(super) fn path(self) -> Vec<u8> {
+        proc_path(self.fd, self.name)
     }
 }
 

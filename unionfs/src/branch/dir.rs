@@ -51,6 +51,11 @@ impl Dir {
         Dir { fd, form }
     }
 
+    /// The same directory, read and written in another form.
+    pub fn with_form(self, form: Form) -> Dir {
+        Dir { form, ..self }
+    }
+
     /// How the branch is read.
     pub fn form(&self) -> Form {
         self.form
@@ -63,12 +68,17 @@ impl Dir {
 
     /// The attributes of the directory itself.
     pub fn stat(&self) -> Result<Stat, Errno> {
-        Stat::at(&self.fd, b"")
+        self.at(b"").stat()
     }
 
     /// The attributes of an entry, or nothing if there is none.
     pub fn find(&self, name: &[u8]) -> Result<Option<Stat>, Errno> {
-        Stat::at(&self.fd, name).map_or_else(absent, |stat| Ok(Some(stat)))
+        self.at(name).stat().map_or_else(absent, |stat| Ok(Some(stat)))
+    }
+
+    /// Whether there is an entry of that name.
+    pub fn has(&self, name: &[u8]) -> Result<bool, Errno> {
+        Ok(self.at(name).real_stat().map_or_else(absent, |stat| Ok(Some(stat)))?.is_some())
     }
 
     /// Opens a directory below, never one of another mount.
@@ -117,22 +127,35 @@ impl Dir {
     /// Makes a new regular file and opens it for reading and writing.
     pub fn create_file(&self, name: &[u8], bits: u32) -> Result<OwnedFd, Errno> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.fd, name, flags, mode(bits))
+        let file = rustix::fs::openat(&self.fd, name, flags, mode(bits))?;
+        self.at(name).forget_kept()?;
+        Ok(file)
     }
 
     /// Makes a directory.
     pub fn make_dir(&self, name: &[u8], bits: u32) -> Result<(), Errno> {
-        rustix::fs::mkdirat(&self.fd, name, mode(bits))
+        rustix::fs::mkdirat(&self.fd, name, mode(bits))?;
+        self.at(name).forget_kept()
     }
 
-    /// Makes a fifo, socket or device, or an empty regular file.
+    /// Makes a fifo, socket or device, or an empty regular file. Where the kernel refuses the type
+    /// and the branch can keep it, the entry is an empty file for a moment: this is for entries that
+    /// are prepared then.
     pub fn make_node(&self, name: &[u8], kind: Kind, bits: u32, rdev: u64) -> Result<(), Errno> {
-        rustix::fs::mknodat(&self.fd, name, kind.file_type(), mode(bits), rdev as Dev)
+        match rustix::fs::mknodat(&self.fd, name, kind.file_type(), mode(bits), rdev as Dev) {
+            Err(Errno::PERM) if kind != Kind::File => {
+                let kept = self.form.kept.filter(|kept| kept.writes()).ok_or(Errno::PERM)?;
+                self.create_file(name, 0o600)?;
+                self.at(name).become_placeholder(kept, kind, bits, rdev)
+            }
+            made => made.and_then(|()| self.at(name).forget_kept()),
+        }
     }
 
     /// Makes a symbolic link.
     pub fn make_symlink(&self, name: &[u8], target: &[u8]) -> Result<(), Errno> {
-        rustix::fs::symlinkat(target, &self.fd, name)
+        rustix::fs::symlinkat(target, &self.fd, name)?;
+        self.at(name).forget_kept()
     }
 
     /// Gives an entry a second name, here or in another directory of the same mount.
@@ -196,6 +219,7 @@ impl Dir {
             let name = entry.file_name().to_bytes();
             let kind = match entry.file_type() {
                 FileType::Unknown => self.find(name)?.map(|stat| stat.kind),
+                FileType::RegularFile if self.form.kept.is_some() => self.kind_of_file(name)?,
                 known => Some(Kind::of(known)?),
             };
             // gone between reading its name and asking for its type: not an entry any more
@@ -207,6 +231,14 @@ impl Dir {
             }
         }
         Ok(any)
+    }
+
+    /// The type of an entry that is a regular file; nothing if it is gone.
+    fn kind_of_file(&self, name: &[u8]) -> Result<Option<Kind>, Errno> {
+        match self.at(name).stands_for() {
+            Err(Errno::NOENT) => Ok(None),
+            kind => kind.map(Some),
+        }
     }
 
     /// Does something in the directory that must not move its times: what changes nothing that a

@@ -119,10 +119,10 @@ impl Dir {
     }
 
     fn has_mark(&self, file: &[u8]) -> Result<bool, Errno> {
-        match self.find(file) {
+        match self.has(file) {
             // the branch is a union itself, which has such names for nobody
             Err(Errno::PERM) => Ok(false),
-            found => Ok(found?.is_some()),
+            found => found,
         }
     }
 }

@@ -4,8 +4,8 @@
 //! a union inside of a union wants to be such an attribute, overlayfs keeps in an escaped form
 //! (`overlay.overlay.X` for `overlay.X`), which is shown without the escape.
 
-/// Those of this file system.
-const OURS: [&[u8]; 2] = [b"trusted.runionfs.", b"user.runionfs."];
+/// Those of this file system, and what stands for attributes that an ordinary user was refused.
+const OURS: [&[u8]; 3] = [b"trusted.runionfs.", b"user.runionfs.", super::kept::PREFIX];
 /// Those of overlayfs and of fuse-overlayfs.
 const OVERLAY: [&[u8]; 3] = [b"trusted.overlay.", b"user.overlay.", b"user.fuseoverlayfs."];
 /// What an escape adds to one of overlayfs.
@@ -55,6 +55,8 @@ mod tests {
             (b"user.overlay.overlay.", false, false),
             (b"user.fuseoverlayfs.overlay.x", false, true),
             (b"user.overlayx", false, false),
+            (b"user.containers.override_stat", true, true),
+            (b"user.containers.x", false, false),
             (b"user.a", false, false),
             (b"security.capability", false, false),
         ] {

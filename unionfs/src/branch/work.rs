@@ -98,6 +98,11 @@ impl Work {
         self.unordered
     }
 
+    /// The work area itself.
+    pub fn area(&self) -> &Dir {
+        &self.area
+    }
+
     /// The directory where entries are prepared.
     pub fn temporary(&self) -> &Dir {
         &self.temporary

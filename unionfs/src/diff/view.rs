@@ -86,7 +86,9 @@ impl View {
     pub(crate) fn open_all(branches: &[BranchSpec]) -> Result<View, DiffError> {
         let open = |branch: &BranchSpec| {
             let fail = |error| DiffError::Branch { path: branch.path.clone(), error };
-            let root = branch::open_root(&branch.path, true, branch::form_of(branch)).map_err(fail)?;
+            let root = branch::open_root(&branch.path, true, branch::form_of(branch))
+                .and_then(|root| branch::with_kept(root, false))
+                .map_err(fail)?;
             let whiteouts = branch.whiteouts || branch.overlay || branch.access == Access::ReadWrite;
             let heed = Heed { whiteouts, records: whiteouts && branch::has_records(&root).map_err(fail)? };
             Ok(About { root: Rc::new(root), heed, init: branch.init })

@@ -123,6 +123,7 @@ impl Union {
     fn truncate(&self, inode: &Arc<Inode>, size: u64, caller: Caller) -> Result<(), Errno> {
         let open = self.open_file(inode, true)?;
         let real = open.real();
+        real.at().drop_capability()?;
         self.strip_set_id(inode, &real, caller, Privilege::Asked)?;
         rustix::fs::ftruncate(&real.file, size)
     }

@@ -13,6 +13,7 @@ use super::{Caller, Entry, Opened, Sight, Union, name};
 use crate::acl;
 use crate::branch::at::At;
 use crate::branch::dir::Dir;
+use crate::branch::rights::rights;
 use crate::branch::stat::Kind;
 use crate::branch::work::Work;
 use crate::handle::Real;
@@ -58,8 +59,16 @@ struct Birth {
 
 impl Birth {
     /// Whether a plain system call of the daemon makes the entry like this.
-    fn is_plain(&self) -> bool {
-        self.uid == 0 && self.gid == 0 && self.access_acl.is_none() && self.default_acl.is_none()
+    fn is_plain(&self, new: New<'_>) -> bool {
+        let rights = rights();
+        let own = (self.uid, self.gid) == (rights.uid, rights.gid);
+        let granted = match new {
+            New::File => rights.real_mode(Kind::File, self.mode) == self.mode,
+            New::Dir => rights.real_mode(Kind::Dir, self.mode) == self.mode,
+            New::Symlink(_) => true,
+            New::Node(..) => rights.all,
+        };
+        own && granted && self.access_acl.is_none() && self.default_acl.is_none()
     }
 }
 
@@ -193,7 +202,7 @@ impl Union {
         let work = self.work(target)?;
         let mut file = None;
         // another copy of the directory may have another group or ACL to pass on
-        let plain = birth.is_plain() && dir.stack()?.top() == target;
+        let plain = birth.is_plain(new) && dir.stack()?.top() == target;
         let carrier = Carrier { work, source: None, target: Spot::new(Arc::clone(&into), name) };
         let install = |how: Install| {
             file = if plain && !how.opaque && !how.over_whiteout {
@@ -338,7 +347,8 @@ fn put_prepared(
 ) -> Result<Option<OwnedFd>, Errno> {
     let temporary = work.temporary_name();
     let make = || -> Result<Option<OwnedFd>, Errno> {
-        let file = put(work.temporary(), &temporary, new, 0o600)?;
+        // whoever must not be asked for rights can open it until it has its mode
+        let file = put(work.temporary(), &temporary, new, if matches!(new, New::Dir) { 0o700 } else { 0o600 })?;
         if how.opaque {
             mark_opaque(&work.temporary().open_dir(&temporary)?)?;
         }

@@ -174,6 +174,8 @@ fn open_all(branches: &[BranchSpec], options: &Options, sites: &[Site]) -> Resul
         let honest_listing = branch::has_honest_listing(&root).map_err(fail)?;
         check_form(&root, spec)?;
         warn_of_leftovers(&spec.path, &root).map_err(fail)?;
+        let root = branch::with_kept(root, writable || spec.init).map_err(fail)?;
+        let area = area.map(|area| area.with_form(root.form()));
         let work = if writable { Some(open_work(&spec.path, &root, area.as_ref())?) } else { None };
         let inside = sites.iter().filter(|site| site.lies(&sites[at]) == Relation::Inside);
         let covered = inside.filter_map(Site::id).collect();
@@ -230,6 +232,9 @@ fn open_work(path: &Path, root: &Dir, area: Option<&Dir>) -> Result<Work, SetupE
         WorkError::Errno(Errno::PERM) => SetupError::Nested(path.to_owned()),
         WorkError::Errno(errno) => fail(errno),
     })?;
+    if let Some(kept) = root.form().kept {
+        kept.set_area(work.area()).map_err(fail)?;
+    }
     if root.form().overlay {
         work.try_overlay().map_err(|errno| SetupError::OverlayForm(path.to_owned(), errno))?;
     }

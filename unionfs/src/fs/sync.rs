@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::Union;
+use crate::branch::kept::Kept;
 use crate::inode::{Inode, Place};
 use crate::union::BranchIndex;
 
@@ -28,6 +29,7 @@ impl Union {
             rustix::fs::fdatasync(&real.file)?;
         } else {
             rustix::fs::fsync(&real.file)?;
+            self.sync_kept(real.branch.as_slice())?;
         }
         self.sync_names(&open.inode)
     }
@@ -45,7 +47,14 @@ impl Union {
         for branch in stack.branches.iter().filter(|branch| self.branch(**branch).in_place()) {
             self.dir(&inode, *branch)?.sync()?;
         }
+        self.sync_kept(&stack.branches)?;
         self.sync_names(&inode)
+    }
+
+    /// Makes the attributes durable that are kept apart from their entries.
+    fn sync_kept(&self, branches: &[BranchIndex]) -> Result<(), Errno> {
+        let kept = |branch: &BranchIndex| self.form(Some(*branch)).kept;
+        branches.iter().filter_map(kept).try_for_each(Kept::sync)
     }
 
     /// Makes the directories durable that a copy-up made or wrote to, from the object upwards.

@@ -100,7 +100,7 @@ impl Union {
     /// caller is not in.
     fn drop_set_gid(&self, place: &super::names::Where, caller: Caller) -> Result<(), Errno> {
         let stat = place.at().stat()?;
-        if stat.mode & 0o2000 == 0 || caller.may_keep_set_id() || caller.is_in_group(stat.gid) {
+        if stat.mode & 0o2000 == 0 || caller.may_set_id() || caller.is_in_group(stat.gid) {
             return Ok(());
         }
         place.at().chmod(stat.mode & !0o2000)
