@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
@@ -46,12 +46,27 @@ pub struct OpenFile {
     /// The inode, kept while a handle is open.
     pub inode: Arc<Inode>,
     real: RwLock<Arc<Real>>,
+    /// The real file is only held: we may not read it, but it may be written anew.
+    unread: AtomicBool,
 }
 
 impl OpenFile {
     /// An open file of an inode.
     pub fn new(inode: Arc<Inode>, real: Real) -> Arc<OpenFile> {
-        Arc::new(OpenFile { inode, real: RwLock::new(Arc::new(real)) })
+        Arc::new(OpenFile { inode, real: RwLock::new(Arc::new(real)), unread: false.into() })
+    }
+
+    /// An open file of an inode whose content we may not read: of it only an empty copy can be made.
+    pub fn unread(inode: Arc<Inode>, real: Real) -> Arc<OpenFile> {
+        Arc::new(OpenFile { inode, real: RwLock::new(Arc::new(real)), unread: true.into() })
+    }
+
+    /// Whether its content can be had.
+    ///
+    /// # Errors
+    /// EACCES if the real file is only held.
+    pub fn check_readable(&self) -> Result<(), Errno> {
+        if self.unread.load(Ordering::Acquire) { Err(Errno::ACCESS) } else { Ok(()) }
     }
 
     /// The real file of this moment.
@@ -63,6 +78,7 @@ impl OpenFile {
     /// whose content is the same.
     pub fn switch(&self, real: Real) {
         let old = std::mem::replace(&mut *self.real.write(), Arc::new(real));
+        self.unread.store(false, Ordering::Release);
         drop(old);
     }
 }

@@ -15,15 +15,22 @@ pub(super) enum Keep {
     First(u64),
 }
 
+impl Keep {
+    /// How many of a file's bytes that is.
+    pub(super) fn of(self, size: u64) -> u64 {
+        match self {
+            Keep::All => size,
+            Keep::First(bytes) => bytes.min(size),
+        }
+    }
+}
+
 const CHUNK: usize = 1 << 20;
 
 /// Copies `keep` of the `size` bytes of a file into an empty one, which has the length of what
 /// was kept afterwards.
 pub(super) fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64, keep: Keep) -> Result<(), Errno> {
-    let length = match keep {
-        Keep::All => size,
-        Keep::First(bytes) => bytes.min(size),
-    };
+    let length = keep.of(size);
     if length == 0 {
         return Ok(());
     }

@@ -204,10 +204,16 @@ impl Union {
         let into = work.temporary();
         match stat.kind {
             Kind::File => {
-                let from = source.open_file(name, OFlags::RDONLY)?;
+                let from = match source.open_file(name, OFlags::RDONLY) {
+                    // what is not copied need not be readable
+                    Err(Errno::ACCESS) if keep.of(stat.size) == 0 => None,
+                    from => Some(from?),
+                };
                 let to = into.create_file(temporary, 0o600)?;
-                copy_data(from.as_fd(), to.as_fd(), stat.size, keep)?;
-                flags::carry(&from, &to);
+                if let Some(from) = from {
+                    copy_data(from.as_fd(), to.as_fd(), stat.size, keep)?;
+                    flags::carry(&from, &to);
+                }
                 return Ok(Some(to));
             }
             Kind::Symlink => into.make_symlink(temporary, &source.read_link(name)?)?,
@@ -300,6 +306,9 @@ impl Union {
     fn copy_nameless(&self, inode: &Arc<Inode>, nlink: u32, keep: Keep) -> Result<(), Errno> {
         let open = inode.open_file().ok_or(Errno::STALE)?;
         let real = open.real();
+        if keep != Keep::First(0) {
+            open.check_readable()?;
+        }
         let (target, work) = self.writable().next().ok_or(Errno::ROFS)?;
         let temporary = work.temporary_name();
         let file = work.temporary().create_file(&temporary, 0o600)?;

@@ -48,8 +48,13 @@ impl Union {
             self.check_changeable(&inode)?;
         }
         let known = inode.open_file().is_some();
-        let open = self.open_file(&inode, writes && self.in_place(&inode))?;
-        if writes && (known || open.real().append_only || !self.in_place(&inode)) {
+        let in_place = self.in_place(&inode);
+        let open = match self.open_file(&inode, writes && in_place) {
+            // a truncation may follow, which needs nothing of the content
+            Err(Errno::ACCESS) if writes && !in_place => self.open_unread(&inode)?,
+            open => open?,
+        };
+        if writes && (known || open.real().append_only || !in_place) {
             check_open(&open, OFlags::from_bits_retain(flags))?;
         }
         let keep_cache = self.may_keep_cache(&inode, &open)?;
@@ -79,6 +84,7 @@ impl Union {
                 if write && !open.real().writable {
                     self.make_writable(&open)?;
                 }
+                open.check_readable()?;
                 return Ok(open);
             }
             let (real, id) = match inode.place() {
@@ -125,6 +131,24 @@ impl Union {
         Ok((Real { file, writable: write, append_only, branch: Some(branch), form }, id))
     }
 
+    /// Holds a file of a read-only branch that we may not read, to be written anew.
+    fn open_unread(&self, inode: &Arc<Inode>) -> Result<Arc<OpenFile>, Errno> {
+        let Place::Entry(branch) = inode.place() else { return Err(Errno::ACCESS) };
+        let (file, form) = self.by_name(inode, |dir, name| {
+            let file = dir.hold(name)?;
+            Ok(is_ours(inode, Stat::of_file(&file)?.id).then_some((file, dir.form())))
+        })?;
+        let real = Real { file, writable: false, append_only: false, branch: Some(branch), form };
+        let held = OpenFile::unread(Arc::clone(inode), real);
+        Ok(inode.with(|state| match state.open.upgrade() {
+            Some(open) => open,
+            None => {
+                state.open = Arc::downgrade(&held);
+                held
+            }
+        }))
+    }
+
     /// Opens a file that a rename replaced a moment ago, for reading.
     fn open_replaced(&self, inode: &Inode) -> Result<(Real, RealId), Errno> {
         let (held, branch) = self.held.get(inode.ino).ok_or(Errno::STALE)?;
@@ -167,6 +191,7 @@ impl Union {
             self.make_writable(&open)?;
         }
         let real = open.real();
+        real.at().drop_capability()?;
         Ok((open, real))
     }
 
@@ -193,7 +218,9 @@ impl Union {
     /// # Errors
     /// EBADF, and those of pread(2).
     pub fn read(&self, handle: u64, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let real = self.handles.file(handle)?.open.real();
+        let handle = self.handles.file(handle)?;
+        handle.open.check_readable()?;
+        let real = handle.open.real();
         let mut done = 0;
         while done < buffer.len() {
             match rustix::io::pread(&real.file, &mut buffer[done..], offset + done as u64) {
@@ -252,7 +279,9 @@ impl Union {
     /// # Errors
     /// ENXIO past the end, EINVAL for another `whence`.
     pub fn seek(&self, handle: u64, offset: i64, whence: u32) -> Result<u64, Errno> {
-        let real = self.handles.file(handle)?.open.real();
+        let handle = self.handles.file(handle)?;
+        handle.open.check_readable()?;
+        let real = handle.open.real();
         let at = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
         let to = match i32::try_from(whence) {
             Ok(libc::SEEK_DATA) => SeekFrom::Data(at),
@@ -271,7 +300,9 @@ impl Union {
         // the target first: the source may be the same file
         let (open, target) = self.writable_real(to)?;
         self.strip_set_id(&open.inode, &target, caller, Privilege::Asked)?;
-        let source = self.handles.file(from)?.open.real();
+        let from = self.handles.file(from)?;
+        from.open.check_readable()?;
+        let source = from.open.real();
         let (mut read_at, mut write_at) = (from_at, to_at);
         let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);
         rustix::fs::copy_file_range(&source.file, Some(&mut read_at), &target.file, Some(&mut write_at), length)
