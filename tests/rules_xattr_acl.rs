@@ -267,3 +267,20 @@ fn the_owner_alone_may_change_what_is_the_owners() {
     assert_eq!(u.mode("mine"), 0o611);
     assert_eq!(u.on_disk("0"), ["mine"], "what is refused brings nothing up");
 }
+
+/// The kernel asks for an ACL whenever somebody who is not the owner wants something.
+#[test]
+fn a_branch_without_acls_is_used_by_others_than_the_owner() {
+    let Some(sandbox) = harness::sandbox::enter() else { return };
+    std::fs::create_dir(sandbox.path().join("0")).expect("mkdir");
+    let ramfs = sandbox.path().join("0");
+    harness::sandbox::run(std::process::Command::new("mount").args(["-t", "ramfs", "ramfs"]).arg(&ramfs));
+    let union = Branches::inside(sandbox, BIN, &["rw"]).mount();
+    union.write("file", "read by all");
+    std::fs::set_permissions(union.path("file"), std::os::unix::fs::PermissionsExt::from_mode(0o664)).expect("chmod");
+    let (file, root) = (union.path("file"), union.path(""));
+    as_user(1_000, 1_000, || {
+        assert_eq!(std::fs::read(&file).expect("read"), b"read by all");
+        assert_eq!(std::fs::read_dir(&root).expect("list").count(), 1);
+    });
+}

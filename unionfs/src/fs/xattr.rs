@@ -10,6 +10,10 @@ use super::{Caller, Union};
 use crate::acl;
 use crate::branch::private;
 
+fn is_acl(attribute: &[u8]) -> bool {
+    attribute == acl::ACCESS || attribute == acl::DEFAULT
+}
+
 impl Union {
     /// Whether a branch is in the form of overlayfs; then its attributes are nobody else's.
     fn has_overlay_form(&self) -> bool {
@@ -39,7 +43,12 @@ impl Union {
     pub fn get_xattr(&self, ino: u64, attribute: &[u8]) -> Result<Vec<u8>, Errno> {
         let stored = self.stored(attribute).ok_or(Errno::NODATA)?;
         let inode = self.inode(ino)?;
-        self.whereabouts(&inode)?.at().xattr(&stored)?.ok_or(Errno::NODATA)
+        match self.whereabouts(&inode)?.at().xattr(&stored) {
+            // the kernel asks at every check of rights of who is not the owner, and takes any other
+            // answer for a failure of the check
+            Err(Errno::OPNOTSUPP) if is_acl(attribute) => Err(Errno::NODATA),
+            value => value?.ok_or(Errno::NODATA),
+        }
     }
 
     /// The names of the extended attributes, each with a zero byte after it.
@@ -117,8 +126,7 @@ impl Union {
         self.check_guard(&inode)?;
         if self.whereabouts(&inode)?.at().xattr(&stored)?.is_none() {
             // an ACL that is not there is as good as removed, see posix_acl_xattr_set in the kernel
-            let is_acl = attribute == acl::ACCESS || attribute == acl::DEFAULT;
-            return if is_acl { Ok(()) } else { Err(Errno::NODATA) };
+            return if is_acl(attribute) { Ok(()) } else { Err(Errno::NODATA) };
         }
         self.check_settable(attribute)?;
         self.make_changeable(&inode, Keep::All)?;
