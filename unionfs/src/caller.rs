@@ -1,5 +1,6 @@
 //! What a caller is entitled to, where the kernel leaves that question to the file system.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 
 use crate::branch::rights::{has_capability, in_first_namespace};
@@ -25,9 +26,15 @@ impl Caller {
     }
 
     fn is_in_our_namespace(self) -> bool {
-        let id = |path: String| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-        let ours = id("/proc/self/ns/user".to_owned());
-        self.pid != 0 && ours.is_some() && ours == id(format!("/proc/{}/ns/user", self.pid))
+        let namespace = |of: &str| std::fs::metadata(format!("/proc/{of}/ns/user")).map(|at| (at.dev(), at.ino()));
+        let theirs = self.pid.to_string();
+        match (self.pid, namespace("self"), namespace(&theirs)) {
+            (0, ..) | (_, Err(_), _) => false,
+            (_, Ok(ours), Ok(theirs)) => ours == theirs,
+            // not shown to an ordinary user, of processes of others
+            (_, Ok(_), Err(error)) if error.kind() == ErrorKind::PermissionDenied => knows_the_same_ids(&theirs),
+            _ => false,
+        }
     }
 
     /// Whether the caller is in a group.
@@ -44,4 +51,13 @@ impl Caller {
         }
         std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()
     }
+}
+
+/// Whether a process is in a user namespace with the same ids as ours. Who has capabilities in such
+/// a one has them over the same files, and could set the bits that this is about.
+fn knows_the_same_ids(pid: &str) -> bool {
+    ["uid_map", "gid_map"].into_iter().all(|map| {
+        let read = |of: &str| std::fs::read_to_string(format!("/proc/{of}/{map}")).ok();
+        read("self").is_some_and(|ours| read(pid).is_some_and(|theirs| theirs == ours))
+    })
 }

@@ -40,7 +40,7 @@ impl At<'_> {
     fn is_owner_known(self, kind: Kind) -> bool {
         use rustix::fs::OFlags;
         let flags = OFlags::RDONLY | OFlags::NOATIME | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        if !matches!(kind, Kind::File | Kind::Dir) {
+        if !carries(kind) {
             return false;
         }
         let path = self.path();
@@ -51,7 +51,7 @@ impl At<'_> {
     /// What was kept of an entry.
     pub(super) fn kept(self, real: &Stat) -> Result<Option<Override>, Errno> {
         let Some(kept) = self.form.kept else { return Ok(None) };
-        if kept.is_marked() && matches!(real.kind, Kind::File | Kind::Dir) {
+        if kept.is_marked() && carries(real.kind) {
             let text = match self.real_xattr(OVERRIDE) {
                 // who may not read the entry does not learn more of it
                 Err(Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM) => None,
@@ -87,6 +87,8 @@ impl At<'_> {
         if over.is_none() {
             match self.real_chown(uid, gid) {
                 Err(Errno::PERM | Errno::INVAL) if kept.writes() => {}
+                // a later look could not tell it from an owner that is not known
+                Ok(()) if kept.writes() && !carries(real.kind) && rights().is_ambiguous(uid, gid) => {}
                 result => return result,
             }
         }
@@ -137,6 +139,9 @@ impl At<'_> {
 
     /// Tries to make owner and mode real. Whether they are.
     fn make_real(self, real: &Stat, wanted: &Override) -> Result<bool, Errno> {
+        if !carries(real.kind) && rights().is_ambiguous(Some(wanted.uid), Some(wanted.gid)) {
+            return Ok(false);
+        }
         if rights().real_mode(real.kind, wanted.mode) != wanted.mode && real.kind != Kind::Symlink {
             return Ok(false);
         }
@@ -163,7 +168,7 @@ impl At<'_> {
 
     /// Writes an override, in one system call.
     pub(super) fn keep(self, kept: Kept, real: &Stat, wanted: &Override) -> Result<(), Errno> {
-        let carries = matches!(real.kind, Kind::File | Kind::Dir);
+        let carries = carries(real.kind);
         if carries && kept.mark()? {
             match self.real_set_xattr(OVERRIDE, wanted.print().as_bytes(), XattrFlags::empty()) {
                 // from now on a row does not count
@@ -183,7 +188,7 @@ impl At<'_> {
     fn drop_override(self, kept: Kept, real: &Stat) -> Result<(), Errno> {
         // the attribute counts more, so it goes last
         kept.drop_row(real.id)?;
-        if !matches!(real.kind, Kind::File | Kind::Dir) {
+        if !carries(real.kind) {
             return Ok(());
         }
         match self.real_remove_xattr(OVERRIDE) {
@@ -300,6 +305,11 @@ impl At<'_> {
         let real = self.real_stat()?;
         if real.id.birth == 0 { kept.drop_row(real.id) } else { Ok(()) }
     }
+}
+
+/// Whether entries of this type can have extended attributes of users, and be opened.
+fn carries(kind: Kind) -> bool {
+    matches!(kind, Kind::File | Kind::Dir)
 }
 
 /// What a change of owner leaves of a file's mode, see setattr_should_drop_suidgid in the kernel.

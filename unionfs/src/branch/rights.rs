@@ -77,6 +77,11 @@ impl Rights {
         }
     }
 
+    /// Whether the kernel tells this owner or group of one that we know and of those that we do not.
+    pub fn is_ambiguous(&self, uid: Option<u32>, gid: Option<u32>) -> bool {
+        self.users.is_ambiguous(uid) || self.groups.is_ambiguous(gid)
+    }
+
     /// The user to show for one that an entry has, root where the namespace does not know it;
     /// `is_known` tells whether it is really the user whom the kernel tells for all unknown ones.
     pub fn user(&self, uid: u32, is_known: impl FnOnce() -> bool) -> u32 {
@@ -90,10 +95,18 @@ impl Rights {
 }
 
 impl Ids {
+    fn knows(&self, id: u32) -> bool {
+        let within = |(first, count): &(u32, u32)| id.checked_sub(*first).is_some_and(|at| at < *count);
+        self.ranges.as_ref().is_none_or(|ranges| ranges.iter().any(within))
+    }
+
+    fn is_ambiguous(&self, id: Option<u32>) -> bool {
+        self.ranges.is_some() && id == Some(self.overflow) && self.knows(self.overflow)
+    }
+
     fn shown(&self, id: u32, is_known: impl FnOnce() -> bool) -> u32 {
-        let Some(ranges) = &self.ranges else { return id };
-        let mapped = ranges.iter().any(|(first, count)| id.checked_sub(*first).is_some_and(|at| at < *count));
-        if mapped && (id != self.overflow || is_known()) { id } else { 0 }
+        let certain = self.ranges.is_none() || id != self.overflow;
+        if self.knows(id) && (certain || is_known()) { id } else { 0 }
     }
 }
 
@@ -133,6 +146,8 @@ mod tests {
         assert_eq!([65_537, u32::MAX].map(|id| many.shown(id, || true)), [0, 0]);
         // nobody is also what the kernel says of all the others
         assert_eq!((many.shown(65_534, || true), many.shown(65_534, || false)), (65_534, 0));
+        assert!(many.is_ambiguous(Some(65_534)) && !many.is_ambiguous(Some(1)) && !many.is_ambiguous(None));
+        assert!(!one.is_ambiguous(Some(65_534)));
         let all = Ids { ranges: None, overflow: 65_534 };
         assert_eq!(all.shown(65_534, || false), 65_534);
     }
