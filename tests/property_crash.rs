@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use harness::model::{self, Clock};
 use harness::ops::{Act, Caller, Op, Sight, single_changes};
-use harness::sandbox::{self, Medium, Sandbox};
+use harness::rootless::{self, Way};
+use harness::sandbox::{self, Medium};
 use harness::snapshot::{Snapshot, WORK_AREA};
 use harness::tree::{Layout, layouts};
 use harness::trial::{Ground, number};
@@ -68,7 +69,7 @@ fn work_until_killed(ground: &Ground, acts: &[Act], delay: Duration) -> (Death, 
         done.store(acts.len(), Ordering::Release);
     });
     mounted.wait_for_the_end();
-    nix::mount::umount2(mounted.target(), nix::mount::MntFlags::MNT_DETACH).expect("take the dead mount away");
+    sandbox::unmount(mounted.target(), nix::mount::MntFlags::MNT_DETACH).expect("take the dead mount away");
     (Death { answers }, mounted)
 }
 
@@ -141,8 +142,7 @@ fn still_works(union: &Path, plain: &Path, round: &str) {
     assert!(left.is_empty(), "{round}: all was removed, but {left:?} is there");
 }
 
-fn try_on(sandbox: &Sandbox) {
-    let rounds = number("RUNIONFS_CRASH_ROUNDS", 200);
+fn try_on(parent: &Path, rounds: u32) {
     let seed = number("RUNIONFS_CRASH_SEED", 1);
     let bytes: Vec<u8> = seed.to_le_bytes().iter().cycle().take(32).copied().collect();
     let mut runner =
@@ -152,7 +152,7 @@ fn try_on(sandbox: &Sandbox) {
     let mut done = 0;
     for round in 0..rounds {
         let (layout, acts, micros) = values.new_tree(&mut runner).expect("a value").current();
-        done += one_round(sandbox.path(), round, &layout, &acts, Duration::from_micros(micros));
+        done += one_round(parent, round, &layout, &acts, Duration::from_micros(micros));
     }
     assert!(done > usize::try_from(rounds).expect("few"), "the daemon died before it did anything: {done} operations");
 }
@@ -160,11 +160,29 @@ fn try_on(sandbox: &Sandbox) {
 #[test]
 fn killed_on_disk() {
     let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
-    try_on(&sandbox);
+    try_on(sandbox.path(), number("RUNIONFS_CRASH_ROUNDS", 200));
+}
+
+#[test]
+fn killed_as_an_ordinary_user() {
+    if rootless::again(Way::OneId, "killed_as_an_ordinary_user") {
+        let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
+        try_on(sandbox.path(), number("RUNIONFS_CRASH_ROOTLESS_ROUNDS", 50));
+    }
+}
+
+/// What root does is kept beside the entries then.
+#[test]
+fn killed_as_the_daemon_of_an_ordinary_user() {
+    let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
+    if rootless::ordinary_daemons(&sandbox) {
+        let ground = rootless::without_devices_and_set_ids(sandbox.path());
+        try_on(&ground, number("RUNIONFS_CRASH_ROOTLESS_ROUNDS", 50));
+    }
 }
 
 #[test]
 fn killed_on_tmpfs() {
     let Some(sandbox) = sandbox::enter_for(Medium::Tmpfs, Duration::from_secs(1_200)) else { return };
-    try_on(&sandbox);
+    try_on(sandbox.path(), number("RUNIONFS_CRASH_ROUNDS", 200));
 }

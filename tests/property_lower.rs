@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use harness::ops::{Caller, Op, acts_and_remounts};
+use harness::rootless::{self, Way};
 use harness::sandbox::{self, Medium};
 use harness::snapshot::Exactness;
 use harness::tree::layouts;
@@ -16,10 +17,21 @@ const BINARY: &str = env!("CARGO_BIN_EXE_runionfs");
 
 #[test]
 fn read_only_branches_never_change() {
+    holds(number("RUNIONFS_LOWER_CASES", 100));
+}
+
+#[test]
+fn read_only_branches_never_change_for_an_ordinary_user() {
+    if rootless::again(Way::OneId, "read_only_branches_never_change_for_an_ordinary_user") {
+        holds(number("RUNIONFS_LOWER_ROOTLESS_CASES", 25));
+    }
+}
+
+fn holds(cases: u32) {
     let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
     let trials = Cell::new(0);
     let values = (layouts(), prop::collection::vec(acts_and_remounts(), 0..120));
-    try_many(number("RUNIONFS_LOWER_CASES", 100), &values, |(layout, acts)| {
+    try_many(cases, &values, |(layout, acts)| {
         trials.set(trials.get() + 1);
         let ground = Ground::new(sandbox.path(), &trials.get().to_string(), &layout).expect("write the branches");
         let acts = ground.rehearse(&acts).expect("rehearse");

@@ -7,7 +7,8 @@ use std::cell::Cell;
 use std::path::Path;
 use std::time::Duration;
 
-use harness::ops::{Act, Allocate, Op, acts_and_remounts};
+use harness::ops::{Act, Allocate, Op, Xattr, acts_and_remounts};
+use harness::rootless::{self, Way};
 use harness::sandbox::{self, Medium};
 use harness::tree::layouts;
 use harness::trial::{Ground, Trial, number, try_many};
@@ -35,6 +36,38 @@ fn try_on(parent: &Path, cases: u32, allowed: impl Fn(&Act) -> bool) {
 fn a_union_on_disk_looks_like_a_plain_directory() {
     let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
     try_on(sandbox.path(), number("RUNIONFS_ORACLE_CASES", 200), |_| true);
+}
+
+#[test]
+fn an_ordinary_user_with_one_id_sees_a_plain_directory() {
+    if rootless::again(Way::OneId, "an_ordinary_user_with_one_id_sees_a_plain_directory") {
+        let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
+        try_on(sandbox.path(), number("RUNIONFS_ORACLE_ROOTLESS_CASES", 40), |_| true);
+    }
+}
+
+#[test]
+fn an_ordinary_user_with_ranges_sees_a_plain_directory() {
+    if rootless::again(Way::Ranges, "an_ordinary_user_with_ranges_sees_a_plain_directory") {
+        let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
+        try_on(sandbox.path(), number("RUNIONFS_ORACLE_ROOTLESS_CASES", 40), |_| true);
+    }
+}
+
+/// All that root does through the mount of an ordinary user is kept: owners, modes, devices.
+#[test]
+fn root_sees_a_plain_directory_in_the_mount_of_an_ordinary_user() {
+    let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
+    if !rootless::ordinary_daemons(&sandbox) {
+        return;
+    }
+    // the kernel keeps these from everybody but root, and that is who looks
+    let trusted = |act: &Act| {
+        matches!(act.op, Op::SetXattr { name, .. } | Op::GetXattr { name, .. } | Op::RemoveXattr { name, .. }
+            if name == Xattr::Trusted)
+    };
+    let ground = rootless::without_devices_and_set_ids(sandbox.path());
+    try_on(&ground, number("RUNIONFS_ORACLE_ROOTLESS_CASES", 40), |act| !trusted(act));
 }
 
 #[test]

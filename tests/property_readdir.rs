@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use harness::ops::{Caller, acts};
+use harness::rootless::{self, Way};
 use harness::sandbox::{self, Medium};
 use harness::tree::{NAMES, layouts};
 use harness::trial::{Ground, fail, number, try_many};
@@ -140,10 +141,21 @@ fn directories(root: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_listing_holds_exactly_what_a_lookup_finds() {
+    holds(number("RUNIONFS_READDIR_CASES", 100));
+}
+
+#[test]
+fn a_listing_holds_exactly_what_a_lookup_finds_for_an_ordinary_user() {
+    if rootless::again(Way::OneId, "a_listing_holds_exactly_what_a_lookup_finds_for_an_ordinary_user") {
+        holds(number("RUNIONFS_READDIR_ROOTLESS_CASES", 25));
+    }
+}
+
+fn holds(cases: u32) {
     let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
     let trials = Cell::new(0);
     let values = (layouts(), prop::collection::vec(acts(), 0..60));
-    try_many(number("RUNIONFS_READDIR_CASES", 100), &values, |(layout, acts)| {
+    try_many(cases, &values, |(layout, acts)| {
         trials.set(trials.get() + 1);
         let ground = Ground::new(sandbox.path(), &trials.get().to_string(), &layout).expect("write the branches");
         let acts = ground.rehearse(&acts).expect("rehearse");

@@ -17,6 +17,7 @@ pub mod model;
 pub mod mount;
 pub mod ops;
 pub mod overlay;
+pub mod rootless;
 pub mod sandbox;
 pub mod snapshot;
 pub mod tree;

@@ -10,11 +10,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
+use nix::mount::MntFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::sandbox::{MountEntry, abort_connections_below, mount_table};
+use crate::rootless;
+use crate::sandbox::{self, MountEntry, abort_connections_below, mount_table};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -123,16 +124,28 @@ impl Mounted {
         for option in options {
             arguments.extend(["-o".into(), OsString::from(option)]);
         }
+        if rootless::has_ordinary_daemons() {
+            arguments.extend(["-o".into(), "allow_other".into()]);
+        }
         let mut mounted =
             Mounted { binary: binary.as_ref().into(), arguments, target: target.to_owned(), daemon: None };
         mounted.start()?;
         Ok(mounted)
     }
 
+    fn command(&self) -> Command {
+        if !rootless::has_ordinary_daemons() {
+            return Command::new(&self.binary);
+        }
+        let mut command = rootless::Way::Fusermount.command();
+        command.arg(&self.binary);
+        command
+    }
+
     #[track_caller]
     fn start(&mut self) -> Result<(), Outcome> {
         let before = daemons(&self.binary, &self.target);
-        let outcome = finish(Command::new(&self.binary).args(&self.arguments));
+        let outcome = finish(self.command().args(&self.arguments));
         if outcome.status != Some(0) {
             return Err(outcome);
         }
@@ -181,7 +194,7 @@ impl Mounted {
     #[track_caller]
     pub fn detach(&mut self) {
         // Somebody may just be looking (a file descriptor of a test that is about to be closed by a dying child).
-        let result = poll(Duration::from_secs(5), || match umount2(&self.target, MntFlags::empty()) {
+        let result = poll(Duration::from_secs(5), || match sandbox::unmount(&self.target, MntFlags::empty()) {
             Err(Errno::EBUSY) => None,
             result => Some(result),
         });
@@ -236,7 +249,7 @@ impl Drop for Mounted {
         // EINVAL: a test has unmounted it already.
         if self.entry().is_some() {
             abort_connection_if_stuck(&self.target);
-            if let Err(errno) = umount2(&self.target, MntFlags::MNT_DETACH) {
+            if let Err(errno) = sandbox::unmount(&self.target, MntFlags::MNT_DETACH) {
                 eprintln!("cannot unmount {}: {errno}", self.target.display());
             }
         }

@@ -8,8 +8,11 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+
+use crate::rootless::{self, Way};
 
 /// How long a test may take before the watchdog ends it.
 pub const TIME_LIMIT: Duration = Duration::from_secs(120);
@@ -57,20 +60,46 @@ pub fn enter_for(medium: Medium, limit: Duration) -> Option<Sandbox> {
         skip(&reason);
         return None;
     }
+    if rootless::inside() == Some(Way::Fusermount) {
+        // who may not make a namespace is in one that was made for the test
+        return Some(settle(medium, limit));
+    }
     // A thread that unshares its mount namespace gets its own root, working directory and umask as well, so tests of
     // one process do not disturb each other; children of the thread inherit the namespace.
     unshare(CloneFlags::CLONE_NEWNS).expect("unshare the mount namespace");
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .expect("make all mounts private");
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     show_fuse_connections();
+    Some(settle(medium, limit))
+}
+
+fn settle(medium: Medium, limit: Duration) -> Sandbox {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let directory = scratch_directory();
     let path = directory.path().canonicalize().expect("resolve the scratch directory");
     if medium == Medium::Tmpfs {
         mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).expect("mount a tmpfs");
     }
     let watchdog = Watchdog::start(path.clone(), limit);
-    Some(Sandbox { directory: Some(directory), path, _watchdog: watchdog })
+    Sandbox { directory: Some(directory), path, _watchdog: watchdog }
+}
+
+/// Unmounts, by fusermount3 where that is what an ordinary user has.
+///
+/// # Errors
+/// As umount2(2).
+pub fn unmount(target: &Path, flags: MntFlags) -> Result<(), Errno> {
+    match umount2(target, flags) {
+        Err(Errno::EPERM) if rootless::inside().is_some() => {}
+        result => return result,
+    }
+    let lazy = flags.contains(MntFlags::MNT_DETACH).then_some("-z");
+    let output = Command::new("fusermount3").arg("-u").args(lazy).arg(target).output();
+    match output.map(|output| (output.status.success(), output.stderr)) {
+        Ok((true, _)) => Ok(()),
+        Ok((false, said)) if String::from_utf8_lossy(&said).contains("busy") => Err(Errno::EBUSY),
+        _ => Err(Errno::EPERM),
+    }
 }
 
 /// Says why a test does not run; a failure where `CI=true`, so that no gap goes unnoticed there.
@@ -111,7 +140,7 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         for target in mounts_below(&self.path).iter().rev() {
-            if let Err(errno) = umount2(target, MntFlags::MNT_DETACH) {
+            if let Err(errno) = unmount(target, MntFlags::MNT_DETACH) {
                 say(&format!("cannot unmount {}: {errno}", target.display()));
             }
         }
@@ -141,7 +170,9 @@ fn show_fuse_connections() {
     // Empty means not mounted, or mounted and without a connection yet.
     if fs::read_dir(FUSECTL).is_ok_and(|mut entries| entries.next().is_none()) {
         match mount(Some("none"), FUSECTL, Some("fusectl"), MsFlags::empty(), None::<&str>) {
-            Ok(()) | Err(nix::errno::Errno::EBUSY) => {}
+            Ok(()) | Err(Errno::EBUSY) => {}
+            // those of the machine are not shown in a user namespace
+            Err(Errno::EPERM) if rootless::inside().is_some() => {}
             Err(errno) => panic!("cannot mount fusectl: {errno}"),
         }
     }
@@ -149,7 +180,7 @@ fn show_fuse_connections() {
 
 /// Why tests with real mounts cannot run here.
 fn obstacle() -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
+    if !nix::unistd::geteuid().is_root() && rootless::inside().is_none() {
         return Some("it needs root, for mounts and namespaces".into());
     }
     if let Err(error) = fs::File::options().read(true).write(true).open("/dev/fuse") {

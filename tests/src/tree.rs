@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 
+use crate::rootless::{give_branch, has_ordinary_daemons, possible};
 use crate::world::{Access, Branch, Dir, Entry, Name, Seen, View, World};
 
 /// The names that branches hold and that operations use: few, so that they meet.
@@ -95,7 +96,7 @@ pub fn layouts() -> impl Strategy<Value = Layout> {
     let branches = (top, prop::collection::vec(lower, 0..=4)).prop_map(|(top, lower)| [vec![top], lower].concat());
     let opaque_roots = prop::collection::vec(prop::bool::weighted(0.05), 5);
     (branches, opaque_roots, prop::collection::vec(thing(), 0..=40))
-        .prop_map(|(branches, opaque_roots, things)| Layout { branches, opaque_roots, things })
+        .prop_map(|(branches, opaque_roots, things)| possible(Layout { branches, opaque_roots, things }))
 }
 
 fn thing() -> impl Strategy<Value = Thing> {
@@ -241,6 +242,9 @@ pub fn write_branches(world: &World<About>, parent: &Path) -> io::Result<()> {
         let root = parent.join(index.to_string());
         fs::create_dir(&root)?;
         write_dir(&branch.root, &root, &PLAIN_LOOK, &mut HashMap::new())?;
+        if has_ordinary_daemons() {
+            give_branch(&root)?;
+        }
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use crate::model::{self, Clock, Naming};
 use crate::mount::Mounted;
 use crate::ops::{Act, Caller, HandleUse, Op, Present, Sight};
+use crate::rootless;
 use crate::snapshot::Snapshot;
 use crate::tree::{self, Layout};
 
@@ -70,6 +71,10 @@ impl Ground {
         let directory = parent.join(name);
         for path in [&directory, &directory.join("mnt"), &directory.join("elsewhere")] {
             fs::create_dir(path)?;
+        }
+        if rootless::has_ordinary_daemons() {
+            // fusermount3 mounts on what belongs to the user
+            rootless::give(&directory.join("mnt"));
         }
         let ground = Ground { directory, layout: layout.clone() };
         tree::write_branches(&layout.world(), &ground.directory)?;
