@@ -146,7 +146,7 @@ struct FlushArgs {
     /// Where the union is mounted, or its branches
     #[arg(value_name = "MOUNTPOINT|BRANCHES")]
     union: OsString,
-    /// Of branches that are not mounted: workdir=DIR, if they are mounted with it
+    /// Of branches that are not mounted: what they are mounted with (workdir=DIR, whiteout=overlay)
     #[arg(short = 'o', value_name = "OPTION[,OPTION]...")]
     options: Vec<OsString>,
 }
