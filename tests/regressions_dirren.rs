@@ -1,11 +1,13 @@
 //! Defects that a review found in renames of directories with content below.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use harness::fixture::{Branches, Union};
@@ -13,6 +15,7 @@ use harness::sandbox::Medium;
 use harness::{Errno, ErrnoOf as _};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::fs::{CWD, RenameFlags, XattrFlags, renameat_with};
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 
@@ -143,4 +146,39 @@ fn what_fails_after_a_rename_is_done_does_not_say_that_it_is_not() {
     assert_eq!((u.list(""), u.read("c/s/f")), (["b", "c"].map(String::from).to_vec(), "f".into()));
     u.write("c/s/f", "changed");
     u.remount_and_compare();
+}
+
+#[test]
+fn attributes_are_those_of_the_object_while_names_are_exchanged() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    for name in ["a", "b"] {
+        branches.file(format!("1/{name}/f"), "");
+        rustix::fs::setxattr(branches.at(format!("1/{name}")), "user.name", name.as_bytes(), XattrFlags::empty())
+            .unwrap();
+    }
+    let u = branches.mount_with(&["threads=4"]);
+    let dirs = ["a", "b"].map(|name| (name, File::open(u.path(name)).unwrap()));
+    let done = AtomicBool::new(false);
+    let seen = thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut seen = BTreeSet::new();
+            while !done.load(Ordering::Acquire) {
+                for (name, dir) in &dirs {
+                    let mut value = [0; 8];
+                    let read = rustix::fs::fgetxattr(dir, "user.name", &mut value[..]);
+                    seen.insert((
+                        *name,
+                        read.map(|length| value[..length].to_vec()).map_err(|errno| errno.to_string()),
+                    ));
+                }
+            }
+            seen
+        });
+        let exchange = |_| renameat_with(CWD, u.path("a"), CWD, u.path("b"), RenameFlags::EXCHANGE);
+        let exchanged: Result<Vec<()>, _> = (0..4_000).map(exchange).collect();
+        done.store(true, Ordering::Release);
+        exchanged.unwrap();
+        reader.join().unwrap()
+    });
+    assert_eq!(Vec::from_iter(seen), ["a", "b"].map(|name| (name, Ok(name.as_bytes().to_vec()))));
 }

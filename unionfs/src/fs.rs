@@ -76,6 +76,7 @@ pub struct Union {
     dirs: Arc<dirs::DirCache>,
     held: Arc<dirs::Held>,
     tree: RwLock<()>,
+    renames: names::Renames,
     /// Shown in the place of directories that are other branches.
     empty: Option<Arc<Dir>>,
     records: records::Records,

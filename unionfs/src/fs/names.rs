@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -31,6 +32,39 @@ pub(super) enum Where {
     Open(Arc<Real>),
     /// In something that is held.
     Held(Arc<OwnedFd>, Form),
+}
+
+/// Renames that are under way: between the disk and what is known of it, a name leads to another
+/// object.
+#[derive(Debug, Default)]
+pub(super) struct Renames {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+/// A rename, until its value goes.
+#[derive(Debug)]
+pub(super) struct Renaming<'a>(&'a Renames);
+
+impl Drop for Renaming<'_> {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Renames {
+    /// A rename begins.
+    pub(super) fn begin(&self) -> Renaming<'_> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        Renaming(self)
+    }
+
+    /// How many there were, if none is under way.
+    fn moment(&self) -> Option<u64> {
+        // in this order: what began after the first look is seen by the second
+        let ended = self.ended.load(Ordering::SeqCst);
+        (self.begun.load(Ordering::SeqCst) == ended).then_some(ended)
+    }
 }
 
 impl Where {
@@ -124,6 +158,20 @@ impl Union {
             }
             Ok(Some(Where::Named(Arc::clone(dir), name.to_vec())))
         })
+    }
+
+    /// Reads something of an inode: by its name, and if names were changing meanwhile, once more of
+    /// the object itself.
+    ///
+    /// # Errors
+    /// ESTALE if the kernel should look its name up again, and what `read` answers.
+    pub(super) fn read_of<T>(&self, inode: &Arc<Inode>, read: impl Fn(At<'_>) -> Result<T, Errno>) -> Result<T, Errno> {
+        let before = self.renames.moment();
+        let seen = self.whereabouts(inode).and_then(|place| read(place.at()));
+        if before.is_some() && self.renames.moment() == before {
+            return seen;
+        }
+        read(self.hold_to_change(inode)?.at())
     }
 
     /// Where the attributes of an inode are, for changing them: held, so that it is the object

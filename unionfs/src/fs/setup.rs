@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 
 use super::Union;
 use super::dirs::{DirCache, Held, Purge};
+use super::names::Renames;
 use super::places::{Relation, Site};
 use super::records::Records;
 use crate::branch::dir::Dir;
@@ -116,6 +117,7 @@ impl Union {
             dirs,
             held,
             tree: RwLock::new(()),
+            renames: Renames::default(),
             empty,
             records: Records::default(),
             on_stale: OnceLock::new(),

@@ -43,7 +43,7 @@ impl Union {
     pub fn get_xattr(&self, ino: u64, attribute: &[u8]) -> Result<Vec<u8>, Errno> {
         let stored = self.stored(attribute).ok_or(Errno::NODATA)?;
         let inode = self.inode(ino)?;
-        match self.whereabouts(&inode)?.at().xattr(&stored) {
+        match self.read_of(&inode, |at| at.xattr(&stored)) {
             // the kernel asks at every check of rights of who is not the owner, and takes any other
             // answer for a failure of the check
             Err(Errno::OPNOTSUPP) if is_acl(attribute) => Err(Errno::NODATA),
@@ -57,7 +57,7 @@ impl Union {
     /// EOPNOTSUPP where the branch has none.
     pub fn list_xattr(&self, ino: u64) -> Result<Vec<u8>, Errno> {
         let inode = self.inode(ino)?;
-        let names = self.whereabouts(&inode)?.at().xattr_names()?;
+        let names = self.read_of(&inode, |at| at.xattr_names())?;
         let overlay = self.has_overlay_form();
         let shown = names.split_inclusive(|byte| *byte == 0).filter_map(|name| match private::shown(name) {
             Some(shown) if overlay => Some(Cow::Owned(shown)),

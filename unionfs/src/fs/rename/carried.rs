@@ -104,6 +104,7 @@ impl Union {
             // a directory on the way: nobody may walk by its old name now
             let walls = moving.is_dir() || back.as_ref().is_some_and(Moving::is_dir);
             let _alone = walls.then(|| self.tree.write());
+            let _renaming = self.renames.begin();
             plan.run(&carrier).inspect_err(|_| going.iter().for_each(|going| going.stays(self)))?;
             if let Some(entry) = lost {
                 self.after_removal(entry.lookup.inode(), target.dir, target.name, entry.attr.stat);
