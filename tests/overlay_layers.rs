@@ -13,8 +13,8 @@ use harness::ops::{Act, Allocate, Caller, HandleUse, Op, Present, acts, acts_and
 use harness::overlay::{Layers, Marks, Overlay, copy_tree};
 use harness::sandbox::{self, Medium};
 use harness::snapshot::{Exactness, Kind, Snapshot};
-use harness::tree::NAMES;
-use harness::trial::{fail, number, try_many};
+use harness::tree::{NAMES, layouts};
+use harness::trial::{self, Ground, fail, number, try_many};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
@@ -206,4 +206,21 @@ fn what_we_write_in_the_form_of_overlayfs_it_reads() {
         let Some((_, written)) = tried else { return };
         assert!(written.whiteouts > 50 && written.opaque > 3, "too little was tried: {written:?}");
     }
+}
+
+/// Several writable branches, with marks of the other form in them from the start.
+#[test]
+fn a_union_that_is_written_so_looks_like_a_plain_directory() {
+    let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
+    let trials = Cell::new(0);
+    let values = (layouts(), prop::collection::vec(acts_and_remounts(), 0..120));
+    try_many(cases(), &values, |(layout, acts)| {
+        trials.set(trials.get() + 1);
+        let ground = Ground::new(sandbox.path(), &trials.get().to_string(), &layout).expect("write the branches");
+        let ground = ground.with_option("whiteout=overlay");
+        let mut trial = trial::Trial::new(ground, BINARY).expect("write the plain directory");
+        trial.compare()?;
+        acts.iter().try_for_each(|act| trial.act(act))?;
+        trial.compare()
+    });
 }

@@ -306,3 +306,22 @@ fn a_full_disk_leaves_the_state_before() {
     assert!((10..60).contains(&refused), "{refused} were refused");
     assert_eq!(fs::read_dir(disk.join("0/.wh..wh.runionfs/tmp")).unwrap().count(), 0);
 }
+
+#[test]
+fn flushed_hard_links_are_those_that_overlayfs_sees() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro"]) else { return };
+    branches.file("1/a", "below").hard_link("1/a", "1/b").dir("1/d").hard_link("1/a", "1/d/c");
+    let work = branches.at("work");
+    fs::create_dir(&work).unwrap();
+    let mut u = branches.mount_with(&["whiteout=overlay", &format!("workdir={}", work.display())]);
+    u.write("a", "changed");
+    fs::remove_file(u.path("b")).unwrap();
+    let outcome = finish(Command::new(BIN).arg("flush").arg(u.path("")));
+    assert_eq!((outcome.status, &*outcome.stderr), (Some(0), ""));
+    u.mounted.umount();
+    let kernel = Overlay::mount(&u.at("kernel"), &[u.at("0"), u.at("1")], None, "");
+    let stat = |name: &str| fs::metadata(kernel.target().join(name)).unwrap();
+    assert_eq!((stat("a").ino(), stat("a").nlink()), (stat("d/c").ino(), 2));
+    assert_eq!(fs::read_to_string(kernel.target().join("d/c")).unwrap(), "changed");
+    assert_eq!(fs::read_dir(kernel.target()).unwrap().count(), 2);
+}

@@ -60,6 +60,7 @@ pub fn try_many<S: proptest::strategy::Strategy>(
 pub struct Ground {
     directory: PathBuf,
     layout: Layout,
+    options: Vec<String>,
 }
 
 impl Ground {
@@ -76,9 +77,16 @@ impl Ground {
             // fusermount3 mounts on what belongs to the user
             rootless::give(&directory.join("mnt"));
         }
-        let ground = Ground { directory, layout: layout.clone() };
+        let ground = Ground { directory, layout: layout.clone(), options: Vec::new() };
         tree::write_branches(&layout.world(), &ground.directory)?;
         Ok(ground)
+    }
+
+    /// Has the branches mounted with an option.
+    #[must_use]
+    pub fn with_option(mut self, option: &str) -> Ground {
+        self.options.push(option.to_owned());
+        self
     }
 
     /// Writes the merged tree into the plain directory.
@@ -116,7 +124,8 @@ impl Ground {
     /// Mounts the branches.
     #[must_use]
     pub fn mount(&self, binary: &str) -> Mounted {
-        Mounted::mount(binary, self.layout.branch_string(&self.directory), &self.at("mnt"), &[])
+        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
+        Mounted::mount(binary, self.layout.branch_string(&self.directory), &self.at("mnt"), &options)
     }
 
     /// A path in the directory of the trial: `"0/a"` lies in the topmost branch.
