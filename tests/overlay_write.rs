@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -324,4 +324,53 @@ fn flushed_hard_links_are_those_that_overlayfs_sees() {
     assert_eq!((stat("a").ino(), stat("a").nlink()), (stat("d/c").ino(), 2));
     assert_eq!(fs::read_to_string(kernel.target().join("d/c")).unwrap(), "changed");
     assert_eq!(fs::read_dir(kernel.target()).unwrap().count(), 2);
+}
+
+/// What an ordinary user does in a user namespace of its own: the union over `top` and `low`, then overlayfs over them.
+const AS_USER: &str = r#"
+set -e
+cd "$1"
+mkdir top low mnt work low/d
+echo a >low/a
+echo x >low/d/x
+"$2" mount "$1/top=rw:$1/low=ro" "$1/mnt" -o "whiteout=overlay,workdir=$1/work"
+rm mnt/a
+rm -r mnt/d
+mkdir mnt/d
+ls -A mnt mnt/d
+umount mnt
+mount -t overlay overlay -o "userxattr,lowerdir=$1/top:$1/low" "$1/mnt"
+ls -A mnt mnt/d
+umount mnt
+"#;
+
+#[test]
+fn an_ordinary_user_writes_marks_that_its_overlayfs_reads() {
+    let Some(sandbox) = harness::sandbox::enter() else { return };
+    let (fuse, root, program) =
+        (sandbox.path().join("fuse"), sandbox.path().join("user"), sandbox.path().join("runionfs"));
+    // here others may not open it
+    mknodat(CWD, &fuse, FileType::CharacterDevice, Mode::from_raw_mode(0o666), rustix::fs::makedev(10, 229)).unwrap();
+    fs::set_permissions(&fuse, fs::Permissions::from_mode(0o666)).unwrap();
+    let flags = nix::mount::MsFlags::MS_BIND;
+    nix::mount::mount(Some(&fuse), "/dev/fuse", None::<&str>, flags, None::<&str>).unwrap();
+    fs::create_dir(&root).unwrap();
+    std::os::unix::fs::chown(&root, Some(1_000), Some(1_000)).unwrap();
+    fs::copy(BIN, &program).unwrap();
+    let as_user = |script: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "1000", "--regid", "1000", "--clear-groups", "unshare", "-Urm"]);
+        command.args(["bash", "-c", script, "-"]).arg(&root).arg(&program);
+        finish(&mut command)
+    };
+    let may = as_user("true");
+    if may.status != Some(0) {
+        harness::sandbox::skip(&format!("it needs user namespaces of ordinary users: {}", may.stderr.trim_end()));
+        return;
+    }
+    let outcome = as_user(AS_USER);
+    let shown = "mnt:\nd\n\nmnt/d:\n";
+    assert_eq!((outcome.status, &*outcome.stdout), (Some(0), &*[shown, shown].concat()), "{}", outcome.stderr);
+    let opaque = xattrs(&root.join("top/d")).unwrap();
+    assert_eq!(opaque.get(std::ffi::OsStr::new("user.overlay.opaque")).map(Vec::as_slice), Some(&b"y"[..]));
 }
