@@ -244,7 +244,26 @@ fn what_root_does_in_the_mount_of_a_user_is_kept_there() {
         }
         union.remount_and_compare();
     }
+    exported(&union);
     read_by_root(union);
+}
+
+/// In a layer they are what they stand for.
+fn exported(union: &Union) {
+    let layer = union.at("layer.tar");
+    sandbox::run(Command::new(BINARY).arg("export").arg(union.at("0")).arg("-o").arg(&layer));
+    let list = finish(Command::new("tar").args(["--numeric-owner", "-tvf"]).arg(&layer)).stdout;
+    let list: Vec<String> = list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for (start, end) in [
+        ("brwsrws--- 33/44 8,1 ", "disk"),
+        ("crw-r--r-- 11/12 1,3 ", "my-null"),
+        ("prw-r--r-- 21/22 0 ", "my-fifo"),
+        ("lrwxrwxrwx 11/12 0 ", "my-link -> file"),
+        ("-rws--x--x 11/12 0 ", "my-file"),
+        ("d--------- 1/2 0 ", "closed/"),
+    ] {
+        assert!(list.iter().any(|line| line.starts_with(start) && line.ends_with(end)), "{start}{end}: {list:#?}");
+    }
 }
 
 /// A branch that an ordinary user wrote, below another one of root: the same tree.
