@@ -42,7 +42,7 @@ fn a_union_on_disk_looks_like_a_plain_directory() {
 fn an_ordinary_user_with_one_id_sees_a_plain_directory() {
     if rootless::again(Way::OneId, "an_ordinary_user_with_one_id_sees_a_plain_directory") {
         let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
-        try_on(sandbox.path(), number("RUNIONFS_ORACLE_ROOTLESS_CASES", 40), |_| true);
+        try_on(sandbox.path(), number("RUNIONFS_ORACLE_ROOTLESS_CASES", 25), |_| true);
     }
 }
 
@@ -50,7 +50,7 @@ fn an_ordinary_user_with_one_id_sees_a_plain_directory() {
 fn an_ordinary_user_with_ranges_sees_a_plain_directory() {
     if rootless::again(Way::Ranges, "an_ordinary_user_with_ranges_sees_a_plain_directory") {
         let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
-        try_on(sandbox.path(), number("RUNIONFS_ORACLE_ROOTLESS_CASES", 40), |_| true);
+        try_on(sandbox.path(), number("RUNIONFS_ORACLE_ROOTLESS_CASES", 25), |_| true);
     }
 }
 
@@ -67,7 +67,7 @@ fn root_sees_a_plain_directory_in_the_mount_of_an_ordinary_user() {
             if name == Xattr::Trusted)
     };
     let ground = rootless::without_devices_and_set_ids(sandbox.path());
-    try_on(&ground, number("RUNIONFS_ORACLE_ROOTLESS_CASES", 40), |act| !trusted(act));
+    try_on(&ground, number("RUNIONFS_ORACLE_ROOTLESS_CASES", 25), |act| !trusted(act));
 }
 
 #[test]

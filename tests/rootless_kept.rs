@@ -172,10 +172,10 @@ fn root_asks_for_nothing_where_nothing_is_kept() {
         .expect("start strace");
     let mounted = || sandbox::mounts_below(&target).contains(&target);
     poll(Duration::from_secs(60), || mounted().then_some(())).expect("it mounts");
-    Snapshot::take(&target);
+    drop(Snapshot::take(&target));
     fs::write(target.join("a/b"), "changed").expect("write");
     fs::set_permissions(target.join("a/c"), PermissionsExt::from_mode(0o600)).expect("chmod");
-    Snapshot::take(&target);
+    drop(Snapshot::take(&target));
     sandbox::run(Command::new(BINARY).arg("umount").arg(&target));
     strace.wait().expect("wait for strace");
     let log = fs::read_to_string(log).expect("read the log");
@@ -222,7 +222,7 @@ fn what_root_does_in_the_mount_of_a_user_is_kept_there() {
     fs::set_permissions(union.path("my-file"), PermissionsExt::from_mode(0o4711)).expect("chmod");
     fs::create_dir(union.path("closed")).expect("mkdir");
     chown(union.path("closed"), Some(1), Some(2)).expect("chown");
-    fs::set_permissions(union.path("closed"), PermissionsExt::from_mode(0)).expect("chmod");
+    fs::set_permissions(union.path("closed"), PermissionsExt::from_mode(0o000)).expect("chmod");
     union.write("closed/inside", "x");
     chown(union.path("closed/inside"), Some(USER), Some(USER)).expect("chown");
     let shown = [

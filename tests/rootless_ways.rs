@@ -37,7 +37,7 @@ fn everyday_work(mut union: Union) {
     symlink("x", union.path("symlink")).expect("make a symlink");
     // nobody may do anything with it but change that
     fs::create_dir(union.path("closed")).expect("mkdir");
-    fs::set_permissions(union.path("closed"), PermissionsExt::from_mode(0)).expect("chmod");
+    fs::set_permissions(union.path("closed"), PermissionsExt::from_mode(0o000)).expect("chmod");
     fs::remove_dir(union.path("closed")).expect("remove a directory that is closed");
     union.write("write-only", "1");
     fs::set_permissions(union.path("write-only"), PermissionsExt::from_mode(0o200)).expect("chmod");
