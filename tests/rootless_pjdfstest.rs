@@ -64,13 +64,13 @@ fn compare(at_least: usize) {
 #[test]
 fn the_unprivileged_part_passes_outside_of_a_namespace() {
     if again(Way::Fusermount, "the_unprivileged_part_passes_outside_of_a_namespace") {
-        compare(220);
+        compare(200);
     }
 }
 
 #[test]
 fn all_cases_are_as_on_a_plain_directory_with_ranges_of_ids() {
     if again(Way::Ranges, "all_cases_are_as_on_a_plain_directory_with_ranges_of_ids") {
-        compare(330);
+        compare(280);
     }
 }
