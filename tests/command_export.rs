@@ -463,6 +463,33 @@ fn a_top_in_the_form_of_overlayfs_becomes_a_layer() {
     ours.assert_same(&theirs, Exactness::Equal, "the layer is another top");
 }
 
+#[test]
+fn attributes_that_were_kept_for_an_ordinary_user_are_written_as_what_they_stand_for() {
+    let Some(branches) = Branches::new(BIN, &["rw"]) else { return };
+    branches.file("0/f", "f").file("0/null", "").dir("0/d").file("0/real", "");
+    for (path, kept) in
+        [("0", "0:0:0755:dir"), ("0/f", "7:8:4711:file"), ("0/null", "0:5:0666:char1:3"), ("0/d", "9:10:1777:dir")]
+    {
+        let name = "user.containers.override_stat";
+        rustix::fs::lsetxattr(branches.at(path), name, kept.as_bytes(), XattrFlags::empty()).unwrap();
+        branches.owner(path, 1000, 1000);
+    }
+    let layer = branches.at("layer.tar");
+    export_silently(branches.at("0"), &layer);
+    untar(&layer, &branches.at("unpacked"));
+    let tree = Snapshot::take(&branches.at("unpacked"));
+    let seen = |path: &str| {
+        let entry = &tree.entries[Path::new(path)];
+        assert!(entry.xattrs.is_empty(), "{path}: {:?}", entry.xattrs);
+        (entry.kind, entry.uid, entry.gid, entry.mode, entry.rdev)
+    };
+    assert_eq!(seen(""), (Kind::Directory, 0, 0, 0o755, 0));
+    assert_eq!(seen("f"), (Kind::File, 7, 8, 0o4711, 0));
+    assert_eq!(seen("null"), (Kind::Character, 0, 5, 0o666, rustix::fs::makedev(1, 3)));
+    assert_eq!(seen("d"), (Kind::Directory, 9, 10, 0o1777, 0));
+    assert_eq!(seen("real"), (Kind::File, 0, 0, 0o644, 0));
+}
+
 /// A union with one of everything that a layer says, over two branches.
 fn versatile(branches: Branches) -> Union {
     branches.file("2/etc/passwd", "root").file("2/etc/old", "").file("2/usr/lib/a", "a").file("2/usr/lib/b", "b");
