@@ -13,6 +13,12 @@ use harness::snapshot::{Exactness, Snapshot};
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 
+/// Breaks something.
+type Breaking<T> = fn(&T);
+
+/// Where something is found, how it is made, and what is said of it.
+type Fault<T> = (&'static str, Breaking<T>, &'static str);
+
 fn check(union: impl AsRef<OsStr>, options: &[&str]) -> Outcome {
     finish(Command::new(BIN).arg("check").args(options).arg(union))
 }
@@ -59,7 +65,7 @@ fn a_branch_that_is_or_was_used_has_nothing_wrong() {
 
 #[test]
 fn wrong_marks_are_found() {
-    let table: &[(&str, fn(&Branches), &str)] = &[
+    let table: &[Fault<Branches>] = &[
         (
             "0/.wh.a",
             |b| {
@@ -118,7 +124,7 @@ fn symlink_to(branches: &Branches, path: &str, target: &str) {
 
 #[test]
 fn records_of_renamed_directories_are_followed() {
-    let table: &[(fn(&Branches), &str)] = &[
+    let table: &[(Breaking<Branches>, &str)] = &[
         (|b| symlink_to(b, "0/moved/.wh..wh.redirect", "nowhere"), "no directory 'nowhere'"),
         (|b| symlink_to(b, "0/moved/.wh..wh.redirect", "file"), "no directory 'file'"),
         (|b| symlink_to(b, "0/moved/.wh..wh.redirect", "/d"), "no place of a directory"),
@@ -147,7 +153,7 @@ fn records_of_renamed_directories_are_followed() {
 
 #[test]
 fn faults_of_a_work_area_are_found() {
-    let table: &[(&str, fn(&Path), &str)] = &[
+    let table: &[Fault<Path>] = &[
         ("numbers", |area| fs::write(area.join("numbers"), "no table at all").unwrap(), "some numbers change"),
         ("volatile", |area| fs::write(area.join("volatile"), "").unwrap(), "cannot be trusted"),
         ("tmp", |area| fs::write(area.join("tmp/17"), "").unwrap(), "note: 1 temporary entries"),
