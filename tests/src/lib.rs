@@ -10,7 +10,9 @@
 //! - A test that cannot run says why; where `CI=true`, that is a failure.
 #![deny(unsafe_code)]
 
+pub mod disk;
 pub mod fixture;
+pub mod history;
 pub mod kill_at;
 pub mod mapping;
 pub mod model;

@@ -23,7 +23,7 @@ pub enum Clock {
 }
 
 /// An object of the plain directory. Numbers are given out again, so the time of birth belongs to it.
-type Object = (u64, i64, u32);
+pub(crate) type Object = (u64, i64, u32);
 
 /// Which number of the union names which object of the plain directory, as far as it was seen.
 #[derive(Debug, Default)]
@@ -112,7 +112,7 @@ impl Naming {
     }
 }
 
-fn object(path: &Path) -> Object {
+pub(crate) fn object(path: &Path) -> Object {
     let wanted = StatxFlags::INO | StatxFlags::BTIME;
     let stat = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, wanted).expect("look at the plain directory");
     (stat.stx_ino, stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)

@@ -11,7 +11,7 @@ mod draw;
 mod pick;
 
 pub use caller::Caller;
-pub use draw::{acts, acts_and_remounts, single_changes};
+pub use draw::{acts, acts_and_remounts, single_changes, work_and_syncs};
 pub use pick::Present;
 
 /// How many handles a caller holds at most.
@@ -67,6 +67,8 @@ pub enum Op {
     Mknod { at: String, kind: Node, mode: u32 },
     /// The names in a directory.
     List { at: String },
+    /// fsync(2) of a file or directory.
+    Sync { at: String },
     /// open(2) into a handle that stays open, in the place of the one that was there.
     Hold { handle: usize, at: String, how: OpenHow },
     /// A call on a handle, or the next one that is open.

@@ -212,6 +212,10 @@ impl Caller {
                 rustix::fs::mknodat(CWD, self.at(at), kind, Mode::from_raw_mode(*mode), device)?;
             }
             Op::List { at } => return list(&self.at(at)),
+            Op::Sync { at } => {
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                rustix::fs::fsync(rustix::fs::open(self.at(at), flags, Mode::empty())?)?;
+            }
             _ => unreachable!("not about names: {op:?}"),
         }
         Ok(Sight::Done)

@@ -43,6 +43,18 @@ pub fn single_changes() -> impl Strategy<Value = Act> {
     op.prop_map(|op| Act { who: Who { id: 0, umask: 0o022 }, op })
 }
 
+/// Changes of every kind, and now and then the fsync of a file or directory.
+pub fn work_and_syncs() -> impl Strategy<Value = Act> {
+    let sync = prop_oneof![1 => Just(".".to_owned()), 6 => picks(), 2 => file_picks()];
+    let op = prop_oneof![
+        4 => file_ops(),
+        8 => name_ops(),
+        2 => attribute_ops(),
+        2 => sync.prop_map(|at| Op::Sync { at }),
+    ];
+    op.prop_map(|op| Act { who: Who { id: 0, umask: 0o022 }, op })
+}
+
 fn modes() -> impl Strategy<Value = u32> {
     prop::sample::select(vec![0o644, 0o600, 0o666, 0o755, 0o777, 0o000, 0o4755, 0o2755, 0o2770, 0o1777])
 }

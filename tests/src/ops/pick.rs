@@ -127,6 +127,7 @@ impl Op {
             | Op::Readlink { at }
             | Op::Mknod { at, .. }
             | Op::List { at }
+            | Op::Sync { at }
             | Op::Hold { at, .. } => vec![at],
             Op::Use { .. } | Op::Close { .. } | Op::Remount => Vec::new(),
         }

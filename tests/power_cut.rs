@@ -1,0 +1,231 @@
+//! The power goes: what was synchronised is there, every name is before or after a change, and the union goes on.
+//!
+//! The top lies on a disk that remembers every write and flush ([`harness::disk`]). One caller changes the union at
+//! random and synchronises a file or directory now and then, while somebody else has the disk written back at odd
+//! moments. Then the disk is cut at random places of its log, what it held is mounted, and the union over it is compared
+//! with what the caller did ([`harness::history`]). `RUNIONFS_CUTS` sets how often on each file system,
+//! `RUNIONFS_CUT_SEED` repeats a run (but for what the threads do in which order).
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use harness::disk::{Disk, Format};
+use harness::history::{History, Moments};
+use harness::model::{self, Clock};
+use harness::mount::Mounted;
+use harness::ops::{Act, Allocate, Caller, Op, Present, work_and_syncs};
+use harness::sandbox::{self, Medium, run};
+use harness::snapshot::{Snapshot, WORK_AREA, names};
+use harness::tree::{Layout, layouts};
+use harness::trial::{Ground, number};
+use harness::world::Access;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+use rustix::io::Errno;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_runionfs");
+/// How many operations one caller does, and how often the disk is cut after it.
+const LENGTH: usize = 250;
+const CUTS_OF_A_LOAD: u32 = 8;
+
+/// A union whose top lies on a disk.
+struct Load {
+    ground: Ground,
+    disk: Disk,
+    mounted: Mounted,
+}
+
+impl Load {
+    fn begin(parent: &Path, name: &str, format: Format, layout: &Layout) -> Load {
+        let ground = Ground::new(parent, name, layout).expect("write the branches");
+        let disk = Disk::new(&ground.at("disk"), format);
+        let top = disk.root().join("top");
+        run(Command::new("cp").arg("-a").arg(ground.at("0")).arg(&top));
+        put(&top, &ground.at("0"));
+        sync(&top);
+        let mounted = ground.mount(BINARY);
+        Load { ground, disk, mounted }
+    }
+
+    /// Does the operations in the union and in the plain directory, and notes when.
+    fn work(&mut self, acts: &[Act]) -> History {
+        let plain_root = self.ground.write_plain().expect("write the plain directory");
+        let mut history = History::begin(&plain_root);
+        let (mut union, mut plain) = (Caller::new(self.mounted.target()), Caller::new(&plain_root));
+        let (done, over, synced) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(Vec::new()));
+        let disk = &self.disk;
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // as the kernel does it by itself, only more often
+                for pause in [3, 17, 1, 40, 8, 90].into_iter().cycle() {
+                    thread::sleep(Duration::from_millis(pause));
+                    if over.load(Ordering::Acquire) {
+                        return;
+                    }
+                    let step = done.load(Ordering::Acquire);
+                    sync(&disk.root());
+                    synced.lock().expect("nobody panics").push((step, disk.position()));
+                }
+            });
+            let _over = Over(&over);
+            for act in acts.iter().filter(|act| !zeroes(act)) {
+                let act = &Present::of(&plain_root).resolve(act);
+                let begun = disk.position();
+                let answer = union.act(act);
+                let moments = Moments { begun, answered: disk.position() };
+                // a directory with content below
+                if matches!((&act.op, &answer), (Op::Rename { .. }, Err(Errno::XDEV))) {
+                    continue;
+                }
+                assert_eq!(answer, plain.act(act), "{act:?}, while the power was on");
+                history.note(act, moments, answer.is_ok());
+                done.store(history.last(), Ordering::Release);
+            }
+        });
+        for (step, position) in synced.into_inner().expect("nobody panics") {
+            history.all_synced(step, position);
+        }
+        history
+    }
+
+    /// Ends it as a crash would.
+    fn end(&mut self) {
+        self.mounted.kill9();
+        umount2(self.mounted.target(), MntFlags::MNT_DETACH).expect("take the dead mount away");
+        umount2(&self.ground.at("0"), MntFlags::empty()).expect("unmount the top");
+        self.disk.stop();
+    }
+
+    /// Mounts what the disk held at a moment, and the union over it, and says what is wrong.
+    fn cut(&mut self, history: &History, moment: usize, chance: &mut TestRng) -> Result<(usize, usize), String> {
+        let (image, root) = (self.ground.at("cut.img"), self.ground.at("cut"));
+        self.disk.cut(moment, &image, chance);
+        fs::create_dir_all(&root).expect("make a mount point");
+        self.disk.mount_cut(&image, &root);
+        put(&root.join("top"), &self.ground.at("0"));
+        self.mounted.mount_again();
+        let outcome = self.look(history, moment);
+        self.mounted.umount();
+        for place in [self.ground.at("0"), root] {
+            umount2(&place, MntFlags::empty()).expect("unmount what a disk held");
+        }
+        outcome
+    }
+
+    fn look(&mut self, history: &History, moment: usize) -> Result<(usize, usize), String> {
+        let left = names(&self.ground.at("0").join(WORK_AREA).join("tmp")).map_err(|error| error.to_string())?;
+        if !left.is_empty() {
+            return Err(format!("left over in the work area: {left:?}"));
+        }
+        let outcome = history.check(moment, self.mounted.target())?;
+        let before = Snapshot::take(self.mounted.target());
+        self.mounted.remount();
+        let lines = model::difference(&Snapshot::take(self.mounted.target()), &before, Clock::All);
+        if !lines.is_empty() {
+            return Err(format!("a remount changed it:\n{}", lines.join("\n")));
+        }
+        remove_all(self.mounted.target())?;
+        self.mounted.remount();
+        match names(self.mounted.target()) {
+            Ok(left) if left.is_empty() => Ok(outcome),
+            left => Err(format!("all was removed, but a remount shows {left:?}")),
+        }
+    }
+}
+
+/// The plain directory is on tmpfs, which cannot do it.
+fn zeroes(act: &Act) -> bool {
+    matches!(act.op, Op::Allocate { manner: Allocate::ZeroRange, .. })
+}
+
+/// Tells the other thread that there is nothing to do any more, even when this one panics.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// What a power cut left must not be in the way of what comes then.
+fn remove_all(union: &Path) -> Result<(), String> {
+    for name in names(union).map_err(|error| error.to_string())? {
+        let path = union.join(name);
+        let directory = fs::symlink_metadata(&path).is_ok_and(|entry| entry.is_dir());
+        let removed = if directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(|error| format!("cannot remove {}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Lays a directory over another.
+fn put(directory: &Path, over: &Path) {
+    mount(Some(directory), over, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("bind a directory");
+}
+
+fn sync(place: &Path) {
+    let directory = fs::File::open(place).expect("open a directory of the disk");
+    rustix::fs::syncfs(directory).expect("synchronise a disk");
+}
+
+/// A layout of which the topmost branch alone is written.
+fn one_top() -> impl Strategy<Value = Layout> {
+    layouts().prop_map(|mut layout| {
+        for (index, access) in layout.branches.iter_mut().enumerate() {
+            *access = match (index, *access) {
+                (0, _) => Access::Writable,
+                (_, Access::Writable) => Access::Whiteouts,
+                (_, access) => access,
+            };
+        }
+        layout
+    })
+}
+
+fn try_on(format: Format) {
+    let Some(sandbox) = sandbox::enter_for(Medium::Tmpfs, Duration::from_secs(1_200)) else { return };
+    let cuts = number("RUNIONFS_CUTS", 24);
+    let seed: Vec<u8> = number("RUNIONFS_CUT_SEED", 1).to_le_bytes().iter().cycle().take(32).copied().collect();
+    let mut chance = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+    let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
+    let values = (one_top(), prop::collection::vec(work_and_syncs(), LENGTH));
+    let (mut wrong, mut cut) = (Vec::new(), 0);
+    for round in 0..cuts.div_ceil(CUTS_OF_A_LOAD) {
+        let (layout, acts) = values.new_tree(&mut runner).expect("a value").current();
+        let mut load = Load::begin(sandbox.path(), &round.to_string(), format, &layout);
+        let first = load.disk.position();
+        let history = load.work(&acts);
+        let last = load.disk.position();
+        load.end();
+        let span = last - first;
+        assert!(span > 50, "the load hardly reached the disk");
+        let many = CUTS_OF_A_LOAD.min(cuts - cut);
+        let mut moments: Vec<usize> = (0..many).map(|_| first + chance.next_u32() as usize % (span + 1)).collect();
+        moments.sort_unstable();
+        for moment in moments {
+            cut += 1;
+            match load.cut(&history, moment, &mut chance) {
+                Ok((step, of)) => println!("{format:?} {round} at {moment} of {first}..{last}: step {step} of {}, {of} possible", history.last()),
+                Err(text) => wrong.push(format!("load {round}, cut at {moment} of {first}..{last}:\n{text}\nof {layout:?}")),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {cuts} cuts end badly\n{}", wrong.len(), wrong.join("\n\n"));
+}
+
+#[test]
+fn power_is_cut_under_ext4() {
+    try_on(Format::Ext4);
+}
+
+#[test]
+fn power_is_cut_under_xfs() {
+    try_on(Format::Xfs);
+}
