@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -109,7 +110,8 @@ impl History {
 
     fn push(&mut self, act: Option<Act>, begun: usize) {
         let snapshot = Snapshot::take(&self.plain);
-        let objects = snapshot.entries.keys().map(|path| (path.clone(), model::object(&self.plain.join(path)))).collect();
+        let objects =
+            snapshot.entries.keys().map(|path| (path.clone(), model::object(&self.plain.join(path)))).collect();
         let tree = Tree { snapshot, objects };
         self.read_contents(&tree, act.as_ref().is_some_and(|act| truncates(&act.op)));
         self.steps.push(Step { act, begun, tree });
@@ -163,7 +165,11 @@ impl History {
     /// # Errors
     /// What is wrong with it.
     pub fn check(&self, position: usize, union: &Path) -> Result<(usize, usize), String> {
-        let found = Snapshot::try_take(union).map_err(|(path, error)| format!("{}: {error}", path.display()))?;
+        let mut found = Snapshot::try_take(union).map_err(|(path, error)| format!("{}: {error}", path.display()))?;
+        for entry in found.entries.values_mut() {
+            // XFS shows each ACL by the name that it has on disk as well
+            entry.xattrs.retain(|name, _| !name.as_bytes().starts_with(b"trusted.SGI_ACL_"));
+        }
         let least = self.barriers.iter().filter(|barrier| barrier.position <= position).map(|barrier| barrier.step);
         let least = least.max().unwrap_or(0);
         let most = self.steps.iter().rposition(|step| step.begun <= position).unwrap_or(0).max(least);
@@ -194,14 +200,7 @@ impl History {
         lines.collect::<Vec<_>>().join("\n")
     }
 
-    fn difference(
-        &self,
-        step: usize,
-        most: usize,
-        position: usize,
-        mut found: Snapshot,
-        union: &Path,
-    ) -> Vec<String> {
+    fn difference(&self, step: usize, most: usize, position: usize, mut found: Snapshot, union: &Path) -> Vec<String> {
         let tree = &self.steps[step].tree;
         let mut lines = Vec::new();
         for (path, expected) in tree.snapshot.entries.iter().filter(|(_, entry)| entry.kind == Kind::File) {

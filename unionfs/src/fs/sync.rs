@@ -21,15 +21,14 @@ impl Union {
         }
         let open = Arc::clone(&self.handles.file(handle)?.open);
         let real = open.real();
-        if !real.writable {
-            // nothing was written through it, and a read-only branch needs no fsync
-            return self.sync_names(&open.inode);
-        }
-        if data_only {
-            rustix::fs::fdatasync(&real.file)?;
-        } else {
-            rustix::fs::fsync(&real.file)?;
-            self.sync_kept(real.branch.as_slice())?;
+        // a descriptor for reading will do, as sync(1) uses one; a read-only branch needs no fsync
+        if real.writable || real.branch.is_some_and(|branch| self.branch(branch).in_place()) {
+            if data_only {
+                rustix::fs::fdatasync(&real.file)?;
+            } else {
+                rustix::fs::fsync(&real.file)?;
+                self.sync_kept(real.branch.as_slice())?;
+            }
         }
         self.sync_names(&open.inode)
     }
