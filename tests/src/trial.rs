@@ -141,13 +141,6 @@ impl Ground {
         let read_only = accesses.filter(|(_, access)| **access != crate::world::Access::Writable);
         read_only.map(|(index, _)| (index, Snapshot::take(&self.at(index.to_string())))).collect()
     }
-
-    /// Whether a directory at this path may be refused to be renamed: some of it lies below the branch that carries
-    /// the rename, which is the topmost one where others would be hidden.
-    fn may_have_content_below(&self, path: &str) -> bool {
-        let in_place = usize::from(self.layout.top_is_writable());
-        (in_place..self.layout.branches.len()).any(|index| self.at(format!("{index}/{path}")).is_dir())
-    }
 }
 
 impl Drop for Ground {
@@ -210,12 +203,8 @@ impl Trial {
     /// Errors that a plain directory does not know.
     fn excuses(&self, op: &Op, errno: Errno) -> bool {
         match (op, errno) {
-            // a directory with content below is not renamed: mv(1) copies it then
-            (Op::Rename { from, to, .. }, Errno::XDEV) => {
-                [from, to].iter().any(|path| self.ground.may_have_content_below(path)) || self.may_be_torn_apart()
-            }
             // what has several names was copied up to one writable branch, and only a higher one can show the new name
-            (Op::Link { .. }, Errno::XDEV) => self.may_be_torn_apart(),
+            (Op::Rename { .. } | Op::Link { .. }, Errno::XDEV) => self.may_be_torn_apart(),
             (_, Errno::ROFS) => !self.ground.layout.top_is_writable(),
             // the kernel opens these itself, so nobody keeps what a read-only branch holds of one that was removed
             (Op::Use { handle, what: HandleUse::Chmod { .. } }, Errno::STALE) => {

@@ -5,7 +5,7 @@
 
 use proptest::prelude::*;
 
-use super::pick::{file_picks, picks, places};
+use super::pick::{directory_picks, file_picks, picks, places};
 use super::{Act, Allocate, HANDLES, HandleUse, Node, Op, OpenHow, RenameHow, Times, Who, Xattr, XattrHow};
 use crate::tree::link_targets;
 
@@ -112,11 +112,18 @@ fn name_ops() -> BoxedStrategy<Op> {
         3 => (file_picks(), places()).prop_map(|(from, to)| Op::Link { from, to }),
         4 => (picks(), picks(), rename_hows()).prop_map(|(from, to, how)| Op::Rename { from, to, how }),
         4 => (picks(), places(), rename_hows()).prop_map(|(from, to, how)| Op::Rename { from, to, how }),
+        6 => moves(),
         2 => (places(), prop::sample::select(kinds), modes()).prop_map(|(at, kind, mode)| Op::Mknod { at, kind, mode }),
         2 => prop_oneof![picks(), Just(".".to_owned())].prop_map(|at| Op::List { at }),
         1 => picks().prop_map(|at| Op::Readlink { at }),
     ]
     .boxed()
+}
+
+/// Directories move, with what is in them: to a free name, into another, over an empty one, in each other's place.
+fn moves() -> BoxedStrategy<Op> {
+    let to = prop_oneof![4 => places(), 2 => directory_picks()];
+    (directory_picks(), to, rename_hows()).prop_map(|(from, to, how)| Op::Rename { from, to, how }).boxed()
 }
 
 fn rename_hows() -> impl Strategy<Value = RenameHow> {

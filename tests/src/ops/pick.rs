@@ -11,7 +11,7 @@ use crate::tree::{NAMES, paths};
 /// What a tree holds at some moment, in a fixed order.
 ///
 /// A path `@7` is the seventh entry, counted round; `@7/a` is `a` in the seventh directory; `&7` is the seventh entry
-/// that is not a directory. A value that was drawn at random thus shrinks and still hits.
+/// that is not a directory, `%7` the seventh directory but the root. A value that was drawn at random thus shrinks and still hits.
 #[derive(Debug, Clone)]
 pub struct Present {
     entries: Vec<String>,
@@ -67,6 +67,7 @@ impl Present {
         };
         let found = match (pick.split_at_checked(1), pick.split_once('/')) {
             (Some(("&", number)), _) => of(&self.others, number),
+            (Some(("%", number)), _) => of(self.directories.get(1..).unwrap_or_default(), number),
             (Some(("@", _)), Some((number, name))) => {
                 of(&self.directories, number.trim_start_matches('@')).map(|directory| name_in(directory, name))
             }
@@ -90,6 +91,11 @@ pub(super) fn picks() -> BoxedStrategy<String> {
 /// Paths of which most are there and are no directories.
 pub(super) fn file_picks() -> BoxedStrategy<String> {
     prop_oneof![5 => (0..60usize).prop_map(|number| format!("&{number}")), 1 => picks()].boxed()
+}
+
+/// Paths of directories, where there are any.
+pub(super) fn directory_picks() -> BoxedStrategy<String> {
+    (0..20usize).prop_map(|number| format!("%{number}")).boxed()
 }
 
 /// Paths of which many are not there but could be made.
