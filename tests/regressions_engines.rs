@@ -1,5 +1,4 @@
-//! One test for each defect a to i that was found when container engines drove another union file system, as far as
-//! it lies in our scope. Not here: f and h, which are about identity mapping and about the overlay options.
+//! One test for each defect a to i that was found when container engines drove another union file system.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
@@ -7,7 +6,8 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::process::Command;
 
 use harness::fixture::Branches;
-use harness::mount::finish;
+use harness::mount::{Mounted, finish};
+use harness::user_namespace::UserNamespace;
 use nix::sys::stat::{Mode, umask};
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
@@ -84,6 +84,21 @@ fn regression_e_no_umask_means_no_umask() {
 }
 
 #[test]
+fn regression_f_a_directory_belongs_to_its_maker_in_a_user_namespace() {
+    let Some(branches) = two() else { return };
+    branches.dir("1/low").mode("1/low", 0o777);
+    let mut u = branches.mount();
+    let namespace = UserNamespace::new(100_000);
+    let directory = u.path("low/d");
+    let path = directory.to_str().unwrap();
+    // the reply to mkdir, then the reply to a lookup after the mount has forgotten everything
+    assert_eq!(namespace.run(0, &["sh", "-c", "mkdir $0 && stat -c %U:%G:%u:%g $0", path]), "root:root:0:0\n");
+    u.mounted.remount();
+    assert_eq!(namespace.run(0, &["stat", "-c", "%U:%G:%u:%g", path]), "root:root:0:0\n");
+    assert_eq!((u.stat("low/d").uid(), u.stat("low/d").gid()), (100_000, 100_000));
+}
+
+#[test]
 fn regression_g_a_quick_successor_is_never_unmounted_by_its_predecessor() {
     let Some(branches) = two() else { return };
     branches.file("1/f", "low");
@@ -98,6 +113,29 @@ fn regression_g_a_quick_successor_is_never_unmounted_by_its_predecessor() {
     u.mounted.umount();
     assert_eq!(fs::read_dir(u.path("")).unwrap().count(), 0, "nothing was written beneath the mount");
     u.mounted.mount_again();
+}
+
+#[test]
+fn regression_h_a_mount_that_cannot_write_is_refused_and_not_found_out_later() {
+    let Some(branches) = two() else { return };
+    branches.file("1/f", "low").file("file", "").dir("second");
+    let (string, second, file) = (branches.string(), branches.at("second"), branches.at("file"));
+    let refused = |options: &str| {
+        let outcome = Mounted::try_mount(BIN, &string, &second, &[options]).expect_err(options);
+        assert!(matches!(outcome.status, Some(1 | 2)), "{options}: {outcome:?}");
+        assert!(!outcome.stderr.trim().is_empty(), "{options}: {outcome:?}");
+    };
+    // nowhere, no directory, on another file system
+    for workdir in [branches.at("nowhere"), file, "/dev/shm".into()] {
+        refused(&format!("workdir={}", workdir.display()));
+    }
+    // without one, the work area lies in the branch: everything can be done
+    let u = branches.mount();
+    u.write("f", "changed");
+    u.write("new", "new");
+    fs::remove_file(u.path("f")).unwrap();
+    fs::rename(u.path("new"), u.path("f")).unwrap();
+    assert_eq!((u.list(""), u.read("f")), (vec!["f".to_owned()], "new".to_owned()));
 }
 
 #[test]

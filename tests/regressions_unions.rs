@@ -1,7 +1,5 @@
-//! One test for each defect C1 to C30 that was found in other union file systems and lies in our scope: none of them
-//! may ever be ours. The numbers are those of the survey; what each is about stands in the name.
-//!
-//! Not here: C19, which is about identity mapping.
+//! One test for each defect C1 to C30 that was found in other union file systems: none of them may ever be ours. The
+//! numbers are those of the survey; what each is about stands in the name.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs::{self, File};
@@ -13,11 +11,15 @@ use harness::fixture::{Branches, Union};
 use harness::mount::Mounted;
 use harness::sandbox::{self, run};
 use harness::snapshot::{WORK_AREA, xattrs};
+use harness::user_namespace::UserNamespace;
 use harness::{Errno, ErrnoOf as _};
 use nix::sys::stat::{Mode, SFlag, mknod, umask};
 use rustix::fs::{AtFlags, CWD, RenameFlags, Timespec, Timestamps, XattrFlags, utimensat};
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
+
+/// Where the ids of a user namespace begin outside of it.
+const FIRST_ID: u32 = 100_000;
 
 /// A writable top over one read-only branch with whiteouts.
 fn two() -> Option<Branches> {
@@ -307,6 +309,35 @@ fn regression_c18_an_exchange_with_a_target_below_works() {
     rustix::fs::renameat_with(CWD, u.path("top"), CWD, u.path("low"), RenameFlags::EXCHANGE).unwrap();
     for _remounted in 0..2 {
         assert_eq!((u.read("top"), u.read("low")), ("low".into(), "top".into()));
+        u.mounted.remount();
+    }
+}
+
+#[test]
+fn regression_c19_owners_are_told_by_every_reply_as_they_are_from_within_a_user_namespace() {
+    let Some(branches) = two() else { return };
+    branches.dir("0/top").mode("0/top", 0o777).dir("1/low").mode("1/low", 0o777);
+    branches.file("1/low/file", "").owner("1/low/file", FIRST_ID, FIRST_ID);
+    let mut u = branches.mount();
+    let namespace = UserNamespace::new(FIRST_ID);
+    // what each reply says is cached for ever, so it is what stat says just after
+    let made = "cd $0 && : >f && mkdir d && ln -s x s && mkfifo p && ln f l && stat -c '%n %u:%g' f d s p l";
+    for (directory, id) in [("top", 0), ("top/d", 33), ("low", 0)] {
+        let at = u.path(directory);
+        fs::set_permissions(&at, fs::Permissions::from_mode(0o777)).unwrap();
+        let said = namespace.run(id, &["sh", "-c", made, at.to_str().unwrap()]);
+        assert_eq!(said, ["f", "d", "s", "p", "l"].map(|name| format!("{name} {id}:{id}\n")).concat(), "{directory}");
+    }
+    let linked = namespace
+        .run(0, &["sh", "-c", "cd $0 && ln file link && stat -c %u:%g link file", u.path("low").to_str().unwrap()]);
+    assert_eq!(linked, "0:0\n0:0\n");
+    for _remounted in 0..2 {
+        for (directory, id) in [("top", FIRST_ID), ("top/d", FIRST_ID + 33), ("low", FIRST_ID)] {
+            for name in ["f", "s", "p", "l"] {
+                let stat = u.stat(Path::new(directory).join(name));
+                assert_eq!((stat.uid(), stat.gid()), (id, id), "{directory}/{name}");
+            }
+        }
         u.mounted.remount();
     }
 }

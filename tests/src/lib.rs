@@ -24,6 +24,7 @@ pub mod sandbox;
 pub mod snapshot;
 pub mod tree;
 pub mod trial;
+pub mod user_namespace;
 pub mod world;
 
 mod errno;
