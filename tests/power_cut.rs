@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use harness::disk::{Disk, Format};
+use harness::disk::{Disk, Format, unmount};
 use harness::history::{History, Moments};
 use harness::model::{self, Clock};
 use harness::mount::Mounted;
@@ -63,13 +63,17 @@ impl Load {
         thread::scope(|scope| {
             scope.spawn(|| {
                 // as the kernel does it by itself, only more often
-                for pause in [3, 17, 1, 40, 8, 90].into_iter().cycle() {
+                for (turn, pause) in [3, 17, 1, 40, 8].into_iter().cycle().enumerate() {
                     thread::sleep(Duration::from_millis(pause));
                     if over.load(Ordering::Acquire) {
                         return;
                     }
                     let step = done.load(Ordering::Acquire);
-                    sync(&disk.root());
+                    if turn % 16 == 15 {
+                        sync(&disk.root())
+                    } else {
+                        sync_names(&disk.root())
+                    }
                     synced.lock().expect("nobody panics").push((step, disk.position()));
                 }
             });
@@ -94,7 +98,7 @@ impl Load {
     fn end(&mut self) {
         self.mounted.kill9();
         umount2(self.mounted.target(), MntFlags::MNT_DETACH).expect("take the dead mount away");
-        umount2(&self.ground.at("0"), MntFlags::empty()).expect("unmount the top");
+        unmount(&self.ground.at("0"));
         self.disk.stop();
     }
 
@@ -108,9 +112,8 @@ impl Load {
         self.mounted.mount_again();
         let outcome = self.look(history, moment);
         self.mounted.umount();
-        for place in [self.ground.at("0"), root] {
-            umount2(&place, MntFlags::empty()).expect("unmount what a disk held");
-        }
+        unmount(&self.ground.at("0"));
+        unmount(&root);
         outcome
     }
 
@@ -168,6 +171,14 @@ fn put(directory: &Path, over: &Path) {
 fn sync(place: &Path) {
     let directory = fs::File::open(place).expect("open a directory of the disk");
     rustix::fs::syncfs(directory).expect("synchronise a disk");
+}
+
+/// Makes all names and attributes durable, but no contents: the journal keeps the order, and this comes last.
+fn sync_names(root: &Path) {
+    let path = root.join("last");
+    let file = fs::File::create_new(&path).expect("create a file on the disk");
+    file.sync_all().expect("fsync");
+    fs::remove_file(path).expect("remove it");
 }
 
 /// A layout of which the topmost branch alone is written.
@@ -229,4 +240,27 @@ fn power_is_cut_under_ext4() {
 #[test]
 fn power_is_cut_under_xfs() {
     try_on(Format::Xfs);
+}
+
+#[test]
+fn an_fsync_by_a_descriptor_for_reading_reaches_the_disk() {
+    let Some(sandbox) = sandbox::enter_for(Medium::Tmpfs, Duration::from_secs(120)) else { return };
+    let layout =
+        Layout { branches: vec![Access::Writable, Access::Whiteouts], opaque_roots: vec![false; 2], things: vec![] };
+    for format in [Format::Ext4, Format::Xfs] {
+        let mut load = Load::begin(sandbox.path(), &format!("{format:?}"), format, &layout);
+        let path = load.mounted.target().join("file");
+        fs::write(&path, "content").expect("write a file");
+        // as sync(1) does it
+        fs::File::open(&path).expect("open it").sync_all().expect("fsync");
+        let moment = load.disk.position();
+        load.end();
+        let (image, root) = (load.ground.at("cut.img"), load.ground.at("cut"));
+        let mut nothing_kept = TestRng::from_seed(RngAlgorithm::ChaCha, &[0; 32]);
+        load.disk.cut(moment, &image, &mut nothing_kept);
+        fs::create_dir(&root).expect("make a mount point");
+        load.disk.mount_cut(&image, &root);
+        assert_eq!(fs::read_to_string(root.join("top/file")).expect("read it"), "content", "{format:?}");
+        unmount(&root);
+    }
 }

@@ -24,6 +24,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use proptest::prelude::Rng;
 use rustix::fs::{Mode, OFlags};
 
+use crate::mount::poll;
 use crate::sandbox::run;
 
 /// Disks tear writes at this size, and at no smaller one.
@@ -136,8 +137,8 @@ impl Disk {
     /// # Panics
     /// When it is busy.
     pub fn stop(&mut self) {
-        umount2(&self.root(), MntFlags::empty()).expect("unmount the file system of a disk");
-        umount2(&self.directory.join("device"), MntFlags::empty()).expect("unmount the device");
+        unmount(&self.root());
+        unmount(&self.directory.join("device"));
         let server = self.server.take().expect("stopped once");
         server.join().expect("the server of the device panicked").expect("serve the device");
     }
@@ -187,6 +188,19 @@ impl Drop for Disk {
             }
         }
     }
+}
+
+/// Unmounts, once the last process that used it is quite gone.
+///
+/// # Panics
+/// When it stays busy.
+pub fn unmount(target: &Path) {
+    let outcome = poll(Duration::from_secs(20), || match umount2(target, MntFlags::empty()) {
+        Err(nix::errno::Errno::EBUSY) => None,
+        outcome => Some(outcome),
+    });
+    let outcome = outcome.unwrap_or_else(|| panic!("{} stays busy", target.display()));
+    outcome.unwrap_or_else(|errno| panic!("unmount {}: {errno}", target.display()));
 }
 
 fn mount_image(image: &Path, target: &Path, format: Format) {
