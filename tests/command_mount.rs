@@ -13,6 +13,7 @@ use std::time::Duration;
 use harness::fixture::Branches;
 use harness::mount::{Mounted, Outcome, finish, is_alive, poll};
 use harness::sandbox::{self, Sandbox, mount_table, mounts_below, run};
+use harness::{Errno, ErrnoOf as _};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -270,6 +271,28 @@ fn options_of_the_mount_reach_the_kernel() {
     for option in ["default_permissions", "allow_other"] {
         assert!(entry.super_options.contains(option), "{option} is not in {}", entry.super_options);
     }
+}
+
+#[test]
+fn a_remount_changes_the_flags_of_the_mount_and_nothing_else() {
+    let Some(ground) = Ground::new() else { return };
+    let target = ground.at("mnt");
+    let remount = |options: &str| runionfs([ground.branches(), target.clone().into(), "-o".into(), options.into()]);
+    let outcome = remount("remount,ro");
+    assert_eq!((outcome.status, outcome.stderr.lines().count()), (Some(1), 1), "nothing is mounted: {outcome:?}");
+    let mounted = Mounted::mount(BIN, ground.branches(), &target, &[]);
+    let pid = mounted.pid();
+    // as mount(8) calls its helper, with what /proc/mounts says
+    let outcome = remount("ro,noatime,remount,user_id=0,group_id=0,default_permissions,allow_other");
+    assert_eq!((outcome.status, &*outcome.stderr), (Some(0), ""));
+    assert!(mounted.entry().unwrap().options.starts_with("ro,noatime"), "{:?}", mounted.entry());
+    assert_eq!(fs::write(target.join("new"), "").errno(), Errno::EROFS);
+    assert_eq!(fs::read_to_string(target.join("f")).unwrap(), "low");
+    assert_eq!(remount("remount,rw").status, Some(0));
+    let writer = fs::File::options().append(true).open(target.join("f")).unwrap();
+    assert_eq!(remount("remount,ro").status, Some(1), "a file is open for writing");
+    drop(writer);
+    assert_eq!((mounted.pid(), kinds_at(&target).len()), (pid, 1));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 mod tools;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -17,8 +18,11 @@ use nix::mount::{MsFlags, mount};
 
 const RUNIONFS: &str = env!("CARGO_BIN_EXE_runionfs");
 const CONFIGURATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/suites/pjdfstest.toml");
+const REMOUNTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/suites/pjdfstest-remount.toml");
 const LINK_MAX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/suites/link_max.c");
 const EXPECTED: &str = "Summary: 0 failed, 13 skipped, 385 passed, 0 expected failures, 398 total";
+/// The cases that those skip.
+const EXPECTED_REMOUNTS: &str = "Summary: 0 failed, 0 skipped, 13 passed, 0 expected failures, 13 total";
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// The suite, a sandbox, and in it the second file system that the EXDEV cases need.
@@ -48,6 +52,14 @@ impl Suite {
         command
     }
 
+    /// The command that runs the cases which remount the union, in `directory` of it.
+    fn remounting_union(&self, directory: &str) -> Command {
+        install_helper(&self.sandbox);
+        let mut command = Command::new(&self.program);
+        command.args(["-c", REMOUNTS, "-p"]).arg(self.sandbox.path().join("mnt").join(directory)).arg("erofs");
+        command
+    }
+
     /// The command that runs all cases in `directory`.
     fn command(&self, directory: &Path) -> Command {
         let mut command = Command::new(&self.program);
@@ -61,13 +73,36 @@ impl Suite {
     }
 }
 
-/// Runs all cases and compares the suite's own count.
+/// Lays our binary into `/sbin` as the helper of mount(8), which runs one whenever there is `mount.fuse`. The test's
+/// mount namespace alone sees it.
+fn install_helper(sandbox: &Sandbox) {
+    let sbin = fs::canonicalize("/sbin").expect("resolve /sbin");
+    let [real, ours] = ["real-sbin", "sbin"].map(|name| sandbox.path().join(name));
+    for directory in [&real, &ours] {
+        fs::create_dir(directory).expect("make a directory");
+    }
+    let bind = |from: &Path, to: &Path| mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+    bind(&sbin, &real).expect("bind /sbin");
+    for entry in fs::read_dir(&real).expect("list /sbin") {
+        let name = entry.expect("an entry").file_name();
+        symlink(real.join(&name), ours.join(name)).expect("make a symlink");
+    }
+    symlink(RUNIONFS, ours.join("mount.fuse.runionfs")).expect("make a symlink");
+    bind(&ours, &sbin).expect("lay it over /sbin");
+}
+
 #[track_caller]
-fn assert_as_ext4(mut command: Command) {
+fn assert_as_ext4(command: Command) {
+    assert_summary(command, EXPECTED);
+}
+
+/// Runs the cases and compares the suite's own count.
+#[track_caller]
+fn assert_summary(mut command: Command, expected: &str) {
     let output = command.output().expect("start pjdfstest");
     let text = String::from_utf8_lossy(&output.stdout);
     let summary = text.lines().rev().find(|line| line.starts_with("Summary:"));
-    assert_eq!(summary, Some(EXPECTED), "\n{}\n{}", not_passed(&text), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(summary, Some(expected), "\n{}\n{}", not_passed(&text), String::from_utf8_lossy(&output.stderr));
 }
 
 /// The cases that failed or were skipped, each with its reason.
@@ -113,4 +148,15 @@ fn all_cases_pass_in_a_directory_that_lies_below() {
     let union = branches.mount();
     assert!(!union.at("0/deep").exists());
     assert_as_ext4(command);
+}
+
+#[test]
+fn a_union_that_is_remounted_read_only_is_erofs_for_every_change() {
+    let Some(suite) = Suite::prepare() else { return };
+    let command = suite.remounting_union("deep/work");
+    let branches = Branches::inside(suite.sandbox, RUNIONFS, &["rw", "ro+wh"]);
+    branches.file("1/deep/work/below", "below");
+    let union = branches.mount();
+    assert_summary(command, EXPECTED_REMOUNTS);
+    union.write("deep/work/below", "writable again");
 }

@@ -62,6 +62,9 @@ pub enum MountError {
     /// The table of mounts cannot be read.
     #[error("cannot read the table of mounts: {0} (mount /proc first)")]
     NoTable(io::Error),
+    /// There is no union whose flags could be changed.
+    #[error("{} is no union that is mounted", .0.display())]
+    NotMounted(PathBuf),
     /// The same union is there already.
     #[error("{0} is a mount of the same branches already ('runionfs umount {0}' takes it away, dead or alive)", path.display())]
     Already {
@@ -146,6 +149,18 @@ pub fn check_target(target: &Path, options: &MountOptions) -> Result<PathBuf, Mo
         .map_err(|error| failed(errno(error)))?;
     refuse_same(&resolved, options)?;
     Ok(resolved)
+}
+
+/// Changes the flags of a union that is mounted, as `mount -o remount,ro` asks for; `flags` are all that it has then.
+pub fn remount(target: &Path, flags: MsFlags) -> Result<(), MountError> {
+    let failed = |error| MountError::Mount { path: target.to_path_buf(), error };
+    let resolved = target.canonicalize().map_err(|error| failed(errno_of(&error)))?;
+    let table = table::read().map_err(MountError::NoTable)?;
+    if table::at(&table, &resolved).is_none_or(|entry| entry.fs_type != FS_TYPE) {
+        return Err(MountError::NotMounted(resolved));
+    }
+    let flags = flags | MsFlags::MS_REMOUNT;
+    nix::mount::mount(None::<&OsStr>, &resolved, None::<&OsStr>, flags, None::<&OsStr>).map_err(failed)
 }
 
 /// Refuses to lay a union on itself, as a second call of the same command would.

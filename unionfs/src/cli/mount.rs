@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use nix::mount::MsFlags;
 use rustix::process::geteuid;
-use unionfs::mount::MountOptions;
+use unionfs::mount::{MountOptions, remount};
 use unionfs::options::{BranchSpec, Options, Words, branches};
 
 use super::{Failure, MountArgs, daemon, log, serve};
@@ -28,7 +28,11 @@ pub(super) fn run(args: &MountArgs, background: bool) -> Result<(), Failure> {
         daemon::close_inherited()?;
     }
     log::start(args.verbose)?;
-    let request = Request::read(args)?;
+    let words = read_words(args)?;
+    if words.remount {
+        return Ok(remount(args.second.as_ref().unwrap_or(&args.first).as_ref(), words.flags)?);
+    }
+    let request = Request::read(args, words)?;
     match (args.foreground, background) {
         (true, _) => serve::serve(&request, daemon::Readiness::Nobody),
         (false, true) => serve::serve(&request, daemon::Readiness::Parent),
@@ -37,10 +41,14 @@ pub(super) fn run(args: &MountArgs, background: bool) -> Result<(), Failure> {
     }
 }
 
+fn read_words(args: &MountArgs) -> Result<Words, Failure> {
+    let mut words = Words::default();
+    args.options.iter().try_for_each(|argument| words.add(argument))?;
+    Ok(words)
+}
+
 impl Request {
-    fn read(args: &MountArgs) -> Result<Request, Failure> {
-        let mut words = Words::default();
-        args.options.iter().try_for_each(|argument| words.add(argument))?;
+    fn read(args: &MountArgs, words: Words) -> Result<Request, Failure> {
         let (source, target) = match &args.second {
             Some(target) => (Some(args.first.as_os_str()), target),
             None => (None, &args.first),
@@ -91,7 +99,7 @@ mod tests {
     fn read(line: &[&str]) -> Result<Request, Failure> {
         let cli = Cli::try_parse_from(["runionfs", "mount"].iter().chain(line)).expect("the words are known");
         match cli.command {
-            Command::Mount(args) => Request::read(&args),
+            Command::Mount(args) => Request::read(&args, read_words(&args)?),
             _ => unreachable!("it is a mount"),
         }
     }

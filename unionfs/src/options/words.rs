@@ -54,11 +54,19 @@ pub struct Words {
     pub flags: MsFlags,
     /// Whether other users may use the mount; it is always so when root mounts.
     pub allow_other: bool,
+    /// Whether the flags are meant for the union that is mounted there already.
+    pub remount: bool,
 }
 
 impl Default for Words {
     fn default() -> Self {
-        Words { branches: None, options: Options::default(), flags: MsFlags::empty(), allow_other: false }
+        Words {
+            branches: None,
+            options: Options::default(),
+            flags: MsFlags::empty(),
+            allow_other: false,
+            remount: false,
+        }
     }
 }
 
@@ -93,6 +101,8 @@ enum Effect {
     Set(MsFlags),
     /// Clears flags of the mount.
     Clear(MsFlags),
+    /// Changes the flags of a mount that is there.
+    Remount,
     /// Changes nothing: it is so anyway, or of no meaning here.
     Accepted,
 }
@@ -114,6 +124,7 @@ const fn word(name: &'static str, value: Option<&'static str>, effect: Effect, h
 }
 
 const SO_ANYWAY: &str = "accepted, it is always so";
+const REPEATED: &str = "accepted, mount(8) repeats it at a remount";
 const NO_MEANING: &str = "accepted, has no meaning here";
 const FSTAB: &str = "accepted, it is for mount(8)";
 
@@ -164,12 +175,15 @@ pub const WORDS: &[Word] = &[
     word("sync", None, Effect::Set(MsFlags::MS_SYNCHRONOUS), "every write waits for the disk"),
     word("async", None, Effect::Clear(MsFlags::MS_SYNCHRONOUS), "writes do not wait for the disk"),
     word("dirsync", None, Effect::Set(MsFlags::MS_DIRSYNC), "every change of a directory waits for the disk"),
+    word("remount", None, Effect::Remount, "change these flags of a union that is mounted; its branches stay"),
     word("allow_other", None, Effect::AllowOther, "let other users use the mount (always so as root)"),
     word("default_permissions", None, Effect::Accepted, SO_ANYWAY),
     word("nonempty", None, Effect::Accepted, SO_ANYWAY),
     word("dirperm1", None, Effect::Accepted, SO_ANYWAY),
     word("plink", None, Effect::Accepted, SO_ANYWAY),
     word("acl", None, Effect::Accepted, SO_ANYWAY),
+    word("user_id", Some("N"), Effect::Accepted, REPEATED),
+    word("group_id", Some("N"), Effect::Accepted, REPEATED),
     word("dio", None, Effect::Accepted, NO_MEANING),
     word("nodio", None, Effect::Accepted, NO_MEANING),
     word("xino", Some("FILE"), Effect::Accepted, NO_MEANING),
@@ -278,6 +292,7 @@ impl Words {
                 self.flags.insert(flags);
             }
             Effect::Clear(flags) => self.flags.remove(flags),
+            Effect::Remount => self.remount = true,
             Effect::Accepted => {}
         }
         Ok(())
