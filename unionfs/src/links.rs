@@ -5,7 +5,8 @@
 //! The record of an object lies in the work area of a writable branch under the object's number:
 //! `links/NUMBER` is a hard link to the copied-up file, so that names which still stand below
 //! lead to it; `links/NUMBER.o` says what the object was below and which of the names that it
-//! had there are gone, by which the link count is right. [`crate::fs::Union::flush_links`] makes
+//! had there are gone, by which the link count is right. What a record says is durable before the
+//! names change that rely on it: a journal may keep the names and lose the data. [`crate::fs::Union::flush_links`] makes
 //! records real hard links.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -191,7 +192,10 @@ pub fn note_gone(work: &Work, number: u64, origin: Origin, gone: &Gone) -> Resul
     record.gone.push(gone.clone());
     match work.links().open_file(&record_name(number), OFlags::WRONLY | OFlags::APPEND) {
         // the rest of the record stays as it is, unless its end was torn
-        Ok(file) if same && Stat::of_file(&file)?.size == known => append(&file, gone),
+        Ok(file) if same && Stat::of_file(&file)?.size == known => {
+            append(&file, gone)?;
+            work.sync(&file)
+        }
         _ => write(work, number, &record),
     }
 }
@@ -247,6 +251,7 @@ fn write(work: &Work, number: u64, record: &Record) -> Result<(), Errno> {
     let dir: &Dir = work.temporary();
     let file = dir.create_file(&temporary, 0o600)?;
     let written = write_all(&file, &record.print())
+        .and_then(|()| work.sync(&file))
         .and_then(|()| dir.rename(&temporary, work.links(), &record_name(number), RenameFlags::empty()));
     if written.is_err() {
         work.discard(&temporary);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -45,6 +45,8 @@ pub struct Work {
     /// Whether changes of different directories may reach the disk in another order than they were
     /// made in.
     unordered: bool,
+    /// Whether nothing waits for the disk.
+    volatile: AtomicBool,
     _lock: OwnedFd,
 }
 
@@ -89,6 +91,7 @@ impl Work {
             epoch,
             sequence: AtomicU64::new(0),
             unordered: !is_ordered(parent)?,
+            volatile: AtomicBool::new(false),
             _lock: lock,
         })
     }
@@ -159,6 +162,15 @@ impl Work {
             self.unwritten.lock().insert(id, number);
         }
         written
+    }
+
+    /// As [`Work::set_number`], for an entry that is found by its number: durable.
+    ///
+    /// # Errors
+    /// ENOSPC, EFBIG and the like.
+    pub fn keep_number(&self, id: RealId, number: u64) -> Result<(), Errno> {
+        self.set_number(id, number)?;
+        self.sync(&self.numbers)
     }
 
     /// Forgets the number of an entry that is gone.
@@ -249,7 +261,13 @@ impl Work {
 
     /// Says that a volatile mount begins.
     pub fn begin_volatile(&self) -> Result<(), Errno> {
+        self.volatile.store(true, Ordering::Relaxed);
         self.area.create_file(VOLATILE, 0o600).map(drop)
+    }
+
+    /// Makes the content of a file of the work area durable, before names rely on it.
+    pub fn sync(&self, file: &OwnedFd) -> Result<(), Errno> {
+        if self.volatile.load(Ordering::Relaxed) { Ok(()) } else { rustix::fs::fdatasync(file) }
     }
 
     /// Says that a volatile mount ended well.

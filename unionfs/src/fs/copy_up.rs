@@ -248,7 +248,6 @@ impl Union {
             return Err(Errno::STALE);
         }
         let into = self.dir(parent, target)?;
-        let numbered = copy.work.set_number(copy.stat.id, inode.ino);
         let place = || {
             let temporary = copy.work.temporary();
             into.keeping_times(|| temporary.rename(&copy.name, &into, name.as_bytes(), RenameFlags::NOREPLACE))
@@ -257,10 +256,12 @@ impl Union {
         let _changing = recorded.then(|| self.records.change());
         if recorded {
             // the record is found by the number, so that must outlive the mount, too
-            numbered?;
+            copy.work.keep_number(copy.stat.id, inode.ino)?;
             self.check_record(target, inode.ino)?;
             recording(copy, inode.ino, &before, &self.gone(parent, from, name)?, place)?;
         } else {
+            // if it cannot be written, it is known in this mount
+            copy.work.set_number(copy.stat.id, inode.ino).ok();
             place()?;
         }
         // what is append-only could not have been put in its place
@@ -326,7 +327,7 @@ impl Union {
             }
             let changing = self.records.change();
             links::keep_copy(work, &temporary, inode.ino)?;
-            work.set_number(copied.id, inode.ino)?;
+            work.keep_number(copied.id, inode.ino)?;
             Ok((copied, Some(changing)))
         };
         let (copied, _changing) = made().inspect_err(|_| work.discard(&temporary))?;
