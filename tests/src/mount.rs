@@ -223,6 +223,16 @@ impl Mounted {
         }
     }
 
+    /// As [`Mounted::mount_again`], with other branches.
+    ///
+    /// # Panics
+    /// When the command fails.
+    #[track_caller]
+    pub fn mount_again_over(&mut self, branches: impl AsRef<OsStr>) {
+        self.arguments[1] = branches.as_ref().into();
+        self.mount_again();
+    }
+
     /// Unmounts, waits for the daemon's end, and mounts again: nothing is left but what lies on disk.
     ///
     /// # Panics
@@ -231,6 +241,13 @@ impl Mounted {
     pub fn remount(&mut self) {
         self.umount();
         self.mount_again();
+    }
+
+    /// `runionfs flush`.
+    #[track_caller]
+    #[must_use]
+    pub fn flush(&self) -> Outcome {
+        finish(Command::new(&self.binary).arg("flush").arg(&self.target))
     }
 
     /// Kills the daemon at once, as a crash would, and waits until it is gone. The dead mount stays.

@@ -11,7 +11,7 @@ mod draw;
 mod pick;
 
 pub use caller::Caller;
-pub use draw::{acts, acts_and_remounts, single_changes, work_and_syncs};
+pub use draw::{acts, acts_and_remounts, acts_over_layers, single_changes, work_and_syncs};
 pub use pick::Present;
 
 /// How many handles a caller holds at most.
@@ -77,6 +77,10 @@ pub enum Op {
     Close { handle: usize },
     /// Unmounts and mounts again, all handles closed before; the whole tree is compared.
     Remount,
+    /// `runionfs flush`: hard-link records become real hard links, and nothing is seen of it.
+    Flush,
+    /// As [`Op::Remount`], with an empty top over the one that was: that is a layer then, where it can be one.
+    Layer,
 }
 
 /// Flags of an open.

@@ -270,6 +270,24 @@ fn write_dir(dir: &Dir<About>, path: &Path, look: &Look, objects: &mut HashMap<u
     give_look(path, look, true)
 }
 
+/// Makes the directory `to` look like `from`, itself and not what is in it.
+///
+/// # Errors
+/// The first system call that fails.
+pub fn write_like(from: &Path, to: &Path) -> io::Result<()> {
+    let stat = rustix::fs::stat(from)?;
+    fs::create_dir(to)?;
+    rustix::fs::chown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+    rustix::fs::chmod(to, Mode::from_raw_mode(stat.st_mode))?;
+    for (name, value) in crate::snapshot::xattrs(from)? {
+        rustix::fs::setxattr(to, name, &value, XattrFlags::empty())?;
+    }
+    let time = |tv_sec, nanoseconds| Timespec { tv_sec, tv_nsec: i64::try_from(nanoseconds).unwrap_or(0) };
+    let last_access = time(stat.st_atime, stat.st_atime_nsec);
+    let times = Timestamps { last_access, last_modification: time(stat.st_mtime, stat.st_mtime_nsec) };
+    Ok(rustix::fs::utimensat(CWD, to, &times, AtFlags::empty())?)
+}
+
 fn write_mark(path: &Path) -> io::Result<()> {
     fs::write(path, "")?;
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o444))

@@ -1,7 +1,9 @@
 //! One trial of a property: branches, a union over them, the plain directory beside it, and what both are told to do.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestCaseResult, TestError, TestRng, TestRunner};
@@ -11,8 +13,12 @@ use crate::model::{self, Clock, Naming};
 use crate::mount::Mounted;
 use crate::ops::{Act, Caller, HandleUse, Op, Present, Sight};
 use crate::rootless;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Kind, Snapshot};
 use crate::tree::{self, Layout};
+use crate::world::Access;
+
+/// A history makes no more branches than these.
+const MOST_BRANCHES: usize = 8;
 
 /// The generator of a run: always the same cases, so that a change is judged by what it changes, or others each time
 /// with `RUNIONFS_SEED=random`, which is how new ones are found.
@@ -128,17 +134,47 @@ impl Ground {
         Mounted::mount(binary, self.layout.branch_string(&self.directory), &self.at("mnt"), &options)
     }
 
+    /// Whether branches hold names of files that the union does not show, but that count as links.
+    #[must_use]
+    pub fn hides_names(&self) -> bool {
+        fs::read_dir(self.at("elsewhere")).is_ok_and(|mut names| names.next().is_some())
+    }
+
     /// A path in the directory of the trial: `"0/a"` lies in the topmost branch.
     #[must_use]
     pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
         self.directory.join(path)
     }
 
+    /// Puts an empty top over the one that is there, which becomes a layer. Says whether that was possible: the top alone
+    /// is written, and no read-only branch holds a hard link, for what is known of names that are gone is not kept in a
+    /// layer.
+    ///
+    /// # Errors
+    /// The first system call that fails.
+    pub fn put_top_on(&mut self) -> io::Result<bool> {
+        let count = self.layout.branches.len();
+        let linked = |index: usize| {
+            let tree = Snapshot::take(&self.at(index.to_string()));
+            tree.entries.values().any(|entry| entry.kind != Kind::Directory && entry.nlink > 1)
+        };
+        if !self.layout.only_top_is_writable() || count >= MOST_BRANCHES || (1..count).any(linked) {
+            return Ok(false);
+        }
+        for index in (0..count).rev() {
+            fs::rename(self.at(index.to_string()), self.at((index + 1).to_string()))?;
+        }
+        tree::write_like(&self.at("1"), &self.at("0"))?;
+        self.layout.branches[0] = Access::Whiteouts;
+        self.layout.branches.insert(0, Access::Writable);
+        Ok(true)
+    }
+
     /// The read-only branches as they are on disk.
     #[must_use]
     pub fn read_only_branches(&self) -> Vec<(usize, Snapshot)> {
         let accesses = self.layout.branches.iter().enumerate();
-        let read_only = accesses.filter(|(_, access)| **access != crate::world::Access::Writable);
+        let read_only = accesses.filter(|(_, access)| **access != Access::Writable);
         read_only.map(|(index, _)| (index, Snapshot::take(&self.at(index.to_string())))).collect()
     }
 }
@@ -192,7 +228,53 @@ impl Trial {
         if found != expected {
             return fail(format!("{act:?}\nsays {}\nbut a plain directory {}", told(&found), told(&expected)));
         }
-        if act.op == Op::Remount { self.remount() } else { Ok(()) }
+        match act.op {
+            Op::Remount => self.remount(),
+            Op::Flush => self.flush(),
+            Op::Layer => self.put_top_on(),
+            _ => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) -> TestCaseResult {
+        let outcome = self.mounted.flush();
+        // names of writable branches below the one with the copy cannot be brought up
+        if outcome.status != Some(0) && self.ground.layout.only_top_is_writable() {
+            return fail(format!("a flush failed: {outcome:?}"));
+        }
+        self.forget_hidden_names();
+        self.compare()
+    }
+
+    /// Names that branches hide count as links as long as there is a record, not when the top carries an object alone.
+    fn forget_hidden_names(&self) {
+        let mut hidden: HashMap<u64, Vec<PathBuf>> = HashMap::new();
+        for entry in fs::read_dir(self.ground.at("elsewhere")).expect("list the hidden names") {
+            let path = entry.expect("a hidden name").path();
+            hidden.entry(path.symlink_metadata().expect("look at a hidden name").ino()).or_default().push(path);
+        }
+        let plain = Snapshot::take(&self.plain_root);
+        for (path, entry) in plain.entries.iter().filter(|(_, entry)| entry.kind != Kind::Directory) {
+            let names = hidden.get(&entry.ino).map(Vec::as_slice).unwrap_or_default();
+            let shown = fs::symlink_metadata(self.mounted.target().join(path)).map(|stat| stat.nlink());
+            if !names.is_empty() && shown.is_ok_and(|shown| shown + names.len() as u64 == entry.nlink) {
+                names.iter().for_each(|name| fs::remove_file(name).expect("forget a hidden name"));
+                hidden.remove(&entry.ino);
+            }
+        }
+    }
+
+    fn put_top_on(&mut self) -> TestCaseResult {
+        self.flush()?;
+        self.mounted.umount();
+        if self.ground.put_top_on().map_err(|error| TestCaseError::fail(error.to_string()))? {
+            self.mounted.mount_again_over(self.ground.layout.branch_string(&self.ground.directory));
+            // the table of numbers lies in the work area of the former top
+            self.naming = Naming::default();
+        } else {
+            self.mounted.mount_again();
+        }
+        self.compare()
     }
 
     /// Whether there are writable branches that cannot share a hard link.

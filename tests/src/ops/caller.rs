@@ -50,7 +50,8 @@ impl Caller {
         self.handles[handle % HANDLES] = None;
     }
 
-    /// Does an operation as the one who does it. [`Op::Remount`] closes the handles, the rest of it is the test's.
+    /// Does an operation as the one who does it. [`Op::Remount`] and [`Op::Layer`] close the handles, the rest of
+    /// them and [`Op::Flush`] is the test's.
     ///
     /// # Errors
     /// What the kernel said.
@@ -90,10 +91,11 @@ impl Caller {
                 self.close(*handle);
                 Ok(Sight::Done)
             }
-            Op::Remount => {
+            Op::Remount | Op::Layer => {
                 self.close_all();
                 Ok(Sight::Done)
             }
+            Op::Flush => Ok(Sight::Done),
             _ => self.name(op),
         }
     }

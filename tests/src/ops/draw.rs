@@ -24,8 +24,17 @@ pub fn acts() -> impl Strategy<Value = Act> {
 
 /// As [`acts`], with remounts in the middle.
 pub fn acts_and_remounts() -> impl Strategy<Value = Act> {
-    let remount = Act { who: Who { id: 0, umask: 0o022 }, op: Op::Remount };
-    prop_oneof![40 => acts(), 1 => Just(remount)]
+    prop_oneof![40 => acts(), 1 => Just(by_root(Op::Remount))]
+}
+
+/// As [`acts`], with remounts, flushes and new tops in the middle.
+pub fn acts_over_layers() -> impl Strategy<Value = Act> {
+    let between = prop::sample::select(vec![Op::Remount, Op::Flush, Op::Layer]);
+    prop_oneof![20 => acts(), 1 => between.prop_map(by_root)]
+}
+
+fn by_root(op: Op) -> Act {
+    Act { who: Who { id: 0, umask: 0o022 }, op }
 }
 
 /// Changes that are one request to the file system each, so that a crash leaves the state before or after it.
@@ -39,8 +48,9 @@ pub fn single_changes() -> impl Strategy<Value = Act> {
         // most of what takes several steps is about names
         16 => name_ops(),
         2 => attribute_ops(),
+        1 => Just(Op::Flush),
     ];
-    op.prop_map(|op| Act { who: Who { id: 0, umask: 0o022 }, op })
+    op.prop_map(by_root)
 }
 
 /// Changes of every kind, and now and then the fsync of a file or directory.
@@ -52,7 +62,7 @@ pub fn work_and_syncs() -> impl Strategy<Value = Act> {
         2 => attribute_ops(),
         2 => sync.prop_map(|at| Op::Sync { at }),
     ];
-    op.prop_map(|op| Act { who: Who { id: 0, umask: 0o022 }, op })
+    op.prop_map(by_root)
 }
 
 fn modes() -> impl Strategy<Value = u32> {

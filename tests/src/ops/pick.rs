@@ -135,7 +135,7 @@ impl Op {
             | Op::List { at }
             | Op::Sync { at }
             | Op::Hold { at, .. } => vec![at],
-            Op::Use { .. } | Op::Close { .. } | Op::Remount => Vec::new(),
+            Op::Use { .. } | Op::Close { .. } | Op::Remount | Op::Flush | Op::Layer => Vec::new(),
         }
     }
 }
