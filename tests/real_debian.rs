@@ -43,10 +43,11 @@ fn runionfs() -> PathBuf {
     binary
 }
 
-/// A union whose branches are a Debian split into layers, and what it has to look like.
-fn split_debian(debian: &Debian, sandbox: Sandbox) -> (Union, Snapshot) {
+/// A union whose branches are a Debian split into layers, and what it has to look like. `prepare` adds to it first.
+fn split_debian(debian: &Debian, sandbox: Sandbox, prepare: impl Fn(&Path)) -> (Union, Snapshot) {
     let stock = sandbox.path().join("stock");
     debian.unpack(&stock);
+    prepare(&stock);
     let expected = Snapshot::take(&stock);
     let branches = Branches::inside(sandbox, runionfs(), BRANCHES);
     dress(&branches.at("0"), &expected.entries[Path::new("")]);
@@ -80,7 +81,7 @@ fn remount_and_compare(union: &mut Union) {
 fn a_debian_split_into_layers_is_the_same_debian_as_a_union() {
     let Some(debian) = Debian::get() else { return };
     let Some(sandbox) = sandbox::enter_for(Medium::Disk, LIMIT) else { return };
-    let (mut union, mut expected) = split_debian(&debian, sandbox);
+    let (mut union, mut expected) = split_debian(&debian, sandbox, |_| ());
     expected.entries.remove(Path::new(""));
     let shown = tree(union.mounted.target());
     expected.assert_same(&shown, Exactness::Equal, "the union is not the tree that was split");
@@ -95,7 +96,7 @@ fn work_in_a_split_debian_leaves_what_it_leaves_in_a_plain_one() {
     let Some(sandbox) = sandbox::enter_for(Medium::Disk, LIMIT) else { return };
     let plain = sandbox.path().join("plain");
     debian.unpack(&plain);
-    let (mut union, _) = split_debian(&debian, sandbox);
+    let (mut union, _) = split_debian(&debian, sandbox, |_| ());
     let before = tree(union.mounted.target());
     for root in [&plain, union.mounted.target()] {
         debian.packages(&root.join("packages"));
@@ -115,13 +116,56 @@ fn work_in_a_split_debian_leaves_what_it_leaves_in_a_plain_one() {
     changes::assert_diff(&runionfs(), &union, &before, &after);
 }
 
+#[test]
+fn directories_of_a_split_debian_are_renamed_as_in_a_plain_one() {
+    let Some(strace) = tools::find("strace") else { return };
+    let Some(debian) = Debian::get() else { return };
+    let Some(sandbox) = sandbox::enter_for(Medium::Disk, LIMIT) else { return };
+    let (plain, calls) = (sandbox.path().join("plain"), sandbox.path().join("calls"));
+    let mover = |root: &Path| work(root, "mover", include_str!("real/jobs/mover.sh"));
+    debian.unpack(&plain);
+    mover(&plain);
+    let (mut union, _) = split_debian(&debian, sandbox, mover);
+    let (job, script) = ("renames", include_str!("real/jobs/renames.sh"));
+    work(&plain, job, script);
+    let mut traced = Command::new(strace);
+    // only what fails is written down, and nobody hides it by copying
+    traced.args(["-f", "-q", "--status=failed", "-e", "trace=rename,renameat,renameat2,link,linkat", "-o"]).arg(&calls);
+    work_under(traced, union.mounted.target(), job, script);
+    let failed = std::fs::read_to_string(&calls).expect("read what strace wrote");
+    let refused: Vec<_> = failed.lines().filter(|line| line.contains("EXDEV")).collect();
+    assert!(refused.is_empty(), "{} renames are refused:\n{}", refused.len(), refused.join("\n"));
+    for _remounted in 0..2 {
+        let expected = tree(&plain).without(by_chance);
+        let found = tree(union.mounted.target()).without(by_chance);
+        expected.assert_same(&found, Exactness::EqualButTimes, "the union is no plain directory");
+        remount_and_compare(&mut union);
+    }
+    // and again, right after a remount
+    work(&plain, job, script);
+    work(union.mounted.target(), job, script);
+    let expected = tree(&plain).without(by_chance);
+    expected.assert_same(
+        &tree(union.mounted.target()).without(by_chance),
+        Exactness::EqualButTimes,
+        "the union is no plain directory after a remount",
+    );
+    union.assert_read_only_branches_untouched();
+}
+
 /// Runs one job in a container over `root`.
 fn work(root: &Path, name: &str, job: &str) {
+    let mut command = Command::new("timeout");
+    command.arg("600");
+    work_under(command, root, name, job);
+}
+
+/// As [`work`], by a command that runs another one.
+fn work_under(mut command: Command, root: &Path, name: &str, job: &str) {
     let script = format!("{PRELUDE}\n{job}");
     println!("{name} in {}", root.display());
-    let mut command = Command::new("timeout");
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    run(command.arg("600").arg(RLAUNCH).arg("--rootfs").arg(root).args(["sh", "-c", &script, name]));
+    run(command.arg(RLAUNCH).arg("--rootfs").arg(root).args(["sh", "-c", &script, name]));
 }
 
 /// What holds times, inode numbers or the order of events: it differs between two runs in plain directories, too.

@@ -150,14 +150,14 @@ fn a_large_repository_below_is_switched_moved_and_replaced_as_in_a_plain_directo
         step(&plain);
         step(union.mounted.target());
         union.mounted.remount();
-        let expected = work_tree(&plain);
-        expected.assert_same(&work_tree(union.mounted.target()), Exactness::EqualButTimes, name);
         assert_eq!(
             git(union.mounted.target(), &["status", "--porcelain"]),
             git(&plain, &["status", "--porcelain"]),
             "{name}"
         );
     }
+    let expected = work_tree(&plain);
+    expected.assert_same(&work_tree(union.mounted.target()), Exactness::EqualButTimes, "after all steps");
     for root in [&plain, union.mounted.target()] {
         git(root, &["reset", "-q", "--hard"]);
         git(root, &["clean", "-q", "-f", "-d"]);
