@@ -126,12 +126,13 @@ fn directories_of_a_split_debian_are_renamed_as_in_a_plain_one() {
     debian.unpack(&plain);
     mover(&plain);
     let (mut union, _) = split_debian(&debian, sandbox, mover);
-    let (job, script) = ("renames", include_str!("real/jobs/renames.sh"));
-    work(&plain, job, script);
+    let renames = include_str!("real/jobs/renames.sh");
+    let script = [renames, include_str!("real/jobs/upgrade.sh")].concat();
+    work(&plain, "renames", &script);
     let mut traced = Command::new(strace);
     // only what fails is written down, and nobody hides it by copying
     traced.args(["-f", "-q", "--status=failed", "-e", "trace=rename,renameat,renameat2,link,linkat", "-o"]).arg(&calls);
-    work_under(traced, union.mounted.target(), job, script);
+    work_under(traced, union.mounted.target(), "renames", &script);
     let failed = std::fs::read_to_string(&calls).expect("read what strace wrote");
     let refused: Vec<_> = failed.lines().filter(|line| line.contains("EXDEV")).collect();
     assert!(refused.is_empty(), "{} renames are refused:\n{}", refused.len(), refused.join("\n"));
@@ -142,8 +143,8 @@ fn directories_of_a_split_debian_are_renamed_as_in_a_plain_one() {
         remount_and_compare(&mut union);
     }
     // and again, right after a remount
-    work(&plain, job, script);
-    work(union.mounted.target(), job, script);
+    work(&plain, "renames", renames);
+    work(union.mounted.target(), "renames", renames);
     let expected = tree(&plain).without(by_chance);
     expected.assert_same(
         &tree(union.mounted.target()).without(by_chance),

@@ -1,4 +1,4 @@
-# Directories that lie below are renamed: by mv, by dpkg and its helper, and as npm does it.
+# Directories that lie below are renamed: by mv, by programs, and as npm does it.
 renamed() { python3 -c 'import os, sys; os.rename(*sys.argv[1:])' "$@"; }
 
 # All of Python's packages, there and back, and Python itself while it runs.
@@ -53,12 +53,3 @@ for entry in sorted(os.listdir("/usr/share/locale"))[:20]:
         shutil.copytree(aside, place, symlinks=True)
         shutil.rmtree(aside)
 END
-
-# dpkg: a directory of the package becomes a symlink, and one of its maintainer's scripts moves trees.
-dpkg -i /root/mover_2.deb
-must_be "$(readlink /usr/share/mover)" mover-data
-must_be "$(cat /usr/share/mover/sub/file)" "version 2"
-test -e /usr/lib/python3.11/json/__init__.py
-must_be "$(dpkg --verify mover)" ""
-dpkg -i --force-downgrade /root/mover_1.deb
-must_be "$(cat /usr/share/mover/sub/file)" "version 1"
