@@ -123,6 +123,10 @@ impl Load {
             return Err(format!("left over in the work area: {left:?}"));
         }
         let outcome = history.check(moment, self.mounted.target())?;
+        let found = self.mounted.check();
+        if !found.is_empty() {
+            return Err(format!("runionfs check finds\n{found}"));
+        }
         let before = Snapshot::take(self.mounted.target());
         self.mounted.remount();
         let lines = model::difference(&Snapshot::take(self.mounted.target()), &before, Clock::All);

@@ -118,6 +118,7 @@ fn one_round(parent: &Path, round: u32, layout: &Layout, acts: &[Act], delay: Du
     mounted.mount_again();
     let name = format!("round {round}, killed after {} operations", death.answers.len());
     assert_no_leftovers(&ground, layout, &name);
+    assert_eq!(mounted.check(), "", "{name}: runionfs check finds something");
     let union = Snapshot::take(mounted.target());
     replay(&mut plain, acts, &death, !layout.only_top_is_writable());
     let before = differs(&union, &plain_root);
@@ -174,7 +175,7 @@ fn try_on(parent: &Path, rounds: u32) {
 #[test]
 fn killed_on_disk() {
     let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
-    try_on(sandbox.path(), number("RUNIONFS_CRASH_ROUNDS", 200));
+    try_on(sandbox.path(), number("RUNIONFS_CRASH_ROUNDS", 500));
 }
 
 #[test]
@@ -198,5 +199,5 @@ fn killed_as_the_daemon_of_an_ordinary_user() {
 #[test]
 fn killed_on_tmpfs() {
     let Some(sandbox) = sandbox::enter_for(Medium::Tmpfs, Duration::from_secs(1_200)) else { return };
-    try_on(sandbox.path(), number("RUNIONFS_CRASH_ROUNDS", 200));
+    try_on(sandbox.path(), number("RUNIONFS_CRASH_ROUNDS", 500));
 }

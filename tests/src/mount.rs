@@ -250,6 +250,18 @@ impl Mounted {
         finish(Command::new(&self.binary).arg("flush").arg(&self.target))
     }
 
+    /// What `runionfs check` finds wrong in the branches; nothing where all is well.
+    ///
+    /// # Panics
+    /// When it fails without having found anything.
+    #[track_caller]
+    #[must_use]
+    pub fn check(&self) -> String {
+        let outcome = finish(Command::new(&self.binary).args(["check", "--quiet"]).arg(&self.target));
+        assert_eq!(outcome.status, Some(i32::from(!outcome.stdout.is_empty())), "{outcome:?}");
+        outcome.stdout
+    }
+
     /// Kills the daemon at once, as a crash would, and waits until it is gone. The dead mount stays.
     ///
     /// # Panics
