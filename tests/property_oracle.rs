@@ -36,10 +36,17 @@ fn try_on(parent: &Path, cases: u32, allowed: impl Fn(&Act) -> bool) {
     });
 }
 
+/// How many histories are tried, and how long that may take.
+fn cases() -> (u32, Duration) {
+    let cases = number("RUNIONFS_ORACLE_CASES", 200);
+    (cases, Duration::from_secs(1_000 + 5 * u64::from(cases)))
+}
+
 #[test]
 fn a_union_on_disk_looks_like_a_plain_directory() {
-    let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
-    try_on(sandbox.path(), number("RUNIONFS_ORACLE_CASES", 200), |_| true);
+    let (cases, limit) = cases();
+    let Some(sandbox) = sandbox::enter_for(Medium::Disk, limit) else { return };
+    try_on(sandbox.path(), cases, |_| true);
 }
 
 /// What an ordinary user's top keeps of owners and modes is read in a writable branch only.
@@ -81,8 +88,9 @@ fn root_sees_a_plain_directory_in_the_mount_of_an_ordinary_user() {
 
 #[test]
 fn a_union_on_tmpfs_looks_like_a_plain_directory() {
-    let Some(sandbox) = sandbox::enter_for(Medium::Tmpfs, Duration::from_secs(1_200)) else { return };
+    let (cases, limit) = cases();
+    let Some(sandbox) = sandbox::enter_for(Medium::Tmpfs, limit) else { return };
     // tmpfs cannot do it, and says so; under FUSE the kernel has stripped the set-id bits by then
     let zeroes = |act: &Act| matches!(act.op, Op::Allocate { manner: Allocate::ZeroRange, .. });
-    try_on(sandbox.path(), number("RUNIONFS_ORACLE_CASES", 200), |act| !zeroes(act));
+    try_on(sandbox.path(), cases, |act| !zeroes(act));
 }
