@@ -124,6 +124,9 @@ fn replace_trees(root: &Path) {
 }
 
 /// One tree after the other takes all its steps; then they must be the same.
+/// What is done to a work tree.
+type Step = fn(&Path);
+
 #[test]
 fn a_large_repository_below_is_switched_moved_and_replaced_as_in_a_plain_directory() {
     let Some(_) = tools::find("git") else { return };
@@ -134,17 +137,17 @@ fn a_large_repository_below_is_switched_moved_and_replaced_as_in_a_plain_directo
     make_repository(&branches.at("1"), files);
     run(Command::new("cp").arg("-a").arg(branches.at("1")).arg(&plain));
     let mut union = branches.mount();
-    let steps: [(&str, &dyn Fn(&Path)); 4] = [
-        ("changed", &|root| drop(git(root, &["checkout", "-q", "changed"]))),
-        ("moved", &|root| drop(git(root, &["checkout", "-q", "moved"]))),
-        ("renames", &|root| {
+    let steps: [(&str, Step); 4] = [
+        ("changed", |root| drop(git(root, &["checkout", "-q", "changed"]))),
+        ("moved", |root| drop(git(root, &["checkout", "-q", "moved"]))),
+        ("renames", |root| {
             for (from, to) in
                 [("elsewhere", "back"), ("area0", "elsewhere"), ("back", "area0"), ("area4", "area5/area4")]
             {
                 fs::rename(root.join(from), root.join(to)).unwrap_or_else(|error| panic!("{from}: {error}"));
             }
         }),
-        ("replaced", &replace_trees),
+        ("replaced", replace_trees),
     ];
     for (name, step) in steps {
         step(&plain);
