@@ -118,7 +118,9 @@ fn one_round(parent: &Path, round: u32, layout: &Layout, acts: &[Act], delay: Du
     mounted.mount_again();
     let name = format!("round {round}, killed after {} operations", death.answers.len());
     assert_no_leftovers(&ground, layout, &name);
-    assert_eq!(mounted.check(), "", "{name}: runionfs check finds something");
+    if !rootless::has_ordinary_daemons() {
+        assert_eq!(mounted.check(), "", "{name}: runionfs check finds something");
+    }
     let union = Snapshot::take(mounted.target());
     replay(&mut plain, acts, &death, !layout.only_top_is_writable());
     let before = differs(&union, &plain_root);

@@ -83,7 +83,10 @@ fn root_sees_a_plain_directory_in_the_mount_of_an_ordinary_user() {
             if name == Xattr::Trusted)
     };
     let ground = rootless::without_devices_and_set_ids(sandbox.path());
-    try_on(&ground, number("RUNIONFS_ORACLE_ROOTLESS_CASES", 25), |act| !trusted(act) && !puts_top_on(act));
+    try_on(&ground, number("RUNIONFS_ORACLE_ROOTLESS_CASES", 25), |act| {
+        // where nobody may reach the control socket, nobody flushes
+        !trusted(act) && !puts_top_on(act) && act.op != Op::Flush
+    });
 }
 
 #[test]
