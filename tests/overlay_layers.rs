@@ -185,13 +185,13 @@ fn below_a_fresh_top(root: &Path, layers: &Layers, acts: &[Act]) -> TestCaseResu
 #[test]
 fn layers_with_redirects_are_read_as_they_lie() {
     let Some((met, _)) = try_layers(Medium::Disk, "redirect_dir=on", below_a_fresh_top) else { return };
-    assert!(met.whiteouts > 100 && met.opaque > 20 && met.redirects > 20, "too little was tried: {met:?}");
+    assert!(met.whiteouts > 50 && met.opaque > 10 && met.redirects > 10, "too little was tried: {met:?}");
 }
 
 #[test]
 fn layers_with_user_attributes_are_read_as_they_lie() {
     let Some((met, _)) = try_layers(Medium::Tmpfs, "userxattr", below_a_fresh_top) else { return };
-    assert!(met.whiteouts > 100 && met.opaque > 3, "too little was tried: {met:?}");
+    assert!(met.whiteouts > 50 && met.opaque > 0, "too little was tried: {met:?}");
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn what_we_write_in_the_form_of_overlayfs_it_reads() {
             trial.compare_with_kernel(layers)
         });
         let Some((_, written)) = tried else { return };
-        assert!(written.whiteouts > 50 && written.opaque > 3, "too little was tried: {written:?}");
+        assert!(written.whiteouts > 30 && written.opaque > 0, "too little was tried: {written:?}");
     }
 }
 

@@ -134,6 +134,16 @@ impl Ground {
         Mounted::mount(binary, self.layout.branch_string(&self.directory), &self.at("mnt"), &options)
     }
 
+    /// Whether directories with content below are not renamed.
+    fn writes_no_records(&self) -> bool {
+        self.options.iter().any(|option| option == "whiteout=overlay")
+    }
+
+    /// Whether some of a directory at this path lies below the top.
+    fn has_content_below(&self, path: &str) -> bool {
+        (1..self.layout.branches.len()).any(|index| self.at(format!("{index}/{path}")).is_dir())
+    }
+
     /// Whether branches hold names of files that the union does not show, but that count as links.
     #[must_use]
     pub fn hides_names(&self) -> bool {
@@ -286,7 +296,11 @@ impl Trial {
     fn excuses(&self, op: &Op, errno: Errno) -> bool {
         match (op, errno) {
             // what has several names was copied up to one writable branch, and only a higher one can show the new name
-            (Op::Rename { .. } | Op::Link { .. }, Errno::XDEV) => self.may_be_torn_apart(),
+            (Op::Rename { .. } | Op::Link { .. }, Errno::XDEV) if self.may_be_torn_apart() => true,
+            // a branch in the form of overlayfs takes no record of a directory with content below
+            (Op::Rename { from, to, .. }, Errno::XDEV) if self.ground.writes_no_records() => {
+                [from, to].iter().any(|path| self.ground.has_content_below(path))
+            }
             (_, Errno::ROFS) => !self.ground.layout.top_is_writable(),
             // the kernel opens these itself, so nobody keeps what a read-only branch holds of one that was removed
             (Op::Use { handle, what: HandleUse::Chmod { .. } }, Errno::STALE) => {
