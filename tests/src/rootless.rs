@@ -147,8 +147,8 @@ fn prepare(sandbox: &Sandbox) -> bool {
         let ours = folder.join(Path::new(path).file_name().expect("a name"));
         fs::write(&ours, text).expect("write a file");
         if !Path::new(path).exists() {
-            // the mount namespace is private, the directory is not: nothing but the test container lacks these
-            fs::write(path, "").expect("make a file to bind over");
+            sandbox::skip(&format!("it needs {path}, which comes with uidmap and fuse3"));
+            return false;
         }
         bind(&ours, Path::new(path));
     }
