@@ -187,8 +187,9 @@ impl<'a> Splitter<'a> {
         fs::write(self.at(bottom, Path::new(".wh..wh.aufs")), "").expect("write a name of AuFS");
         for name in [".wh..wh.plnk", ".wh..wh.orph"] {
             fs::create_dir(self.at(1, Path::new(name))).expect("make a directory of AuFS");
-            fs::write(self.at(1, &Path::new(name).join("1.2")), "x").expect("write into a directory of AuFS");
         }
+        // a hard link in the other one would be told at every mount: it is content that AuFS has not brought home
+        fs::write(self.at(1, Path::new(".wh..wh.orph/1.2")), "x").expect("write into a directory of AuFS");
     }
 
     /// Gives the topmost of each directory the right attributes, and the others wrong ones.
