@@ -2,12 +2,12 @@
 
 use unionfs::check::{Finding, Weight, check};
 
-use super::union::Asked;
+use super::union::{Alone, Asked, of_workdir};
 use super::{CheckArgs, Failure, daemon, print, printable};
 
 pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
     daemon::prepare()?;
-    let union = Asked::find(&args.union, args.workdir.as_deref())?;
+    let union = Asked::find(&args.union, of_workdir(args.workdir.as_deref()), Alone::IsBranch)?;
     let mut lines = Ok(());
     let mut problems = false;
     let mut tell = |finding: Finding| {

@@ -16,7 +16,7 @@ use unionfs::branch;
 use unionfs::layer::export;
 use unionfs::options::BranchSpec;
 
-use super::union::Asked;
+use super::union::{Alone, Asked, of_workdir};
 use super::{ExportArgs, Failure, complain, daemon, log, signals};
 
 /// The environment variable that says what no time in a layer is later than
@@ -29,8 +29,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), Failure> {
     // modes of branches are set as they are; that of the layer is the user's affair
     let umask = rustix::process::umask(Mode::empty());
     daemon::prepare()?;
-    let union = Asked::find(&args.union, args.workdir.as_deref())?;
-    union.flush()?;
+    let union = Asked::find(&args.union, of_workdir(args.workdir.as_deref()), Alone::IsBranch)?;
+    union.settle()?;
     let branches = union.branches();
     let mode = Mode::from_raw_mode(0o666) - umask;
     let output = Output::open(args.output.as_deref().map(Path::new), mode, branches, union.device())?;
