@@ -167,12 +167,12 @@ pub fn open_root_and_workdir(root: &Path, workdir: &Path, form: Form) -> Result<
 }
 
 /// The root of a branch with the attributes that are kept in it; `written` says whether refused
-/// ones may come to be.
+/// ones may come to be. The work area of one that is only read lies in `workdir`, or at the root.
 ///
 /// # Errors
 /// Those of reading an extended attribute.
-pub fn with_kept(root: Dir, written: bool) -> Result<Dir, Errno> {
-    let kept = Kept::of(&root, written)?;
+pub fn with_kept(root: Dir, written: bool, workdir: Option<&Dir>) -> Result<Dir, Errno> {
+    let kept = Kept::of(&root, written, workdir)?;
     let form = Form { kept, ..root.form() };
     Ok(root.with_form(form))
 }

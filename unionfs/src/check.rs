@@ -59,7 +59,7 @@ pub enum CheckError {
 /// # Errors
 /// What could not be read.
 pub fn check(branches: &[BranchSpec], workdir: Option<&Path>, tell: &mut dyn FnMut(Finding)) -> Result<(), CheckError> {
-    let view = View::open_all(branches)?;
+    let view = View::open_all(branches, workdir)?;
     let mut workdir = workdir;
     for (index, spec) in (0..).map(BranchIndex).zip(branches) {
         let failed = |error| CheckError::Branch { path: spec.path.clone(), error };

@@ -9,7 +9,7 @@ pub(crate) mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::io::Errno;
@@ -74,17 +74,18 @@ pub enum DiffError {
     },
 }
 
-/// Compares the writable branches on top with what is below, sorted by path.
+/// Compares the writable branches on top with what is below, sorted by path. `workdir` is where the
+/// work area of the topmost writable branch lies, if not at its root.
 ///
 /// A directory in which something changed is named, too, as `docker diff` does; one that was only
 /// copied up is not. A deleted one is named without what was in it. What an init branch holds is the container's own, and
 /// what became of it is not named either.
-pub fn diff(branches: &[BranchSpec]) -> Result<Vec<Change>, DiffError> {
+pub fn diff(branches: &[BranchSpec], workdir: Option<&Path>) -> Result<Vec<Change>, DiffError> {
     let on_top = branches.iter().take_while(|branch| branch.access == Access::ReadWrite).count();
     if on_top == 0 {
         return Err(DiffError::NothingOnTop(branches.first().map(|branch| branch.path.clone()).unwrap_or_default()));
     }
-    let view = View::open_all(branches)?;
+    let view = View::open_all(branches, workdir)?;
     let root = |first| view.root(first).map_err(|error| failed(b"/", error));
     let roots = Twice { now: root(0)?, before: root(on_top)? };
     let mut walk = Walk { view, on_top, changes: Vec::new() };

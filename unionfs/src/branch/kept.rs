@@ -167,17 +167,18 @@ impl Eq for Kept {}
 
 impl Kept {
     /// What a branch keeps, by its root; nothing where it keeps nothing and nobody will ask it to.
+    /// The rows of one that is only read lie in the work area in `workdir`, or at the root.
     ///
     /// # Errors
     /// Those of reading an extended attribute.
-    pub fn of(root: &Dir, written: bool) -> Result<Option<Kept>, Errno> {
+    pub fn of(root: &Dir, written: bool, workdir: Option<&Dir>) -> Result<Option<Kept>, Errno> {
         let marked = match At::open(root.as_fd(), Form::default()).xattr(OVERRIDE) {
             // a root that is not ours to read
             Err(Errno::OPNOTSUPP | Errno::ACCESS) => false,
             found => found?.is_some(),
         };
         // those of a branch that is written come with its work area
-        let rows = if written { None } else { open_rows(root)? };
+        let rows = if written { None } else { open_rows(workdir.unwrap_or(root))? };
         let writes = written && !rights().all;
         if !marked && !written && rows.is_none() {
             return Ok(None);
@@ -307,9 +308,9 @@ fn write(rows: &OwnedFd, row: &[u8; ROW], at: u64) -> Result<(), Errno> {
     }
 }
 
-/// The rows of a branch that lie at its root.
-fn open_rows(root: &Dir) -> Result<Option<OwnedFd>, Errno> {
-    match root.open_dir(WORK_AREA) {
+/// The rows in the work area of a directory.
+fn open_rows(parent: &Dir) -> Result<Option<OwnedFd>, Errno> {
+    match parent.open_dir(WORK_AREA) {
         Ok(area) => open_in(&area, OFlags::RDONLY),
         // somebody else's mount wrote there, and what it kept is not ours to read
         Err(Errno::NOENT | Errno::ACCESS | Errno::PERM | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Ok(None),

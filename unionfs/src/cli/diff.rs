@@ -10,7 +10,7 @@ pub(super) fn run(args: &DiffArgs) -> Result<(), Failure> {
     daemon::prepare()?;
     let union = Asked::find(&args.union, Options::default(), Alone::IsNoUnion)?;
     let mut text = Vec::new();
-    for change in diff(union.branches())? {
+    for change in diff(union.branches(), union.workdir())? {
         text.extend_from_slice(change.kind.to_string().as_bytes());
         text.push(b' ');
         text.extend_from_slice(&change.path);

@@ -37,7 +37,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), Failure> {
     let mut left_out = |entry: export::LeftOut| {
         complain(&format!("{} is left out: {}", String::from_utf8_lossy(&entry.path), entry.why));
     };
-    export::export(branches, output.file()?, latest, &mut left_out)?;
+    export::export(branches, union.workdir(), output.file()?, latest, &mut left_out)?;
     output.finish()
 }
 

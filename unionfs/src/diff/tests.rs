@@ -39,7 +39,7 @@ fn lines(root: &Path, attributes: &[&str]) -> Vec<String> {
     let list: Vec<String> =
         attributes.iter().zip(0..).map(|(attribute, i)| format!("{}/{i}={attribute}", root.display())).collect();
     let branches = branches::parse(list.join(":").as_ref()).unwrap();
-    let changes = diff(&branches).unwrap();
+    let changes = diff(&branches, None).unwrap();
     changes.iter().map(|change| format!("{} {}", change.kind, String::from_utf8_lossy(&change.path))).collect()
 }
 
@@ -120,7 +120,7 @@ fn names_are_bytes_of_any_length() {
     let whiteout = crate::union::Name::new(long.as_bytes()).unwrap().whiteout();
     write(root.path().join("0").join(std::ffi::OsStr::from_bytes(&whiteout.file)), whiteout.content).unwrap();
     let list = format!("{0}/0=rw:{0}/1=ro", root.path().display());
-    let changes = diff(&branches::parse(list.as_ref()).unwrap()).unwrap();
+    let changes = diff(&branches::parse(list.as_ref()).unwrap(), None).unwrap();
     assert_eq!(
         changes,
         [
@@ -134,9 +134,9 @@ fn names_are_bytes_of_any_length() {
 fn a_union_that_nobody_can_write_has_no_changes_to_show() {
     let root = make(&[&["a"], &["a"]]);
     let branches = branches::parse(format!("{0}/0=ro:{0}/1=ro", root.path().display()).as_ref()).unwrap();
-    assert!(matches!(diff(&branches), Err(DiffError::NothingOnTop(_))));
+    assert!(matches!(diff(&branches, None), Err(DiffError::NothingOnTop(_))));
     let branches = branches::parse(format!("{0}/0=rw:{0}/9=ro", root.path().display()).as_ref()).unwrap();
-    assert!(matches!(diff(&branches), Err(DiffError::Branch { error: Errno::NOENT, .. })));
+    assert!(matches!(diff(&branches, None), Err(DiffError::Branch { error: Errno::NOENT, .. })));
 }
 
 #[test]

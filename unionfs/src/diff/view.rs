@@ -1,6 +1,7 @@
 //! Looking at the branches of a union without mounting it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::rc::Rc;
 
 use rustix::io::Errno;
@@ -9,6 +10,7 @@ use super::DiffError;
 use crate::branch;
 use crate::branch::at::At;
 use crate::branch::dir::Dir;
+use crate::branch::form::Form;
 use crate::branch::marks::Heed;
 use crate::branch::private::is_private;
 use crate::branch::stat::Stat;
@@ -82,16 +84,13 @@ impl Branches for View {
 }
 
 impl View {
-    /// Opens the branches, for reading only.
-    pub(crate) fn open_all(branches: &[BranchSpec]) -> Result<View, DiffError> {
+    /// Opens the branches, for reading only. `workdir` is where the work area of the topmost writable
+    /// one lies, if not at its root.
+    pub(crate) fn open_all(branches: &[BranchSpec], workdir: Option<&Path>) -> Result<View, DiffError> {
+        let mut workdir = workdir;
         let open = |branch: &BranchSpec| {
-            let fail = |error| DiffError::Branch { path: branch.path.clone(), error };
-            let root = branch::open_root(&branch.path, true, branch::form_of(branch))
-                .and_then(|root| branch::with_kept(root, false))
-                .map_err(fail)?;
-            let whiteouts = branch.whiteouts || branch.overlay || branch.access == Access::ReadWrite;
-            let heed = Heed { whiteouts, records: whiteouts && branch::has_records(&root).map_err(fail)? };
-            Ok(About { root: Rc::new(root), heed, init: branch.init })
+            let workdir = workdir.take_if(|_| branch.access == Access::ReadWrite);
+            open(branch, workdir)
         };
         Ok(View { branches: branches.iter().map(open).collect::<Result<_, _>>()? })
     }
@@ -154,6 +153,21 @@ impl View {
         }
         Ok(false)
     }
+}
+
+fn open(branch: &BranchSpec, workdir: Option<&Path>) -> Result<About, DiffError> {
+    let failed = |path: &Path, error| DiffError::Branch { path: path.to_owned(), error };
+    let fail = |error| failed(&branch.path, error);
+    let area = match workdir {
+        Some(dir) => Some(branch::open_root(dir, true, Form::default()).map_err(|error| failed(dir, error))?),
+        None => None,
+    };
+    let root = branch::open_root(&branch.path, true, branch::form_of(branch))
+        .and_then(|root| branch::with_kept(root, false, area.as_ref()))
+        .map_err(fail)?;
+    let whiteouts = branch.whiteouts || branch.overlay || branch.access == Access::ReadWrite;
+    let heed = Heed { whiteouts, records: whiteouts && branch::has_records(&root).map_err(fail)? };
+    Ok(About { root: Rc::new(root), heed, init: branch.init })
 }
 
 /// The names that a directory of one branch speaks of.

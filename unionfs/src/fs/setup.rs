@@ -176,7 +176,7 @@ fn open_all(branches: &[BranchSpec], options: &Options, sites: &[Site]) -> Resul
         let honest_listing = branch::has_honest_listing(&root).map_err(fail)?;
         check_form(&root, spec)?;
         warn_of_leftovers(&spec.path, &root).map_err(fail)?;
-        let root = branch::with_kept(root, writable || spec.init).map_err(fail)?;
+        let root = branch::with_kept(root, writable || spec.init, None).map_err(fail)?;
         let area = area.map(|area| area.with_form(root.form()));
         let work = if writable { Some(open_work(&spec.path, &root, area.as_ref())?) } else { None };
         let inside = sites.iter().filter(|site| site.lies(&sites[at]) == Relation::Inside);

@@ -9,7 +9,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::fs::OFlags;
@@ -38,6 +38,8 @@ const TOP: BranchIndex = BranchIndex(0);
 pub enum ExportError {
     #[error("no branch is given")]
     NoBranches,
+    #[error(transparent)]
+    View(#[from] DiffError),
     #[error("cannot open branch {}: {error}", path.display())]
     Branch { path: PathBuf, error: Errno },
     #[error("cannot read {}: {error}", shown(path))]
@@ -66,22 +68,21 @@ pub struct LeftOut {
 
 /// Writes the top of these branches to a file as a layer.
 ///
-/// No time in it is later than `latest`, in seconds since 1970. What cannot be part of a layer is
+/// `workdir` is where the work area of the topmost writable branch lies, if not at its root. No time
+/// in the layer is later than `latest`, in seconds since 1970. What cannot be part of a layer is
 /// passed to `left_out`.
 ///
 /// # Errors
 /// Why it could not be written in full; what was written until then is no layer.
 pub fn export(
     branches: &[BranchSpec],
+    workdir: Option<&Path>,
     out: File,
     latest: Option<i64>,
     left_out: &mut dyn FnMut(LeftOut),
 ) -> Result<(), ExportError> {
     let used = needed(branches)?;
-    let view = View::open_all(used).map_err(|error| match error {
-        DiffError::Branch { path, error } => ExportError::Branch { path, error },
-        other => ExportError::Output(io::Error::other(other)),
-    })?;
+    let view = View::open_all(used, workdir)?;
     let root = |first| view.root(first).map_err(|error| failed(b"", error));
     let dirs = Rc::new(Twice { now: root(0)?, before: root(1)? });
     let mut walk = Walk {
