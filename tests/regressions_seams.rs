@@ -7,10 +7,11 @@ use std::os::unix::fs::lchown;
 use std::path::Path;
 use std::process::Command;
 
-use harness::fixture::Branches;
+use harness::fixture::{Branches, Union};
 use harness::mount::{Outcome, finish};
 use harness::rootless::{self, give};
 use harness::sandbox;
+use harness::snapshot::{Exactness, Snapshot};
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 
@@ -70,4 +71,70 @@ fn a_branch_that_lies_in_a_mount_is_exported_and_not_the_mount() {
     assert_eq!(names, ["./", "file"]);
     let path = union.path("host").display().to_string();
     assert_eq!(runionfs(["check", &path]).status, Some(0));
+}
+
+/// A top in the form of overlayfs with hard links to join, where one name was removed with its directory and another
+/// one by itself. The union, and its mount options.
+fn written_as_overlay(branches: Branches) -> (Union, String) {
+    branches.dir("1/dir").file("1/file", "x").hard_link("1/file", "1/name").hard_link("1/file", "1/dir/hidden");
+    branches.file("1/dir/gone", "y").file("1/gone", "z").dir("work");
+    let option = format!("whiteout=overlay,workdir={}", branches.at("work").display());
+    let union = branches.mount_with(&[&option]);
+    fs::remove_dir_all(union.path("dir")).unwrap();
+    fs::remove_file(union.path("gone")).unwrap();
+    fs::create_dir(union.path("dir")).unwrap();
+    fs::write(union.path("dir/new"), "new").unwrap();
+    fs::write(union.path("file"), "changed").unwrap();
+    (union, option)
+}
+
+#[test]
+fn flush_of_branches_heeds_the_form_in_which_they_are_written() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro"]) else { return };
+    let list = branches.string();
+    let (mut union, option) = written_as_overlay(branches);
+    union.mounted.umount();
+    let flushed = runionfs(["flush".as_ref(), "-o".as_ref(), option.as_ref(), &*list]);
+    assert_eq!(flushed.status, Some(0), "{flushed:?}");
+    assert_eq!(union.on_disk("0"), ["dir", "file", "gone", "name"]);
+    assert_eq!(union.on_disk("0/dir"), ["new"]);
+    union.mounted.mount_again();
+    assert_eq!(union.list(""), ["dir", "file", "name"]);
+}
+
+#[test]
+fn a_top_in_the_form_of_overlayfs_is_never_taken_for_a_plain_one() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro"]) else { return };
+    let (plain, target, work) = (branches.string(), branches.at("mnt"), branches.at("work"));
+    let (top, layer) = (branches.at("0"), branches.at("layer.tar"));
+    let (mut union, _) = written_as_overlay(branches);
+    let before = Snapshot::take(&target);
+    union.mounted.umount();
+    let left = Snapshot::take(&top);
+    let (work, output) = ([OsStr::new("--workdir"), work.as_ref()], [OsStr::new("-o"), layer.as_ref()]);
+    let refused: [Vec<&OsStr>; 6] = [
+        vec!["mount".as_ref(), &plain, target.as_ref()],
+        vec!["flush".as_ref(), &plain],
+        vec!["diff".as_ref(), &plain],
+        vec!["check".as_ref(), &plain],
+        [vec!["export".as_ref(), &*plain], work.to_vec(), output.to_vec()].concat(),
+        [vec!["export".as_ref(), top.as_ref()], output.to_vec()].concat(),
+    ];
+    for words in refused {
+        let outcome = runionfs(&words);
+        assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(1), ""), "{words:?}: {outcome:?}");
+        assert!(outcome.stderr.contains("whiteout=overlay") && outcome.stderr.lines().count() == 1, "{outcome:?}");
+    }
+    assert!(!layer.exists());
+    left.assert_same(&Snapshot::take(&top), Exactness::Equal, "a refused command changed the top");
+    // as it is said, it is read right, and as the mount says it
+    let list = plain.to_str().unwrap().replacen("=rw", "=rw+ovl", 1);
+    let exported = runionfs([&["export".as_ref(), OsStr::new(&list)], &work[..], &output[..]].concat());
+    assert_eq!(exported.status, Some(0), "{exported:?}");
+    let members = members(&layer);
+    let names: Vec<_> = members.iter().filter_map(|line| line.split(' ').nth(5)).collect();
+    assert_eq!(names, ["./", ".wh.gone", "dir/", "dir/.wh..wh..opq", "dir/new", "file", "name"]);
+    assert_eq!(runionfs(["diff", &list]).stdout.lines().filter(|line| line.starts_with('D')).count(), 3);
+    union.mounted.mount_again();
+    before.assert_same(&Snapshot::take(&target), Exactness::Equal, "after an export");
 }

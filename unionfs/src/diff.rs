@@ -64,6 +64,9 @@ pub enum DiffError {
         /// Why not.
         error: Errno,
     },
+    /// A writable branch is said to be in another form than it is.
+    #[error("branch {} was written with whiteout=overlay: give it as {}=rw+ovl", .0.display(), .0.display())]
+    WrittenAsOverlay(PathBuf),
     /// A directory cannot be read.
     #[error("cannot read {}: {error}", String::from_utf8_lossy(path))]
     Directory {

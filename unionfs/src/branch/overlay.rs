@@ -21,6 +21,9 @@ const OPAQUE: [&[u8]; 3] = [b"trusted.overlay.opaque", b"user.overlay.opaque", b
 const WHITEOUT: [&[u8]; 2] = [b"trusted.overlay.whiteout", b"user.overlay.whiteout"];
 const REDIRECT: [&[u8]; 2] = [b"trusted.overlay.redirect", b"user.overlay.redirect"];
 const METACOPY: [&[u8]; 2] = [b"trusted.overlay.metacopy", b"user.overlay.metacopy"];
+/// On the root of a branch that is written in this form. Who forgets that would see what is hidden, and
+/// write marks among these that overlayfs does not know. overlayfs shows nobody what is called so.
+const WRITTEN: [&[u8]; 2] = [b"trusted.overlay.runionfs", b"user.overlay.runionfs"];
 /// So many entries are looked at for `metacopy` when a branch is opened.
 const LOOKED_AT: usize = 200;
 
@@ -159,6 +162,34 @@ impl Dir {
             result => result,
         }
         .map(|()| true)
+    }
+
+    /// Says at the root of a branch that it is written in this form from now on.
+    ///
+    /// # Errors
+    /// Those of setting an extended attribute.
+    pub fn set_overlay_written(&self) -> Result<(), Errno> {
+        if self.is_overlay_written()? {
+            return Ok(());
+        }
+        let [trusted, user] = WRITTEN;
+        let set = |name: &[u8]| self.at(b"").set_xattr(name, b"y", XattrFlags::empty());
+        match set(trusted) {
+            Err(Errno::PERM) => set(user),
+            result => result,
+        }
+    }
+
+    /// Whether the branch with this root is written in this form.
+    ///
+    /// # Errors
+    /// Those of reading extended attributes.
+    pub fn is_overlay_written(&self) -> Result<bool, Errno> {
+        match has_one_of(self.at(b""), &WRITTEN) {
+            // a root that is not ours to read
+            Err(Errno::ACCESS) => Ok(false),
+            found => found,
+        }
     }
 
     /// Takes the mark of [`Dir::set_overlay_opaque`] away.

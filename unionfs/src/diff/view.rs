@@ -165,7 +165,11 @@ fn open(branch: &BranchSpec, workdir: Option<&Path>) -> Result<About, DiffError>
     let root = branch::open_root(&branch.path, true, branch::form_of(branch))
         .and_then(|root| branch::with_kept(root, false, area.as_ref()))
         .map_err(fail)?;
-    let whiteouts = branch.whiteouts || branch.overlay || branch.access == Access::ReadWrite;
+    let writable = branch.access == Access::ReadWrite;
+    if writable && !branch.overlay && root.is_overlay_written().map_err(fail)? {
+        return Err(DiffError::WrittenAsOverlay(branch.path.clone()));
+    }
+    let whiteouts = branch.whiteouts || branch.overlay || writable;
     let heed = Heed { whiteouts, records: whiteouts && branch::has_records(&root).map_err(fail)? };
     Ok(About { root: Rc::new(root), heed, init: branch.init })
 }

@@ -52,6 +52,8 @@ pub enum SetupError {
     Volatile(PathBuf),
     #[error("branch {} cannot be written in the form of overlayfs: its file system lacks what that takes: {}", .0.display(), text(.1))]
     OverlayForm(PathBuf, Errno),
+    #[error("branch {} was written with whiteout=overlay: give that option, or what is hidden would show", .0.display())]
+    WrittenAsOverlay(PathBuf),
     #[error("branch {} holds files without data, such as {} (overlayfs with metacopy=on): they would read as zeros", .0.display(), .1.display())]
     Metacopy(PathBuf, PathBuf),
     #[error("workdir {} must be on the same mount as the topmost writable branch {}: {}", .0.display(), .1.display(), text(.2))]
@@ -196,10 +198,15 @@ fn open_all(branches: &[BranchSpec], options: &Options, sites: &[Site]) -> Resul
     Ok(opened)
 }
 
-/// Refuses a layer of overlayfs whose files are seen to have their data elsewhere.
+/// Refuses a layer of overlayfs whose files are seen to have their data elsewhere, and a branch that
+/// would be written in two forms.
 fn check_form(root: &Dir, spec: &BranchSpec) -> Result<(), SetupError> {
     if !root.form().overlay {
-        return Ok(());
+        let fail = |errno| SetupError::Open(spec.path.clone(), errno);
+        return match spec.access == Access::ReadWrite && root.is_overlay_written().map_err(fail)? {
+            true => Err(SetupError::WrittenAsOverlay(spec.path.clone())),
+            false => Ok(()),
+        };
     }
     match root.find_metacopy() {
         Ok(None) => Ok(()),
@@ -238,7 +245,8 @@ fn open_work(path: &Path, root: &Dir, area: Option<&Dir>) -> Result<Work, SetupE
         kept.set_area(work.area()).map_err(fail)?;
     }
     if root.form().overlay {
-        work.try_overlay().map_err(|errno| SetupError::OverlayForm(path.to_owned(), errno))?;
+        let tried = work.try_overlay().and_then(|()| root.set_overlay_written());
+        tried.map_err(|errno| SetupError::OverlayForm(path.to_owned(), errno))?;
     }
     Ok(work)
 }
