@@ -138,3 +138,38 @@ fn a_top_in_the_form_of_overlayfs_is_never_taken_for_a_plain_one() {
     union.mounted.mount_again();
     before.assert_same(&Snapshot::take(&target), Exactness::Equal, "after an export");
 }
+
+#[test]
+fn a_top_serves_one_mount_wherever_the_work_area_lies() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro"]) else { return };
+    branches.file("1/file", "x").dir("work").dir("other").dir("second");
+    let (list, layer) = (branches.string(), branches.at("layer.tar"));
+    let option = format!("workdir={}", branches.at("work").display());
+    let mut union = branches.mount_with(&[&option]);
+    let exported = runionfs(["export".as_ref(), union.at("1").as_os_str(), "-o".as_ref(), layer.as_ref()]);
+    assert_eq!(exported.status, Some(0), "{exported:?}");
+    let other = format!("workdir={}", union.at("other").display());
+    let (second, top) = (union.at("second"), union.at("0"));
+    let refused: [&[&OsStr]; 4] = [
+        &["mount".as_ref(), "-o".as_ref(), other.as_ref(), &list, second.as_ref()],
+        &["mount".as_ref(), &list, second.as_ref()],
+        &["flush".as_ref(), &list],
+        &["apply".as_ref(), layer.as_ref(), top.as_ref()],
+    ];
+    // each waits for a while whether the mount ends
+    let outcomes = std::thread::scope(|scope| {
+        let started = refused.map(|words| scope.spawn(move || runionfs(words)));
+        started.map(|command| command.join().unwrap())
+    });
+    for (words, outcome) in refused.iter().zip(outcomes) {
+        assert_eq!(outcome.status, Some(1), "{words:?}: {outcome:?}");
+        assert!(outcome.stderr.contains("in use by"), "{words:?}: {outcome:?}");
+    }
+    union.write("new", "y");
+    assert_eq!(union.on_disk("0"), ["new"]);
+    union.mounted.umount();
+    fs::remove_file(union.at("0/new")).unwrap();
+    let applied = runionfs(["apply".as_ref(), layer.as_os_str(), top.as_ref()]);
+    assert_eq!(applied.status, Some(0), "{applied:?}");
+    union.mounted.mount_again();
+}

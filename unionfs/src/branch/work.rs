@@ -48,6 +48,7 @@ pub struct Work {
     /// Whether nothing waits for the disk.
     volatile: AtomicBool,
     _lock: OwnedFd,
+    _claim: Option<OwnedFd>,
 }
 
 /// Why a work area cannot be used.
@@ -68,8 +69,9 @@ impl From<Errno> for WorkError {
 }
 
 impl Work {
-    /// Makes, locks and cleans the work area in a directory.
-    pub fn open(parent: &Dir) -> Result<Work, WorkError> {
+    /// Makes, locks and cleans the work area of a branch in a directory.
+    pub fn open(branch: &Dir, parent: &Dir) -> Result<Work, WorkError> {
+        let claim = claim(branch)?;
         // making it must not move the times of the branch's root, which the union shows
         let area = parent.keeping_times(|| make_and_open(parent, WORK_AREA))?;
         let lock = lock(&area)?;
@@ -93,6 +95,7 @@ impl Work {
             unordered: !is_ordered(parent)?,
             volatile: AtomicBool::new(false),
             _lock: lock,
+            _claim: claim,
         })
     }
 
@@ -312,10 +315,34 @@ fn make_and_open(parent: &Dir, name: &[u8]) -> Result<Dir, Errno> {
 fn lock(area: &Dir) -> Result<OwnedFd, WorkError> {
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(area, LOCK, flags, Mode::from_raw_mode(0o600))?;
+    wait_for_lock(&file)?;
+    Ok(file)
+}
+
+/// Locks the root of a branch itself, for its work area may lie in another place for every mount.
+/// Nothing where the file system has no such locks.
+///
+/// # Errors
+/// [`WorkError::Busy`].
+pub fn claim(branch: &Dir) -> Result<Option<OwnedFd>, WorkError> {
+    let claimed = branch.open_for_reading().map_err(WorkError::Errno).and_then(|root| {
+        wait_for_lock(&root)?;
+        Ok(root)
+    });
+    match claimed {
+        Err(WorkError::Errno(errno)) => {
+            tracing::debug!(%errno, "locking the root of a branch");
+            Ok(None)
+        }
+        claimed => claimed.map(Some),
+    }
+}
+
+fn wait_for_lock(file: &OwnedFd) -> Result<(), WorkError> {
     let start = Instant::now();
     loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
             Err(Errno::WOULDBLOCK) if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(20)),
             Err(Errno::WOULDBLOCK) => return Err(WorkError::Busy),
             Err(errno) => return Err(errno.into()),

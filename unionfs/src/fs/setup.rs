@@ -235,7 +235,7 @@ fn open_work(path: &Path, root: &Dir, area: Option<&Dir>) -> Result<Work, SetupE
     if branch::is_read_only(root).map_err(fail)? {
         return Err(SetupError::ReadOnly(path.to_owned()));
     }
-    let work = Work::open(area.unwrap_or(root)).map_err(|error| match error {
+    let work = Work::open(root, area.unwrap_or(root)).map_err(|error| match error {
         WorkError::Busy => SetupError::Busy(path.to_owned()),
         WorkError::Volatile => SetupError::Volatile(path.to_owned()),
         WorkError::Errno(Errno::PERM) => SetupError::Nested(path.to_owned()),

@@ -6,6 +6,7 @@
 //! followed, so that nothing outside can be reached by any path ([`crate::branch::dir`]).
 
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -68,6 +69,8 @@ struct Place {
     name: Vec<u8>,
     /// The work area of the directory that is there, which nobody else can use meanwhile.
     work: Option<Work>,
+    /// The lock of that directory, if it has no work area.
+    _claim: Option<OwnedFd>,
 }
 
 impl Place {
@@ -86,30 +89,31 @@ impl Place {
         let parent = rustix::fs::open(parent, flags, Mode::empty()).map_err(fail)?;
         let parent = Dir::new(parent, Form::default());
         let name = name.as_bytes().to_vec();
-        let work = match parent.open_dir(&name) {
+        let (work, claim) = match parent.open_dir(&name) {
             Ok(dir) => Place::look_into(&dir, &path)?,
-            Err(Errno::NOENT) => None,
+            Err(Errno::NOENT) => (None, None),
             Err(Errno::XDEV) => return Err(ApplyError::MountPoint(path)),
             Err(error) => return Err(fail(error)),
         };
-        Ok(Place { path, parent, name, work })
+        Ok(Place { path, parent, name, work, _claim: claim })
     }
 
     /// Refuses a directory with something in it but a work area, which is locked.
-    fn look_into(dir: &Dir, path: &Path) -> Result<Option<Work>, ApplyError> {
+    fn look_into(dir: &Dir, path: &Path) -> Result<(Option<Work>, Option<OwnedFd>), ApplyError> {
         let fail = |error| ApplyError::Place { path: path.to_owned(), error };
         let entries = dir.entries().map_err(fail)?;
         if entries.iter().any(|entry| *entry.name != *WORK_AREA) {
             return Err(ApplyError::NotEmpty(path.to_owned()));
         }
-        if entries.is_empty() {
-            return Ok(None);
-        }
-        match Work::open(dir) {
-            Ok(work) => Ok(Some(work)),
-            Err(WorkError::Busy) => Err(ApplyError::Busy(path.to_owned())),
-            Err(WorkError::Volatile) => Err(ApplyError::NotEmpty(path.to_owned())),
-            Err(WorkError::Errno(error)) => Err(fail(error)),
+        let used = |error| match error {
+            WorkError::Busy => ApplyError::Busy(path.to_owned()),
+            WorkError::Volatile => ApplyError::NotEmpty(path.to_owned()),
+            WorkError::Errno(error) => fail(error),
+        };
+        match entries.is_empty() {
+            // its mount may have the work area in another place
+            true => Ok((None, work::claim(dir).map_err(used)?)),
+            false => Ok((Some(Work::open(dir, dir).map_err(used)?), None)),
         }
     }
 
