@@ -173,3 +173,34 @@ fn a_top_serves_one_mount_wherever_the_work_area_lies() {
     assert_eq!(applied.status, Some(0), "{applied:?}");
     union.mounted.mount_again();
 }
+
+#[test]
+fn what_a_volatile_mount_left_at_its_crash_is_not_exported() {
+    for workdir in [false, true] {
+        let Some(branches) = Branches::new(BIN, &["rw", "ro"]) else { return };
+        branches.file("1/file", "x").dir("work");
+        let (list, work, layer) = (branches.string(), branches.at("work"), branches.at("layer.tar"));
+        let option = format!("workdir={}", work.display());
+        let mut words: Vec<&OsStr> = vec!["export".as_ref(), &list, "-o".as_ref(), layer.as_ref()];
+        let mut options = vec!["volatile"];
+        if workdir {
+            words.extend([OsStr::new("--workdir"), work.as_ref()]);
+            options.push(&option);
+        }
+        let mut union = branches.mount_with(&options);
+        union.write("new", "y");
+        assert_eq!(runionfs(&words).status, Some(0), "while the mount lives");
+        fs::remove_file(&layer).unwrap();
+        union.mounted.kill9();
+        union.mounted.detach();
+        let refused = runionfs(&words);
+        assert_eq!((refused.status, layer.exists()), (Some(1), false), "{refused:?}");
+        // the file that it names is the one to remove
+        let (_, rest) = refused.stderr.split_once("remove ").expect("what to do");
+        let named = Path::new(rest.split_whitespace().next().unwrap());
+        assert_eq!(named.starts_with(&work), workdir, "{refused:?}");
+        fs::remove_file(named).unwrap();
+        assert_eq!(runionfs(&words).status, Some(0));
+        union.mounted.mount_again();
+    }
+}

@@ -304,6 +304,29 @@ pub fn has_links(parent: &Path) -> Result<bool, Errno> {
     }
 }
 
+/// Whether a mount uses a work area at present.
+pub(crate) fn is_in_use(area: &Dir) -> Result<bool, Errno> {
+    let lock = match area.open_file(LOCK, OFlags::RDONLY) {
+        Err(Errno::NOENT | Errno::STALE) => return Ok(false),
+        lock => lock?,
+    };
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(Errno::WOULDBLOCK) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the work area in a directory was left by a volatile mount that did not end well.
+pub fn is_left_volatile(parent: &Path) -> Result<bool, Errno> {
+    let parent = super::open_root(parent, true, super::form::Form::default())?;
+    match parent.open_dir(WORK_AREA) {
+        Ok(area) => Ok(area.find(VOLATILE)?.is_some() && !is_in_use(&area)?),
+        Err(Errno::NOENT | Errno::PERM | Errno::NOTDIR | Errno::LOOP) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn make_and_open(parent: &Dir, name: &[u8]) -> Result<Dir, Errno> {
     match parent.make_dir(name, 0o700) {
         Ok(()) | Err(Errno::EXIST) => parent.open_dir(name),

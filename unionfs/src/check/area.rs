@@ -1,12 +1,12 @@
 //! The work area of a writable branch.
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::{Report, Weight};
 use crate::branch::dir::{Dir, RawEntry};
 use crate::branch::stat::{Kind, Stat};
-use crate::branch::work::{LINKS, LOCK, NUMBERS, TEMPORARY, VOLATILE, is_table_head};
+use crate::branch::work::{LINKS, NUMBERS, TEMPORARY, VOLATILE, is_in_use, is_table_head};
 use crate::links;
 use crate::union::name::WORK_AREA;
 
@@ -47,19 +47,6 @@ pub(super) fn check(parent: &Dir, report: &mut Report<'_>) -> Result<(), Errno> 
         report.say(Weight::Problem, &path(NUMBERS), what);
     }
     check_links(&area, report)
-}
-
-/// Whether a mount uses it at present.
-fn is_in_use(area: &Dir) -> Result<bool, Errno> {
-    let lock = match area.open_file(LOCK, OFlags::RDONLY) {
-        Err(Errno::NOENT | Errno::STALE) => return Ok(false),
-        lock => lock?,
-    };
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok(false),
-        Err(Errno::WOULDBLOCK) => Ok(true),
-        Err(error) => Err(error),
-    }
 }
 
 fn fault_of_numbers(area: &Dir) -> Result<Option<&'static str>, Errno> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use unionfs::branch::work;
 use unionfs::control::client::{self, Client, ClientError};
-use unionfs::fs::{Flushed, Union};
+use unionfs::fs::{Flushed, SetupError, Union};
 use unionfs::mount::table;
 use unionfs::options::{Access, BranchSpec, Options, Whiteout, branches};
 
@@ -108,13 +108,18 @@ impl Asked {
         }
     }
 
-    /// Whether there is something to flush in branches that are not mounted.
+    /// Whether there is something to flush in branches that are not mounted; refuses what nobody can
+    /// trust.
     fn has_links(&self) -> Result<bool, Failure> {
         let Some(top) = self.branches.first().filter(|top| top.access == Access::ReadWrite) else {
             return Ok(false);
         };
         let place = self.workdir().unwrap_or(&top.path);
-        let has_links = work::has_links(place).map_err(|error| format!("{}: {error}", place.display()))?;
+        let failed = |error| format!("{}: {error}", place.display());
+        if work::is_left_volatile(place).map_err(failed)? {
+            return Err(SetupError::Volatile(top.path.clone(), place.to_owned()).into());
+        }
+        let has_links = work::has_links(place).map_err(failed)?;
         if has_links && self.branches.len() == 1 {
             let top = top.path.display();
             return Err(format!("{top} has hard links to names in the branches below: give all branches").into());

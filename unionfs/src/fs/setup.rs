@@ -48,8 +48,8 @@ pub enum SetupError {
     Nested(PathBuf),
     #[error("branch {} is in use by another mount", .0.display())]
     Busy(PathBuf),
-    #[error("branch {} was left by a volatile mount that did not end well: its content cannot be trusted; remove {}/.wh..wh.runionfs/volatile to use it all the same", .0.display(), .0.display())]
-    Volatile(PathBuf),
+    #[error("branch {} was left by a volatile mount that did not end well: its content cannot be trusted; remove {}/.wh..wh.runionfs/volatile to use it all the same", .0.display(), .1.display())]
+    Volatile(PathBuf, PathBuf),
     #[error("branch {} cannot be written in the form of overlayfs: its file system lacks what that takes: {}", .0.display(), text(.1))]
     OverlayForm(PathBuf, Errno),
     #[error("branch {} was written with whiteout=overlay: give that option, or what is hidden would show", .0.display())]
@@ -180,7 +180,8 @@ fn open_all(branches: &[BranchSpec], options: &Options, sites: &[Site]) -> Resul
         warn_of_leftovers(&spec.path, &root).map_err(fail)?;
         let root = branch::with_kept(root, writable || spec.init, None).map_err(fail)?;
         let area = area.map(|area| area.with_form(root.form()));
-        let work = if writable { Some(open_work(&spec.path, &root, area.as_ref())?) } else { None };
+        let area = area.as_ref().zip(options.workdir.as_deref());
+        let work = if writable { Some(open_work(&spec.path, &root, area)?) } else { None };
         let inside = sites.iter().filter(|site| site.lies(&sites[at]) == Relation::Inside);
         let covered = inside.filter_map(Site::id).collect();
         // below the last branch a redirect leads nowhere, and one that is read-only stays where it is
@@ -230,14 +231,15 @@ fn open_with_workdir(path: &Path, workdir: &Path, form: Form) -> Result<(Dir, Op
     Ok((root, Some(area)))
 }
 
-fn open_work(path: &Path, root: &Dir, area: Option<&Dir>) -> Result<Work, SetupError> {
+fn open_work(path: &Path, root: &Dir, workdir: Option<(&Dir, &Path)>) -> Result<Work, SetupError> {
+    let (area, place) = workdir.unwrap_or((root, path));
     let fail = |errno| SetupError::Open(path.to_owned(), errno);
     if branch::is_read_only(root).map_err(fail)? {
         return Err(SetupError::ReadOnly(path.to_owned()));
     }
-    let work = Work::open(root, area.unwrap_or(root)).map_err(|error| match error {
+    let work = Work::open(root, area).map_err(|error| match error {
         WorkError::Busy => SetupError::Busy(path.to_owned()),
-        WorkError::Volatile => SetupError::Volatile(path.to_owned()),
+        WorkError::Volatile => SetupError::Volatile(path.to_owned(), place.to_owned()),
         WorkError::Errno(Errno::PERM) => SetupError::Nested(path.to_owned()),
         WorkError::Errno(errno) => fail(errno),
     })?;
