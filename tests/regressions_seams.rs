@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::lchown;
+use std::os::unix::fs::{MetadataExt as _, lchown};
 use std::path::Path;
 use std::process::Command;
 
@@ -203,4 +203,26 @@ fn what_a_volatile_mount_left_at_its_crash_is_not_exported() {
         assert_eq!(runionfs(&words).status, Some(0));
         union.mounted.mount_again();
     }
+}
+
+#[test]
+fn names_that_went_on_another_writable_branch_are_not_counted() {
+    let Some(branches) = Branches::new(BIN, &["rw", "rw", "ro"]) else { return };
+    branches
+        .dir("1/d")
+        .dir("2/d")
+        .file("2/d/file", "x")
+        .hard_link("2/d/file", "2/d/gone")
+        .hard_link("2/d/file", "2/top");
+    let mut union = branches.mount();
+    // that is noted on branch 1, where the directory is, and the copy goes to branch 0
+    fs::remove_file(union.path("d/gone")).unwrap();
+    assert_eq!(union.stat("top").nlink(), 2);
+    fs::write(union.path("top"), "changed").unwrap();
+    for round in ["at first", "after a remount"] {
+        assert_eq!([union.stat("top").nlink(), union.stat("d/file").nlink()], [2, 2], "{round}");
+        union.remount_and_compare();
+    }
+    assert_eq!(union.mounted.flush().status, Some(0));
+    assert_eq!([union.stat("top").nlink(), union.stat("d/file").nlink()], [2, 2], "when flushed");
 }

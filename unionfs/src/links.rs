@@ -120,6 +120,17 @@ impl Record {
         bytes
     }
 
+    /// The record with the names that are gone by another one of the same object, each once.
+    #[must_use]
+    pub fn with_gone_of(mut self, other: Record) -> Record {
+        for gone in other.gone {
+            if !self.gone.iter().any(|known| known.place == gone.place) {
+                self.gone.push(gone);
+            }
+        }
+        self
+    }
+
     /// How many names are left below.
     pub fn left(&self) -> u64 {
         self.origin.nlink.saturating_sub(self.gone.len() as u64)

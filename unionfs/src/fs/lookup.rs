@@ -8,6 +8,7 @@ use super::records::{LOOKS, is_linked};
 use super::{Attr, Entry, Level, Sight, Union, name};
 use crate::branch::dir::Dir;
 use crate::branch::stat::{Kind, RealId, Stat};
+use crate::branch::work::Work;
 use crate::inode::{Birth, Inode, Place};
 use crate::links::{self, Origin, Record};
 use crate::union::{BranchIndex, Name, Resolved, resolve};
@@ -180,26 +181,43 @@ impl Union {
             Place::Gone(gone) => gone.nlink,
             Place::Entry(_) if stat.nlink == 1 => 1,
             Place::Entry(branch) => {
-                self.record_of(branch, inode.ino, &stat).map_or(stat.nlink, |record| record.nlink_below(&stat))
+                let above = self.writable().filter(|(index, _)| *index < branch);
+                let record = self.record_of(inode.ino, above, Some(Origin::of(&stat)));
+                record.map_or(stat.nlink, |record| record.nlink_below(&stat))
             }
             Place::Record(branch) => {
-                let record = self.work(branch).and_then(|work| links::read(work, inode.ino));
-                record.ok().flatten().map_or(stat.nlink, |record| record.nlink_of_copy(&stat))
+                let (own, others): (Vec<_>, Vec<_>) = self.writable().partition(|(index, _)| *index == branch);
+                let record = self.record_of(inode.ino, own.into_iter().chain(others), None);
+                record.map_or(stat.nlink, |record| record.nlink_of_copy(&stat))
             }
         };
         Attr { ino: inode.ino, stat }
     }
 
-    /// The record of an entry that was not copied up: some of its names are hidden.
-    fn record_of(&self, branch: BranchIndex, ino: u64, stat: &Stat) -> Option<Record> {
-        let above = self.writable().filter(|(index, _)| *index < branch);
-        let checked = above.filter_map(|(index, work)| {
-            links::read(work, ino).ok().flatten()?;
+    /// What the records on these branches say of an object, each of names that went on its branch: of
+    /// the given one, or of that of the first record.
+    fn record_of<'a>(
+        &self,
+        ino: u64,
+        branches: impl Iterator<Item = (BranchIndex, &'a Work)>,
+        mut origin: Option<Origin>,
+    ) -> Option<Record> {
+        let mut known: Option<Record> = None;
+        for (index, work) in branches {
+            if !matches!(links::read(work, ino), Ok(Some(_))) {
+                continue;
+            }
             if let Err(errno) = self.check_record(index, ino) {
                 tracing::warn!(%errno, "checking a hard-link record");
             }
-            links::read(work, ino).ok().flatten()
-        });
-        checked.into_iter().find(|record| record.origin.is_same(Origin::of(stat)))
+            let Ok(Some(record)) = links::read(work, ino) else { continue };
+            if record.origin.is_same(*origin.get_or_insert(record.origin)) {
+                known = Some(match known {
+                    Some(known) => known.with_gone_of(record),
+                    None => record,
+                });
+            }
+        }
+        known
     }
 }
