@@ -12,6 +12,7 @@ use harness::mount::{Outcome, finish};
 use harness::rootless::{self, give};
 use harness::sandbox;
 use harness::snapshot::{Exactness, Snapshot};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 
@@ -225,4 +226,26 @@ fn names_that_went_on_another_writable_branch_are_not_counted() {
     }
     assert_eq!(union.mounted.flush().status, Some(0));
     assert_eq!([union.stat("top").nlink(), union.stat("d/file").nlink()], [2, 2], "when flushed");
+}
+
+#[test]
+fn a_name_of_a_hard_linked_file_that_was_copied_to_the_top_is_renamed_there() {
+    let Some(branches) = Branches::new(BIN, &["rw", "rw", "ro"]) else { return };
+    branches
+        .dir("1/d")
+        .dir("2/d")
+        .file("2/d/file", "x")
+        .hard_link("2/d/file", "2/d/other")
+        .hard_link("2/d/file", "2/top");
+    let mut union = branches.mount();
+    fs::write(union.path("top"), "changed").unwrap();
+    fs::rename(union.path("d/file"), union.path("d/new")).expect("the branch of the copy carries it");
+    fs::write(union.path("d/plain"), "plain").unwrap();
+    renameat_with(CWD, union.path("d/plain"), CWD, union.path("d/other"), RenameFlags::EXCHANGE)
+        .expect("and exchanges");
+    assert_eq!(union.read("d/other"), "plain");
+    for name in ["top", "d/new", "d/plain"] {
+        assert_eq!((union.read(name).as_str(), union.stat(name).nlink()), ("changed", 3), "{name}");
+    }
+    union.remount_and_compare();
 }

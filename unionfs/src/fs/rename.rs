@@ -150,6 +150,13 @@ impl Union {
         if flags == RenameFlags::Exchange {
             highest = highest.min(target.top().unwrap_or(highest));
         }
+        for entry in [Some(&moved), replaced.as_ref().filter(|_| flags == RenameFlags::Exchange)].into_iter().flatten()
+        {
+            // the copy of a hard-linked file stays where it is, and a name of it goes there
+            if let Place::Record(copy) = entry.lookup.inode().place() {
+                highest = highest.min(copy);
+            }
+        }
         let candidates = self.candidates_for_both(source.dir, target.dir)?;
         let carrier = policy::carrier(&candidates, highest).ok_or(Errno::ROFS)?;
         if flags == RenameFlags::Whiteout && self.form(Some(carrier)).overlay {
