@@ -249,3 +249,29 @@ fn a_name_of_a_hard_linked_file_that_was_copied_to_the_top_is_renamed_there() {
     }
     union.remount_and_compare();
 }
+
+#[test]
+fn what_root_records_in_the_top_of_a_user_the_user_reads() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    if !rootless::ordinary_daemons(&sandbox) {
+        return;
+    }
+    let branches = Branches::inside(sandbox, BIN, &["rw", "ro"]);
+    branches.dir("1/d").file("1/file", "x").hard_link("1/file", "1/d/name").hard_link("1/file", "1/gone");
+    for name in ["0", "mnt"] {
+        give(&branches.at(name));
+    }
+    let (list, target) = (branches.string(), branches.at("mnt"));
+    let mut union = branches.mount();
+    union.mounted.umount();
+    let mounted = runionfs(["mount".as_ref(), &*list, target.as_ref()]);
+    assert_eq!(mounted.status, Some(0), "{mounted:?}");
+    union.write("file", "root's");
+    fs::remove_file(union.path("gone")).unwrap();
+    assert_eq!(runionfs(["umount".as_ref(), target.as_os_str()]).status, Some(0));
+    union.mounted.mount_again();
+    for name in ["file", "d/name"] {
+        assert_eq!((union.read(name).as_str(), union.stat(name).nlink()), ("root's", 2), "{name}");
+    }
+    union.accept_read_only_branches();
+}

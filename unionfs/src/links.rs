@@ -261,7 +261,9 @@ fn write(work: &Work, number: u64, record: &Record) -> Result<(), Errno> {
     let temporary = work.temporary_name();
     let dir: &Dir = work.temporary();
     let file = dir.create_file(&temporary, 0o600)?;
-    let written = write_all(&file, &record.print())
+    let written = work
+        .give(&file)
+        .and_then(|()| write_all(&file, &record.print()))
         .and_then(|()| work.sync(&file))
         .and_then(|()| dir.rename(&temporary, work.links(), &record_name(number), RenameFlags::empty()));
     if written.is_err() {

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{FlockOperation, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::dir::Dir;
 use super::stat::{Kind, RealId};
@@ -39,6 +40,8 @@ pub struct Work {
     numbers_end: AtomicU64,
     /// Numbers that could not be written, e.g. to a full file system: known in this mount only.
     unwritten: Mutex<HashMap<RealId, u64>>,
+    /// Whose work area it is, if not ours.
+    owner: Option<(Uid, Gid)>,
     /// Counts the mounts of this branch, so that substitute numbers never repeat.
     epoch: u64,
     sequence: AtomicU64,
@@ -83,7 +86,9 @@ impl Work {
         let links = Arc::new(make_and_open(&area, LINKS)?);
         let (numbers, epoch) = open_numbers(&area)?;
         let numbers_end = AtomicU64::new(rustix::fs::fstat(&numbers)?.st_size as u64);
+        let owner = other_owner(&area)?;
         Ok(Work {
+            owner,
             area,
             temporary,
             links,
@@ -117,6 +122,19 @@ impl Work {
     /// The directory of hard-link records.
     pub fn links(&self) -> &Arc<Dir> {
         &self.links
+    }
+
+    /// Gives a file of the work area to whom that belongs: root may use the branch of a user, who goes
+    /// on with it afterwards.
+    ///
+    /// # Errors
+    /// Those of fchown(2), but for those that say that we may not.
+    pub fn give(&self, file: &OwnedFd) -> Result<(), Errno> {
+        let Some((uid, gid)) = self.owner else { return Ok(()) };
+        match rustix::fs::fchown(file, Some(uid), Some(gid)) {
+            Err(Errno::PERM | Errno::INVAL) => Ok(()),
+            given => given,
+        }
     }
 
     /// A name for a temporary entry, used only once.
@@ -332,6 +350,12 @@ fn make_and_open(parent: &Dir, name: &[u8]) -> Result<Dir, Errno> {
         Ok(()) | Err(Errno::EXIST) => parent.open_dir(name),
         Err(errno) => Err(errno),
     }
+}
+
+fn other_owner(area: &Dir) -> Result<Option<(Uid, Gid)>, Errno> {
+    let stat = rustix::fs::fstat(area)?;
+    let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    Ok(Some(owner).filter(|(uid, _)| *uid != geteuid()))
 }
 
 /// Takes the lock, waiting for the daemon of a quick remount that is still ending.
