@@ -311,7 +311,11 @@ fn copy(reader: &mut Reader<'_>, file: &OwnedFd, ends: &dyn Fn() -> bool) -> Res
 /// bits and capabilities.
 fn set_look(at: At<'_>, look: &Look, what: &What) -> Result<(), Stop> {
     let set = || {
-        at.chown(Some(look.uid), Some(look.gid))?;
+        at.chown(Some(look.uid), Some(look.gid)).map_err(|error| match error {
+            // an id that our user namespace does not know
+            Errno::INVAL => Errno::PERM,
+            error => error,
+        })?;
         if !matches!(what, What::Symlink(_)) {
             at.chmod(look.mode)?;
         }
