@@ -275,3 +275,24 @@ fn what_root_records_in_the_top_of_a_user_the_user_reads() {
     }
     union.accept_read_only_branches();
 }
+
+#[test]
+fn a_workdir_that_could_be_moved_through_the_mount_is_refused() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro"]) else { return };
+    branches.dir("0/work/deep").dir("1/work");
+    let (list, target) = (branches.string(), branches.at("mnt"));
+    let mount = |workdir: &str| {
+        let option = format!("workdir={}", branches.at(workdir).display());
+        runionfs(["mount".as_ref(), "-o".as_ref(), option.as_ref(), &*list, target.as_os_str()])
+    };
+    for workdir in ["0/work", "0/work/deep"] {
+        let outcome = mount(workdir);
+        assert_eq!((outcome.status, outcome.stderr.lines().count()), (Some(1), 1), "{outcome:?}");
+        assert!(outcome.stderr.contains("lies inside branch"), "{outcome:?}");
+        assert!(fs::read_dir(branches.at("0/work/deep")).unwrap().next().is_none(), "something was left behind");
+    }
+    // the root itself is where it lies without the option
+    let outcome = mount("0");
+    assert_eq!(outcome.status, Some(0), "{outcome:?}");
+    assert_eq!(runionfs(["umount".as_ref(), target.as_os_str()]).status, Some(0));
+}

@@ -58,6 +58,8 @@ pub enum SetupError {
     Metacopy(PathBuf, PathBuf),
     #[error("workdir {} must be on the same mount as the topmost writable branch {}: {}", .0.display(), .1.display(), text(.2))]
     Workdir(PathBuf, PathBuf, Errno),
+    #[error("workdir {} lies inside branch {}, which is writable, so that it could be moved away: give a directory beside it", .0.display(), .1.display())]
+    WorkdirInside(PathBuf, PathBuf),
     #[error("workdir is given, but no branch is writable")]
     WorkdirUnused,
     #[error("cannot make an empty directory to show in the place of branches that lie inside others: {}", text(.0))]
@@ -84,7 +86,7 @@ impl Union {
         if branches.is_empty() {
             return Err(SetupError::NoBranches);
         }
-        let sites = check_places(branches)?;
+        let sites = check_places(branches, options.workdir.as_deref())?;
         let opened = open_all(branches, options, &sites)?;
         let nested = opened.iter().any(|branch| !branch.covered.is_empty());
         let empty = match empty_dir(&opened) {
@@ -140,8 +142,9 @@ fn root_stack(branches: &[Branch]) -> Result<Stack, SetupError> {
     Ok(Stack { branches: SmallVec::from_vec(stack), lowest_seen, redirect: None })
 }
 
-/// Refuses branches that are missing, doubled, or inside a writable one (rule 40).
-fn check_places(branches: &[BranchSpec]) -> Result<Vec<Site>, SetupError> {
+/// Refuses branches that are missing, doubled, or inside a writable one, where no work area may be either
+/// (rule 40).
+fn check_places(branches: &[BranchSpec], workdir: Option<&Path>) -> Result<Vec<Site>, SetupError> {
     // without /proc only bind mounts are not looked behind
     let mounts = table::read().unwrap_or_default();
     let site =
@@ -156,6 +159,13 @@ fn check_places(branches: &[BranchSpec]) -> Result<Vec<Site>, SetupError> {
                 }
                 _ => {}
             }
+        }
+    }
+    // one that is missing is refused when it is opened
+    if let Some((workdir, Ok(site))) = workdir.map(|path| (path, Site::of(path, &mounts))) {
+        let mut writable = branches.iter().zip(&sites).filter(|(spec, _)| spec.access == Access::ReadWrite);
+        if let Some((spec, _)) = writable.find(|(_, branch)| site.lies(branch) == Relation::Inside) {
+            return Err(SetupError::WorkdirInside(workdir.to_owned(), spec.path.clone()));
         }
     }
     Ok(sites)
