@@ -63,6 +63,7 @@ fn a_branch_that_lies_in_a_mount_is_exported_and_not_the_mount() {
     let Some(branches) = Branches::new(BIN, &["rw", "ro"]) else { return };
     branches.file("1/host/secret", "x").file("1/host/inner/file", "y");
     let union = branches.mount();
+    union.write("new", "z");
     let layer = union.at("layer.tar");
     let words =
         [OsStr::new("export"), union.path("host/inner").as_ref(), "-o".as_ref(), layer.as_ref()].map(OsStr::to_owned);
@@ -72,6 +73,17 @@ fn a_branch_that_lies_in_a_mount_is_exported_and_not_the_mount() {
     assert_eq!(names, ["./", "file"]);
     let path = union.path("host").display().to_string();
     assert_eq!(runionfs(["check", &path]).status, Some(0));
+    // the mount is exported wherever it is bound, and a directory of it stays one
+    for (bound, expected) in [(union.path(""), 2), (union.path("host"), 4)] {
+        let place = union.at("bound");
+        fs::create_dir(&place).unwrap();
+        sandbox::run(Command::new("mount").arg("--bind").arg(&bound).arg(&place));
+        let exported = runionfs(["export".as_ref(), place.as_os_str(), "-o".as_ref(), layer.as_ref()]);
+        assert_eq!(exported.status, Some(0), "{exported:?}");
+        assert_eq!(members(&layer).len(), expected, "{:#?}", members(&layer));
+        sandbox::run(Command::new("umount").arg(&place));
+        fs::remove_dir(&place).unwrap();
+    }
 }
 
 /// A top in the form of overlayfs with hard links to join, where one name was removed with its directory and another

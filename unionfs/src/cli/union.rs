@@ -41,9 +41,7 @@ impl Asked {
     pub(super) fn find(given: &OsStr, options: Options, alone: Alone) -> Result<Asked, Failure> {
         let path = Path::new(given);
         match client::find(path) {
-            Ok(mount) if alone == Alone::IsBranch && path.canonicalize()? != mount.target => {
-                Asked::of_branches(given, options)
-            }
+            Ok(mount) if alone == Alone::IsBranch && !is_root(&mount, path)? => Asked::of_branches(given, options),
             Ok(mount) => Asked::of_mount(mount),
             Err(error) if alone == Alone::IsNoUnion && !is_list(given) => Err(error.into()),
             Err(ClientError::NotAMount(_) | ClientError::Path { .. }) => Asked::of_branches(given, options),
@@ -131,6 +129,11 @@ impl Asked {
     pub(super) fn device(&self) -> Option<u64> {
         self.mount.as_ref().map(|mount| rustix::fs::makedev(mount.device.major, mount.device.minor))
     }
+}
+
+/// Whether a path leads to the root of a mount, and to no directory in it, which may be bound elsewhere.
+fn is_root(mount: &table::Entry, path: &Path) -> std::io::Result<bool> {
+    Ok(mount.root == Path::new("/") && path.canonicalize()? == mount.target)
 }
 
 /// Whether it can be nothing but a list of branches.
