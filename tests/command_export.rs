@@ -418,6 +418,7 @@ fn where_every_file_has_a_name_a_signal_leaves_none() {
 #[test]
 fn a_terminal_is_refused() {
     let Some(branches) = Branches::new(BIN, &["rw"]) else { return };
+    branches.file("0/f", "");
     // script(1) runs it on a terminal of its own
     let command = format!("{BIN} export {}", branches.at("0").display());
     let outcome = finish(Command::new("script").args(["-qec", &command, "/dev/null"]));
@@ -634,4 +635,16 @@ fn a_branch_that_is_mounted_elsewhere_is_not_needed() {
     export_silently(&string, &layer);
     assert_eq!(members(&layer), ["./", "x"]);
     drop(mounted);
+}
+
+#[test]
+fn an_empty_directory_alone_is_no_union() {
+    let Some(branches) = Branches::new(BIN, &["rw"]) else { return };
+    let (mount_point, layer) = (branches.at("mnt"), branches.at("layer.tar"));
+    let outcome = export(&mount_point, &layer);
+    assert_eq!((outcome.status, outcome.stderr.lines().count()), (Some(1), 1), "{outcome:?}");
+    assert!(outcome.stderr.contains("is no mounted union, and empty"), "{outcome:?}");
+    assert!(!layer.exists());
+    // said so, it is a branch
+    export_silently(format!("{}=rw", mount_point.display()), &layer);
 }

@@ -5,7 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
-use unionfs::branch::work;
+use unionfs::branch::form::Form;
+use unionfs::branch::{self, work};
 use unionfs::control::client::{self, Client, ClientError};
 use unionfs::fs::{Flushed, SetupError, Union};
 use unionfs::mount::table;
@@ -43,6 +44,9 @@ impl Asked {
         match client::find(path) {
             Ok(mount) if alone == Alone::IsBranch && !is_root(&mount, path)? => Asked::of_branches(given, options),
             Ok(mount) => Asked::of_mount(mount),
+            Err(ClientError::NotAMount(_)) if alone == Alone::IsBranch && !is_list(given) && is_empty(path)? => {
+                Err(nothing_there(path))
+            }
             Err(error) if alone == Alone::IsNoUnion && !is_list(given) => Err(error.into()),
             Err(ClientError::NotAMount(_) | ClientError::Path { .. }) => Asked::of_branches(given, options),
             Err(error) => Err(error.into()),
@@ -134,6 +138,17 @@ impl Asked {
 /// Whether a path leads to the root of a mount, and to no directory in it, which may be bound elsewhere.
 fn is_root(mount: &table::Entry, path: &Path) -> std::io::Result<bool> {
     Ok(mount.root == Path::new("/") && path.canonicalize()? == mount.target)
+}
+
+/// Whether a directory holds nothing at all. One that was the top of a mount holds its work area.
+fn is_empty(path: &Path) -> std::io::Result<bool> {
+    Ok(path.is_dir() && branch::open_root(path, true, Form::default())?.entries()?.is_empty())
+}
+
+/// The likely mistake: the union is not mounted any more.
+fn nothing_there(path: &Path) -> Failure {
+    let path = path.display();
+    format!("{path} is no mounted union, and empty (say {path}=rw if it is an empty branch that is meant)").into()
 }
 
 /// Whether it can be nothing but a list of branches.
