@@ -7,13 +7,15 @@
 //!
 //! # Lock order
 //!
-//! 1. the gate of an inode ([`Inode::gate`]): one copy-up at a time; held while data is copied,
-//!    which no other lock is;
-//! 2. names of directories ([`Inode::names`]): parents before children, two unrelated ones by
+//! 1. the flush of hard-link records, by who flushes;
+//! 2. the gate of an inode ([`Inode::gate`]): one copy-up at a time; held while data is copied,
+//!    which no other lock but the flush is;
+//! 3. names of directories ([`Inode::names`]): parents before children, two unrelated ones by
 //!    number. The kernel already keeps operations apart that hold more than one;
-//! 3. the tree (`Union::tree`): shared to walk from a directory to its parents, exclusive to
+//! 4. the checks of hard-link records after a crash, once for each record;
+//! 5. the tree (`Union::tree`): shared to walk from a directory to its parents, exclusive to
 //!    move a directory;
-//! 4. the state of an inode, then tables. No system call is made under either.
+//! 6. the state of an inode, then tables. No system call is made under either.
 
 mod attr;
 mod copy_data;
