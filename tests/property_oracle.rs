@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use harness::ops::{Act, Allocate, Op, Xattr, acts_over_layers};
@@ -15,6 +16,14 @@ use harness::trial::{Ground, Trial, number, try_many};
 use proptest::prelude::*;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_runionfs");
+
+/// One history at a time: a child that a test beside this one starts has copies of all descriptors until it executes its
+/// program, and with that of a fifo's reader a writer finds somebody who is not there.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn try_on(parent: &Path, cases: u32, allowed: impl Fn(&Act) -> bool) {
     let length = usize::try_from(number("RUNIONFS_ORACLE_OPS", 120)).expect("a length");
@@ -44,6 +53,7 @@ fn cases() -> (u32, Duration) {
 
 #[test]
 fn a_union_on_disk_looks_like_a_plain_directory() {
+    let _alone = alone();
     let (cases, limit) = cases();
     let Some(sandbox) = sandbox::enter_for(Medium::Disk, limit) else { return };
     try_on(sandbox.path(), cases, |_| true);
@@ -56,6 +66,7 @@ fn puts_top_on(act: &Act) -> bool {
 
 #[test]
 fn an_ordinary_user_with_one_id_sees_a_plain_directory() {
+    let _alone = alone();
     if rootless::again(Way::OneId, "an_ordinary_user_with_one_id_sees_a_plain_directory") {
         let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
         try_on(sandbox.path(), number("RUNIONFS_ORACLE_ROOTLESS_CASES", 25), |act| !puts_top_on(act));
@@ -64,6 +75,7 @@ fn an_ordinary_user_with_one_id_sees_a_plain_directory() {
 
 #[test]
 fn an_ordinary_user_with_ranges_sees_a_plain_directory() {
+    let _alone = alone();
     if rootless::again(Way::Ranges, "an_ordinary_user_with_ranges_sees_a_plain_directory") {
         let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
         try_on(sandbox.path(), number("RUNIONFS_ORACLE_ROOTLESS_CASES", 25), |act| !puts_top_on(act));
@@ -73,6 +85,7 @@ fn an_ordinary_user_with_ranges_sees_a_plain_directory() {
 /// All that root does through the mount of an ordinary user is kept: owners, modes, devices.
 #[test]
 fn root_sees_a_plain_directory_in_the_mount_of_an_ordinary_user() {
+    let _alone = alone();
     let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(1_200)) else { return };
     if !rootless::ordinary_daemons(&sandbox) {
         return;
@@ -91,6 +104,7 @@ fn root_sees_a_plain_directory_in_the_mount_of_an_ordinary_user() {
 
 #[test]
 fn a_union_on_tmpfs_looks_like_a_plain_directory() {
+    let _alone = alone();
     let (cases, limit) = cases();
     let Some(sandbox) = sandbox::enter_for(Medium::Tmpfs, limit) else { return };
     // tmpfs cannot do it, and says so; under FUSE the kernel has stripped the set-id bits by then
