@@ -1,12 +1,28 @@
-//! The adapter: the only module that knows the FUSE library, and the only place that replies.
+//! The FUSE transport and the adapter: the only module that knows the protocol, and the only place
+//! that replies.
 //!
 //! Each operation is one call of [`Union`]. What may copy a file up runs in a pool with its reply,
-//! everything else in the event loop that received it. A panic inside one request is EIO for that
+//! everything else in the reader that received it. A panic inside one request is EIO for that
 //! request; the mount lives on.
+//!
+//! | file | about |
+//! |---|---|
+//! | `abi` | messages as the kernel lays them out |
+//! | `device` | the open /dev/fuse, and replies |
+//! | `handshake` | what is agreed on with the kernel |
+//! | `readers` | the threads that take requests |
+//! | `message`, `convert`, `listing`, `ioctl` | requests taken apart, replies put together |
+//! | `operations` | the operations |
 
+mod abi;
 mod convert;
+mod device;
+mod handshake;
 mod ioctl;
+mod listing;
+mod message;
 mod operations;
+mod readers;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,43 +30,29 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{Config, INodeNo, InitFlags, ReplyEntry, Session, SessionACL};
 use nix::sys::signal::{SigSet, Signal};
-use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::fs::{Entry, Union};
+use self::device::{Answered, Device};
+use self::handshake::MAX_WRITE;
+use self::readers::Readers;
+use crate::fs::Union;
 use crate::pool::Pool;
-use convert::{attributes, generation, reply_errno};
 
-/// What we would like the kernel to do, where it can.
-///
-/// Not FUSE_ATOMIC_O_TRUNC: with it `open(O_RDONLY | O_TRUNC)` of a running program truncates it
-/// before the kernel says ETXTBSY. Without it the truncation comes as a request of its own, only
-/// for a file that is there already.
-const WANTED: [(InitFlags, &str); 8] = [
-    (InitFlags::FUSE_PARALLEL_DIROPS, "parallel_dirops"),
-    (InitFlags::FUSE_DO_READDIRPLUS, "readdirplus"),
-    (InitFlags::FUSE_READDIRPLUS_AUTO, "readdirplus_auto"),
-    (InitFlags::FUSE_DONT_MASK, "dont_mask"),
-    (InitFlags::FUSE_POSIX_ACL, "posix_acl"),
-    (InitFlags::FUSE_ASYNC_DIO, "async_dio"),
-    (InitFlags::FUSE_MAX_PAGES, "max_pages"),
-    (InitFlags::FUSE_HANDLE_KILLPRIV_V2, "handle_killpriv_v2"),
-];
-/// Largest write request, in bytes.
-const MAX_WRITE: u32 = 1 << 20;
 /// Nothing changes behind our back: as long as the kernel can count.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// With `udba=reval`.
 const REVALIDATE: Duration = Duration::from_secs(1);
+/// A write request has a header and a message before its data.
+const LONGEST_REQUEST: usize = MAX_WRITE as usize + 4096;
 
 /// A served union.
 pub struct Server {
-    session: Session<Adapter>,
+    adapter: Adapter,
+    threads: usize,
     served: Served,
-    features: Arc<Mutex<Vec<String>>>,
+    features: Vec<String>,
 }
 
 /// A union between the beginning of a mount and its end.
@@ -77,40 +79,36 @@ impl Server {
         // a caller's mode is applied as it is; the umask that counts is the caller's
         rustix::process::umask(rustix::fs::Mode::empty());
         shed_limits()?;
-        let features = Arc::new(Mutex::new(Vec::new()));
+        let device = Device::new(device)?;
         let threads = union.options().threads.unwrap_or_else(default_threads).max(1);
-        let ttl = if union.revalidates() { REVALIDATE } else { FOR_EVER };
-        let shared = Shared { union: Arc::clone(&union), ttl };
-        let adapter = Adapter { shared: Arc::new(shared), pool: Pool::default(), features: Arc::clone(&features) };
-        let mut config = Config::default();
-        config.n_threads = Some(threads);
-        // a loop on its own descriptor does not wake the others; it needs /dev/fuse by its path
-        config.clone_fd = rustix::fs::access("/dev/fuse", rustix::fs::Access::READ_OK).is_ok();
-        config.acl = SessionACL::All;
-        let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
-        let notifier = session.notifier();
-        union.on_stale(move |ino| {
-            if let Err(error) = notifier.inval_inode(INodeNo(ino), -1, 0) {
-                tracing::debug!(%error, "telling the kernel of changed attributes");
-            }
+        let mut features = handshake::shake_hands(&device, union.revalidates())?.features;
+        features.push(format!("threads={threads}"));
+        let notified = Arc::clone(&device);
+        union.on_stale(move |ino| match notified.invalidate_inode(ino, -1, 0) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => tracing::debug!(%errno, "telling the kernel of changed attributes"),
         });
-        features.lock().push(format!("threads={threads}"));
         union.begin()?;
-        Ok(Server { session, served: Served(union), features })
+        let valid = if union.revalidates() { REVALIDATE } else { FOR_EVER };
+        let shared = Arc::new(Shared { union: Arc::clone(&union), valid });
+        let adapter = Adapter { shared, device, pool: Pool::default() };
+        Ok(Server { adapter, threads, served: Served(union), features })
     }
 
     /// The features that were negotiated.
     pub fn features(&self) -> Vec<String> {
-        self.features.lock().clone()
+        self.features.clone()
     }
 
     /// Serves until the mount is gone.
     ///
     /// # Errors
-    /// What the transport answers.
+    /// What the device answers.
     pub fn run(self) -> io::Result<()> {
-        let result = self.session.run();
-        drop(self.served);
+        let Server { adapter, threads, served, .. } = self;
+        let readers = Readers::new(Arc::clone(&adapter.device), threads);
+        let result = readers.run(LONGEST_REQUEST, &|request| adapter.serve(request));
+        drop(served);
         result
     }
 }
@@ -128,56 +126,43 @@ fn shed_limits() -> io::Result<()> {
     Ok(())
 }
 
+/// Few of them are active at a time, but each may be stuck in a slow file system.
 fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 16))
+    std::thread::available_parallelism().map_or(4, |cpus| (2 * cpus.get()).clamp(4, 16))
 }
 
+/// What operations need, in whatever thread.
 struct Shared {
     union: Arc<Union>,
-    ttl: Duration,
+    /// How long the kernel believes what it is told.
+    valid: Duration,
 }
 
 struct Adapter {
     shared: Arc<Shared>,
+    device: Arc<Device>,
     pool: Pool,
-    features: Arc<Mutex<Vec<String>>>,
 }
-
-type Outcome<T> = Result<T, fuser::Errno>;
 
 impl Shared {
     /// One operation; a panic in it is EIO.
-    fn run<T>(&self, operation: impl FnOnce(&Union) -> Result<T, Errno>) -> Outcome<T> {
-        match catch_unwind(AssertUnwindSafe(|| operation(&self.union))) {
-            Ok(result) => result.map_err(reply_errno),
-            Err(_) => {
-                tracing::error!("a request failed inside the file system; it was answered with EIO");
-                Err(fuser::Errno::EIO)
-            }
-        }
-    }
-
-    fn reply_entry(&self, result: Outcome<Entry>, reply: ReplyEntry) {
-        match result {
-            Ok(entry) => {
-                let generation = generation(&entry.lookup);
-                // handed over first: the kernel may forget it before this thread goes on
-                entry.lookup.hand_over();
-                reply.entry(&self.ttl, &attributes(&entry.attr), generation);
-            }
-            Err(errno) => reply.error(errno),
-        }
+    fn run<T>(&self, operation: impl FnOnce(&Union) -> Result<T, Errno>) -> Result<T, Errno> {
+        catch_unwind(AssertUnwindSafe(|| operation(&self.union))).unwrap_or_else(|_| {
+            tracing::error!("a request failed inside the file system; it was answered with EIO");
+            Err(Errno::IO)
+        })
     }
 }
 
 impl Adapter {
     /// Runs here, or in the pool if it may take long.
-    fn dispatch(&self, long: bool, ino: INodeNo, job: impl FnOnce(&Shared) + Send + 'static) {
+    fn dispatch(&self, long: bool, ino: u64, job: impl FnOnce(&Shared) -> Answered + Send + 'static) -> Answered {
         if !long {
             return job(&self.shared);
         }
         let shared = Arc::clone(&self.shared);
-        self.pool.submit(ino.0, move || job(&shared));
+        self.pool.submit(ino, move || drop(job(&shared)));
+        Answered::later()
     }
 
     fn union(&self) -> &Union {

@@ -1,31 +1,15 @@
-//! Between our values and those of the FUSE library.
+//! Between our values and those of the protocol.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use fuser::{FileAttr, FileType, Generation, INodeNo, TimeOrNow};
 use rustix::fs::FileType as RawFileType;
 use rustix::io::Errno;
 
+use super::abi::{self, SetattrIn, fattr};
 use crate::branch::at::SetTime;
 use crate::branch::stat::{Kind, Time};
-use crate::fs::Attr;
+use crate::fs::{Attr, Change};
 use crate::inode::Ref;
-
-pub(super) fn reply_errno(errno: Errno) -> fuser::Errno {
-    fuser::Errno::from_i32(errno.raw_os_error())
-}
-
-pub(super) fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Dir => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Fifo => FileType::NamedPipe,
-        Kind::Socket => FileType::Socket,
-        Kind::Char => FileType::CharDevice,
-        Kind::Block => FileType::BlockDevice,
-    }
-}
 
 /// The type in the mode of mknod(2), where none means a regular file.
 pub(super) fn kind_of_mode(mode: u32) -> Result<Kind, Errno> {
@@ -35,23 +19,29 @@ pub(super) fn kind_of_mode(mode: u32) -> Result<Kind, Errno> {
     Kind::of(RawFileType::from_raw_mode(mode)).map_err(|_| Errno::INVAL)
 }
 
-/// With the number, what tells an object from all others that had the number before it.
-pub(super) fn generation(lookup: &Ref) -> Generation {
-    Generation(lookup.inode().incarnation.into())
+/// The type as a mode has it.
+pub(super) fn type_bits(kind: Kind) -> u32 {
+    kind.file_type().as_raw_mode() & libc::S_IFMT
 }
 
-pub(super) fn attributes(attr: &Attr) -> FileAttr {
+/// The type as a directory entry has it (`DT_*`).
+pub(super) fn entry_type(kind: Kind) -> u32 {
+    type_bits(kind) >> 12
+}
+
+pub(super) fn attributes(attr: &Attr) -> abi::Attr {
     let stat = &attr.stat;
-    FileAttr {
-        ino: INodeNo(attr.ino),
+    abi::Attr {
+        ino: attr.ino,
         size: stat.size,
         blocks: stat.blocks,
-        atime: system_time(stat.atime),
-        mtime: system_time(stat.mtime),
-        ctime: system_time(stat.ctime),
-        crtime: UNIX_EPOCH,
-        kind: file_type(stat.kind),
-        perm: (stat.mode & 0o7777) as u16,
+        atime: stat.atime.sec,
+        mtime: stat.mtime.sec,
+        ctime: stat.ctime.sec,
+        atimensec: stat.atime.nsec,
+        mtimensec: stat.mtime.nsec,
+        ctimensec: stat.ctime.nsec,
+        mode: type_bits(stat.kind) | stat.mode & 0o7777,
         nlink: stat.nlink,
         uid: stat.uid,
         gid: stat.gid,
@@ -61,29 +51,72 @@ pub(super) fn attributes(attr: &Attr) -> FileAttr {
     }
 }
 
-/// Goes with an entry that says "there is nothing, and you may remember it": number 0.
-pub(super) fn no_attributes() -> FileAttr {
-    only_type(0, Kind::File)
+/// An entry as the kernel is told it; `valid` is how long it may be believed.
+pub(super) fn entry(lookup: &Ref, attr: &Attr, valid: Duration) -> abi::EntryOut {
+    abi::EntryOut {
+        nodeid: lookup.inode().ino,
+        generation: lookup.inode().incarnation.into(),
+        attr: attributes(attr),
+        ..believed(valid)
+    }
+}
+
+/// "There is nothing, and you may remember it": number 0, and how long.
+pub(super) fn no_entry(valid: Duration) -> abi::EntryOut {
+    believed(valid)
 }
 
 /// Number and type; the rest is nothing that the kernel may believe.
-pub(super) fn only_type(ino: u64, kind: Kind) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(ino),
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind: file_type(kind),
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 0,
-        flags: 0,
+pub(super) fn only_type(lookup: &Ref, kind: Kind) -> abi::EntryOut {
+    let ino = lookup.inode().ino;
+    abi::EntryOut {
+        nodeid: ino,
+        generation: lookup.inode().incarnation.into(),
+        attr: abi::Attr { ino, mode: type_bits(kind), ..abi::Attr::default() },
+        ..abi::EntryOut::default()
+    }
+}
+
+/// `.` and `..` of a listing with attributes: no lookup comes with them.
+pub(super) fn no_lookup(attr: &Attr) -> abi::EntryOut {
+    abi::EntryOut { attr: attributes(attr), ..abi::EntryOut::default() }
+}
+
+fn believed(valid: Duration) -> abi::EntryOut {
+    abi::EntryOut {
+        entry_valid: valid.as_secs(),
+        entry_valid_nsec: valid.subsec_nanos(),
+        attr_valid: valid.as_secs(),
+        attr_valid_nsec: valid.subsec_nanos(),
+        ..abi::EntryOut::default()
+    }
+}
+
+/// Attributes, and how long they may be believed.
+pub(super) fn attr_out(attr: &Attr, valid: Duration) -> abi::AttrOut {
+    abi::AttrOut {
+        attr_valid: valid.as_secs(),
+        attr_valid_nsec: valid.subsec_nanos(),
+        dummy: 0,
+        attr: attributes(attr),
+    }
+}
+
+/// What a SETATTR changes.
+pub(super) fn change(asked: &SetattrIn) -> Change {
+    let has = |flag| asked.valid & flag != 0;
+    let time = |set, now, sec, nsec| match (has(set), has(now)) {
+        (false, _) => SetTime::Keep,
+        (true, true) => SetTime::Now,
+        (true, false) => SetTime::To(Time { sec, nsec }),
+    };
+    Change {
+        mode: has(fattr::MODE).then_some(asked.mode),
+        uid: has(fattr::UID).then_some(asked.uid),
+        gid: has(fattr::GID).then_some(asked.gid),
+        size: has(fattr::SIZE).then_some(asked.size),
+        atime: time(fattr::ATIME, fattr::ATIME_NOW, asked.atime, asked.atimensec),
+        mtime: time(fattr::MTIME, fattr::MTIME_NOW, asked.mtime, asked.mtimensec),
     }
 }
 
@@ -100,43 +133,23 @@ fn protocol_device(device: u64) -> u32 {
     (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12
 }
 
-fn system_time(time: Time) -> SystemTime {
-    let nanos = Duration::from_nanos(time.nsec.into());
-    let seconds = Duration::from_secs(time.sec.unsigned_abs());
-    let whole = if time.sec < 0 { UNIX_EPOCH.checked_sub(seconds) } else { UNIX_EPOCH.checked_add(seconds) };
-    whole.and_then(|whole| whole.checked_add(nanos)).unwrap_or(UNIX_EPOCH)
-}
-
-/// What becomes of a time.
-///
-/// The library reads (-2 s, 0.5) as 2.5 s before 1970, where the kernel means 1.5 s before it; so
-/// seconds and nanoseconds are taken apart as they came.
-pub(super) fn set_time(time: Option<TimeOrNow>) -> SetTime {
-    match time {
-        None => SetTime::Keep,
-        Some(TimeOrNow::Now) => SetTime::Now,
-        Some(TimeOrNow::SpecificTime(time)) => SetTime::To(match time.duration_since(UNIX_EPOCH) {
-            Ok(after) => Time { sec: i64::try_from(after.as_secs()).unwrap_or(i64::MAX), nsec: after.subsec_nanos() },
-            Err(before) => {
-                let before = before.duration();
-                let sec = i64::try_from(before.as_secs()).map_or(i64::MIN, |seconds| -seconds);
-                Time { sec, nsec: before.subsec_nanos() }
-            }
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn times_before_1970_are_read_as_the_kernel_means_them() {
-        let library = UNIX_EPOCH - Duration::new(2, 500_000_000);
-        let time = set_time(Some(TimeOrNow::SpecificTime(library)));
-        assert_eq!(time, SetTime::To(Time { sec: -2, nsec: 500_000_000 }));
-        let shown = system_time(Time { sec: -2, nsec: 500_000_000 });
-        assert_eq!(UNIX_EPOCH.duration_since(shown).ok(), Some(Duration::from_millis(1500)));
+    fn times_before_1970_are_as_the_kernel_means_them() {
+        let asked = SetattrIn { valid: fattr::MTIME, mtime: -2, mtimensec: 500_000_000, ..SetattrIn::default() };
+        let change = change(&asked);
+        assert_eq!(change.mtime, SetTime::To(Time { sec: -2, nsec: 500_000_000 }));
+        assert_eq!(change.atime, SetTime::Keep);
+    }
+
+    #[test]
+    fn types_are_those_of_directory_entries() {
+        for (kind, expected) in [(Kind::File, libc::DT_REG), (Kind::Dir, libc::DT_DIR), (Kind::Socket, libc::DT_SOCK)] {
+            assert_eq!(entry_type(kind), u32::from(expected));
+        }
     }
 
     #[test]

@@ -1,494 +1,417 @@
 //! The operations, each one call of the union and one reply.
 
 use std::cell::RefCell;
-use std::ffi::OsStr;
-use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
 
-use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
-};
+use rustix::io::Errno;
+use zerocopy::IntoBytes;
 
-use super::convert::{self, attributes, device_number, generation, kind_of_mode, set_time};
+use super::abi::{self, InHeader, fopen, op};
+use super::convert::{self, attr_out, device_number, kind_of_mode};
+use super::device::{Answered, Reply};
 use super::ioctl::Ioctl;
-use super::{Adapter, MAX_WRITE, Outcome, WANTED};
+use super::listing::Listing;
+use super::message::{Arguments, split};
+use super::{Adapter, Shared};
 use crate::branch::stat::Kind;
-use crate::fs::{Caller, Change, New, Progress, RenameFlags, Seen, Union};
-
-fn reply_empty(result: Outcome<()>, reply: ReplyEmpty) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn reply_written(result: Outcome<usize>, reply: ReplyWrite) {
-    match result {
-        Ok(bytes) => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn reply_xattr(result: Outcome<Vec<u8>>, size: u32, reply: ReplyXattr) {
-    match result {
-        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
-        Ok(value) if value.len() > size as usize => reply.error(fuser::Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
-}
+use crate::fs::{Entry, New, Progress, RenameFlags, Seen, Union};
 
 thread_local! {
-    /// What a read request is answered from.
+    /// What a read or a listing is answered from.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Filesystem for Adapter {
-    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let mut features = vec![format!("protocol={}", config.kernel_abi())];
-        let revalidates = self.union().revalidates();
-        let extra = if revalidates {
-            (InitFlags::FUSE_AUTO_INVAL_DATA, "auto_inval_data")
-        } else {
-            (InitFlags::FUSE_CACHE_SYMLINKS, "cache_symlinks")
+/// A value that xattr requests ask for: its size first, where there is no room for it.
+fn reply_xattr(result: Result<Vec<u8>, Errno>, room: u32, reply: Reply) -> Answered {
+    match result {
+        Ok(value) if room == 0 => {
+            let size = u32::try_from(value.len()).unwrap_or(u32::MAX);
+            reply.message(Ok(abi::GetxattrOut { size, padding: 0 }))
+        }
+        Ok(value) if value.len() > room as usize => reply.error(Errno::RANGE),
+        value => reply.bytes(value),
+    }
+}
+
+fn reply_written(result: Result<usize, Errno>, reply: Reply) -> Answered {
+    let written = |bytes| abi::WriteOut { size: u32::try_from(bytes).unwrap_or(u32::MAX), padding: 0 };
+    reply.message(result.map(written))
+}
+
+impl Shared {
+    fn reply_entry(&self, result: Result<Entry, Errno>, reply: Reply) -> Answered {
+        let told = result.map(|entry| {
+            let told = convert::entry(&entry.lookup, &entry.attr, self.valid);
+            // handed over first: the kernel may forget it before this thread goes on
+            entry.lookup.hand_over();
+            told
+        });
+        reply.message(told)
+    }
+}
+
+impl Adapter {
+    /// Serves one request.
+    pub(super) fn serve(&self, request: &[u8]) {
+        let Some((head, arguments)) = split(request) else {
+            return tracing::error!(length = request.len(), "a request that is too short");
         };
-        for (flag, name) in WANTED.into_iter().chain([extra]) {
-            if config.add_capabilities(flag).is_ok() {
-                features.push(name.to_owned());
-            }
+        let reply = Reply::new(&self.device, head.unique);
+        if self.begin(&head, arguments, reply).is_none() {
+            tracing::error!(head.opcode, "a request that is too short; it was answered with EIO");
         }
-        if config.set_max_write(MAX_WRITE).is_err() {
-            tracing::debug!("the kernel keeps its size of write requests");
-        }
-        if config.set_max_background(64).is_err() {
-            tracing::debug!("the kernel keeps its number of background requests");
-        }
-        *self.features.lock() = features;
-        Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.shared.run(|union| union.lookup(parent.0, name.as_bytes())) {
+    /// Nothing if the request was too short; the reply is EIO then.
+    fn begin(&self, head: &InHeader, arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        match head.opcode {
+            op::LOOKUP => self.lookup(head, arguments, reply),
+            op::FORGET | op::BATCH_FORGET => self.forget(head, arguments, reply),
+            op::GETATTR => self.getattr(head, reply),
+            op::SETATTR => self.setattr(head, arguments, reply),
+            op::READLINK => self.read_link(head, reply),
+            op::MKNOD | op::MKDIR | op::SYMLINK => self.make(head, arguments, reply),
+            op::UNLINK | op::RMDIR => self.remove(head, arguments, reply),
+            op::RENAME | op::RENAME2 => self.rename(head, arguments, reply),
+            op::LINK => self.link(head, arguments, reply),
+            op::OPEN => self.open(head, arguments, reply),
+            op::CREATE => self.create(head, arguments, reply),
+            op::READ => self.read(arguments, reply),
+            op::WRITE => self.write(head, arguments, reply),
+            op::RELEASE => self.release(arguments, reply),
+            op::FSYNC | op::FSYNCDIR => self.sync(head, arguments, reply),
+            op::OPENDIR => self.open_dir(head, reply),
+            op::READDIR => self.read_dir(arguments, reply),
+            op::READDIRPLUS => self.read_dir_plus(arguments, reply),
+            op::RELEASEDIR => self.release_dir(arguments, reply),
+            op::STATFS => self.statfs(reply),
+            op::SETXATTR => self.set_xattr(head, arguments, reply),
+            op::GETXATTR | op::LISTXATTR => self.get_xattr(head, arguments, reply),
+            op::REMOVEXATTR => self.remove_xattr(head, arguments, reply),
+            op::FALLOCATE => self.fallocate(head, arguments, reply),
+            op::IOCTL => self.ioctl(head, arguments, reply),
+            op::LSEEK => self.seek(arguments, reply),
+            op::COPY_FILE_RANGE => self.copy_range(head, arguments, reply),
+            op::DESTROY => Some(reply.parts(&[])),
+            // a request goes on to its end; no reply is waited for
+            op::INTERRUPT => Some(reply.none()),
+            // the kernel does by itself what it can, and asks no more: at each close, for instance,
+            // for every write was answered when it was done
+            _ => Some(reply.error(Errno::NOSYS)),
+        }
+    }
+
+    fn lookup(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let name = arguments.name()?;
+        Some(match self.shared.run(|union| union.lookup(head.nodeid, name)) {
             Ok(Some(entry)) => self.shared.reply_entry(Ok(entry), reply),
             // the kernel remembers that there is nothing
-            Ok(None) => reply.entry(&self.shared.ttl, &convert::no_attributes(), Generation(0)),
-            Err(errno) => reply.error(errno),
+            found => reply.message(found.map(|_| convert::no_entry(self.shared.valid))),
+        })
+    }
+
+    fn forget(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let unanswered = reply.none();
+        if head.opcode == op::FORGET {
+            self.union().forget(head.nodeid, arguments.take::<abi::ForgetIn>()?.nlookup);
+            return Some(unanswered);
         }
-    }
-
-    fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
-        self.union().forget(ino.0, lookups);
-    }
-
-    fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        match self.shared.run(|union| union.getattr(ino.0)) {
-            Ok(attr) => reply.attr(&self.shared.ttl, &attributes(&attr)),
-            Err(errno) => reply.error(errno),
+        for _ in 0..arguments.take::<abi::BatchForgetIn>()?.count {
+            let one = arguments.take::<abi::ForgetOne>()?;
+            self.union().forget(one.nodeid, one.nlookup);
         }
+        Some(unanswered)
     }
 
-    fn setattr(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        _handle: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        let change = Change { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
-        let caller = caller(request);
-        self.dispatch(self.union().change_copies_up(ino.0), ino, move |shared| {
-            match shared.run(|union| union.setattr(ino.0, change, caller)) {
-                Ok(attr) => reply.attr(&shared.ttl, &attributes(&attr)),
-                Err(errno) => reply.error(errno),
+    fn getattr(&self, head: &InHeader, reply: Reply) -> Option<Answered> {
+        let attr = self.shared.run(|union| union.getattr(head.nodeid));
+        Some(reply.message(attr.map(|attr| attr_out(&attr, self.shared.valid))))
+    }
+
+    fn setattr(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let change = convert::change(&arguments.take()?);
+        let (ino, caller) = (head.nodeid, head.caller());
+        Some(self.dispatch(self.union().change_copies_up(ino), ino, move |shared| {
+            let attr = shared.run(|union| union.setattr(ino, change, caller));
+            reply.message(attr.map(|attr| attr_out(&attr, shared.valid)))
+        }))
+    }
+
+    fn read_link(&self, head: &InHeader, reply: Reply) -> Option<Answered> {
+        Some(reply.bytes(self.shared.run(|union| union.read_link(head.nodeid))))
+    }
+
+    fn make(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let made = match head.opcode {
+            op::MKNOD => {
+                let asked = arguments.take::<abi::MknodIn>()?;
+                let name = arguments.name()?;
+                self.shared.run(|union| {
+                    let new = match kind_of_mode(asked.mode)? {
+                        Kind::File => New::File,
+                        kind => New::Node(kind, device_number(asked.rdev)),
+                    };
+                    union.make(head.nodeid, name, new, asked.mode, asked.umask, head.caller())
+                })
             }
-        });
+            op::MKDIR => {
+                let asked = arguments.take::<abi::MkdirIn>()?;
+                let name = arguments.name()?;
+                let made =
+                    |union: &Union| union.make(head.nodeid, name, New::Dir, asked.mode, asked.umask, head.caller());
+                self.shared.run(made)
+            }
+            _ => {
+                let (name, target) = (arguments.name()?, arguments.name()?);
+                let new = New::Symlink(target);
+                self.shared.run(|union| union.make(head.nodeid, name, new, 0o777, 0, head.caller()))
+            }
+        };
+        Some(self.shared.reply_entry(made, reply))
     }
 
-    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.shared.run(|union| union.read_link(ino.0)) {
-            Ok(target) => reply.data(&target),
-            Err(errno) => reply.error(errno),
-        }
+    fn remove(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let name = arguments.name()?;
+        Some(reply.empty(self.shared.run(|union| match head.opcode {
+            op::UNLINK => union.unlink(head.nodeid, name),
+            _ => union.rmdir(head.nodeid, name),
+        })))
     }
 
-    fn mknod(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        let made = self.shared.run(|union| {
-            let kind = kind_of_mode(mode)?;
-            let new = match kind {
-                Kind::File => New::File,
-                kind => New::Node(kind, device_number(rdev)),
-            };
-            union.make(parent.0, name.as_bytes(), new, mode, umask, caller(request))
-        });
-        self.shared.reply_entry(made, reply);
-    }
-
-    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let made = |union: &Union| union.make(parent.0, name.as_bytes(), New::Dir, mode, umask, caller(request));
-        self.shared.reply_entry(self.shared.run(made), reply);
-    }
-
-    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let new = New::Symlink(target.as_os_str().as_bytes());
-        let made = |union: &Union| union.make(parent.0, name.as_bytes(), new, 0o777, 0, caller(request));
-        self.shared.reply_entry(self.shared.run(made), reply);
-    }
-
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(self.shared.run(|union| union.unlink(parent.0, name.as_bytes())), reply);
-    }
-
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(self.shared.run(|union| union.rmdir(parent.0, name.as_bytes())), reply);
-    }
-
-    fn rename(
-        &self,
-        _request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        new_parent: INodeNo,
-        new_name: &OsStr,
-        flags: fuser::RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        let flags = match flags.bits() {
+    fn rename(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let (to, flags) = match head.opcode {
+            op::RENAME => (arguments.take::<abi::RenameIn>()?.newdir, 0),
+            _ => {
+                let asked = arguments.take::<abi::Rename2In>()?;
+                (asked.newdir, asked.flags)
+            }
+        };
+        let flags = match flags {
             0 => RenameFlags::Replace,
             libc::RENAME_NOREPLACE => RenameFlags::NoReplace,
             libc::RENAME_EXCHANGE => RenameFlags::Exchange,
             libc::RENAME_WHITEOUT => RenameFlags::Whiteout,
-            _ => return reply.error(fuser::Errno::EINVAL),
+            _ => return Some(reply.error(Errno::INVAL)),
         };
-        let (old, new) = ((parent.0, name.as_bytes()), (new_parent.0, new_name.as_bytes()));
-        match self.shared.run(|union| union.rename(old, new, flags, false)) {
-            Ok(Progress::Done) => reply.ok(),
+        let (from, old, new) = (head.nodeid, arguments.name()?, arguments.name()?);
+        Some(match self.shared.run(|union| union.rename((from, old), (to, new), flags, false)) {
+            Ok(Progress::Done) => reply.parts(&[]),
             Ok(Progress::NeedsCopy) => {
-                let (old, new) = (old.1.to_vec(), new.1.to_vec());
-                self.dispatch(true, parent, move |shared| {
-                    let (old, new) = ((parent.0, &*old), (new_parent.0, &*new));
-                    let renamed = shared.run(|union| union.rename(old, new, flags, true));
-                    reply_empty(renamed.map(|_| ()), reply);
-                });
+                let (old, new) = (old.to_vec(), new.to_vec());
+                self.dispatch(true, from, move |shared| {
+                    let renamed = shared.run(|union| union.rename((from, &*old), (to, &*new), flags, true));
+                    reply.empty(renamed.map(drop))
+                })
             }
             Err(errno) => reply.error(errno),
-        }
+        })
     }
 
-    fn link(&self, _request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let name = name.as_bytes().to_vec();
-        self.dispatch(self.union().change_copies_up(ino.0), ino, move |shared| {
-            shared.reply_entry(shared.run(|union| union.link(ino.0, parent.0, &name)), reply);
-        });
+    fn link(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let ino = arguments.take::<abi::LinkIn>()?.oldnodeid;
+        let (parent, name) = (head.nodeid, arguments.name()?.to_vec());
+        Some(self.dispatch(self.union().change_copies_up(ino), ino, move |shared| {
+            shared.reply_entry(shared.run(|union| union.link(ino, parent, &name)), reply)
+        }))
     }
 
-    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.shared.run(|union| union.open_handle(ino.0, flags.0 as u32)) {
-            Ok(opened) => {
-                let keep = if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
-                reply.opened(FileHandle(opened.handle), keep);
-            }
-            Err(errno) => reply.error(errno),
-        }
+    fn open(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let flags = arguments.take::<abi::OpenIn>()?.flags;
+        let opened = self.shared.run(|union| union.open_handle(head.nodeid, flags));
+        Some(reply.message(opened.map(|opened| abi::OpenOut {
+            fh: opened.handle,
+            open_flags: if opened.keep_cache { fopen::KEEP_CACHE } else { 0 },
+            backing_id: 0,
+        })))
     }
 
-    fn create(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        flags: i32,
-        reply: ReplyCreate,
-    ) {
+    fn create(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let asked = arguments.take::<abi::CreateIn>()?;
+        let name = arguments.name()?;
         let made = self
             .shared
-            .run(|union| union.create(parent.0, name.as_bytes(), mode, umask, flags as u32, caller(request)));
-        match made {
-            Ok((entry, opened)) => {
-                let generation = generation(&entry.lookup);
-                entry.lookup.hand_over();
-                let attr = attributes(&entry.attr);
-                let keep = FopenFlags::FOPEN_KEEP_CACHE;
-                reply.created(&self.shared.ttl, &attr, generation, FileHandle(opened.handle), keep);
-            }
-            Err(errno) => reply.error(errno),
-        }
+            .run(|union| union.create(head.nodeid, name, asked.mode, asked.umask, asked.flags, head.caller()));
+        Some(reply.message(made.map(|(made, opened)| {
+            let entry = convert::entry(&made.lookup, &made.attr, self.shared.valid);
+            made.lookup.hand_over();
+            let open = abi::OpenOut { fh: opened.handle, open_flags: fopen::KEEP_CACHE, backing_id: 0 };
+            abi::CreateOut { entry, open }
+        })))
     }
 
-    fn read(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        BUFFER.with_borrow_mut(|buffer| {
-            let size = size as usize;
+    fn read(&self, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let asked = arguments.take::<abi::ReadIn>()?;
+        let size = asked.size as usize;
+        Some(BUFFER.with_borrow_mut(|buffer| {
             if buffer.len() < size {
                 buffer.resize(size, 0);
             }
-            match self.shared.run(|union| union.read(handle.0, offset, &mut buffer[..size])) {
-                Ok(read) => reply.data(&buffer[..read]),
-                Err(errno) => reply.error(errno),
-            }
-        });
+            let read = self.shared.run(|union| union.read(asked.fh, asked.offset, &mut buffer[..size]));
+            reply.bytes(read.map(|read| &buffer[..read]))
+        }))
     }
 
-    fn write(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        data: &[u8],
-        write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        let strip = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID).then(|| caller(request));
-        if !self.union().write_copies_up(handle.0) {
-            return reply_written(self.shared.run(|union| union.write(handle.0, offset, data, strip)), reply);
+    fn write(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let asked = arguments.take::<abi::WriteIn>()?;
+        let data = arguments.bytes(asked.size)?;
+        let strip = (asked.write_flags & abi::WRITE_KILL_SUIDGID != 0).then(|| head.caller());
+        if !self.union().write_copies_up(asked.fh) {
+            let written = self.shared.run(|union| union.write(asked.fh, asked.offset, data, strip));
+            return Some(reply_written(written, reply));
         }
         let data = data.to_vec();
-        self.dispatch(true, ino, move |shared| {
-            reply_written(shared.run(|union| union.write(handle.0, offset, &data, strip)), reply);
-        });
+        Some(self.dispatch(true, head.nodeid, move |shared| {
+            reply_written(shared.run(|union| union.write(asked.fh, asked.offset, &data, strip)), reply)
+        }))
     }
 
-    fn flush(&self, _request: &Request, _ino: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        // every write was answered when it was done, so the kernel need not ask at each close
-        reply.error(fuser::Errno::ENOSYS);
+    fn release(&self, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        self.union().release(arguments.take::<abi::ReleaseIn>()?.fh);
+        Some(reply.parts(&[]))
     }
 
-    fn release(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        handle: FileHandle,
-        _flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.union().release(handle.0);
-        reply.ok();
+    fn sync(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let asked = arguments.take::<abi::FsyncIn>()?;
+        let (dir, data_only) = (head.opcode == op::FSYNCDIR, asked.fsync_flags & abi::FSYNC_FDATASYNC != 0);
+        Some(self.dispatch(true, head.nodeid, move |shared| {
+            reply.empty(shared.run(|union| match dir {
+                true => union.sync_dir(asked.fh),
+                false => union.sync(asked.fh, data_only),
+            }))
+        }))
     }
 
-    fn fsync(&self, _request: &Request, ino: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {
-        self.dispatch(true, ino, move |shared| reply_empty(shared.run(|union| union.sync(handle.0, data_only)), reply));
+    fn open_dir(&self, head: &InHeader, reply: Reply) -> Option<Answered> {
+        let opened = self.shared.run(|union| union.open_dir(head.nodeid));
+        Some(reply.message(opened.map(|fh| abi::OpenOut { fh, ..abi::OpenOut::default() })))
     }
 
-    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.shared.run(|union| union.open_dir(ino.0)) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
-            Err(errno) => reply.error(errno),
-        }
+    fn read_dir(&self, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let asked = arguments.take::<abi::ReadIn>()?;
+        Some(BUFFER.with_borrow_mut(|buffer| {
+            let mut listing = Listing::new(buffer, asked.size);
+            let read = self.shared.run(|union| {
+                union.read_dir(asked.fh, asked.offset, |entry| {
+                    let kind = convert::entry_type(entry.kind);
+                    listing.add(None, abi::Dirent { ino: entry.ino, off: entry.next, namelen: 0, kind }, entry.name)
+                })
+            });
+            reply.bytes(read.map(|()| listing.bytes()))
+        }))
     }
 
-    fn readdir(&self, _request: &Request, _ino: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let read = self.shared.run(|union| {
-            union.read_dir(handle.0, offset, |entry| {
-                let kind = convert::file_type(entry.kind);
-                reply.add(INodeNo(entry.ino), entry.next, kind, OsStr::from_bytes(entry.name))
-            })
-        });
-        match read {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    fn readdirplus(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
-        let read = self.shared.run(|union| {
-            union.read_dir_plus(handle.0, offset, |name, seen, next| {
-                let (attr, ttl, lookup) = match seen {
-                    Seen::Directory(attr) => (attributes(&attr), self.shared.ttl, None),
-                    Seen::Entry(entry) => (attributes(&entry.attr), self.shared.ttl, Some(entry.lookup)),
-                    Seen::Unreadable(lookup, kind) => {
-                        (convert::only_type(lookup.inode().ino, kind), Duration::ZERO, Some(lookup))
+    fn read_dir_plus(&self, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let asked = arguments.take::<abi::ReadIn>()?;
+        Some(BUFFER.with_borrow_mut(|buffer| {
+            let mut listing = Listing::new(buffer, asked.size);
+            let read = self.shared.run(|union| {
+                union.read_dir_plus(asked.fh, asked.offset, |name, seen, next| {
+                    let (told, lookup) = match seen {
+                        Seen::Directory(attr) => (convert::no_lookup(&attr), None),
+                        Seen::Entry(Entry { lookup, attr }) => {
+                            (convert::entry(&lookup, &attr, self.shared.valid), Some(lookup))
+                        }
+                        Seen::Unreadable(lookup, kind) => (convert::only_type(&lookup, kind), Some(lookup)),
+                    };
+                    let head = abi::Dirent { ino: told.attr.ino, off: next, namelen: 0, kind: told.attr.mode >> 12 };
+                    let full = listing.add(Some(&told), head, name);
+                    if let Some(lookup) = lookup
+                        && !full
+                    {
+                        lookup.hand_over();
                     }
-                };
-                let generation = lookup.as_ref().map_or(Generation(0), generation);
-                let full = reply.add(attr.ino, next, OsStr::from_bytes(name), &ttl, &attr, generation);
-                if let Some(lookup) = lookup
-                    && !full
-                {
-                    lookup.hand_over();
-                }
-                full
-            })
+                    full
+                })
+            });
+            reply.bytes(read.map(|()| listing.bytes()))
+        }))
+    }
+
+    fn release_dir(&self, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        self.union().release_dir(arguments.take::<abi::ReleaseIn>()?.fh);
+        Some(reply.parts(&[]))
+    }
+
+    fn statfs(&self, reply: Reply) -> Option<Answered> {
+        let told = self.shared.run(Union::statfs).map(|s| abi::Kstatfs {
+            blocks: s.f_blocks,
+            bfree: s.f_bfree,
+            bavail: s.f_bavail,
+            files: s.f_files,
+            ffree: s.f_ffree,
+            bsize: u32::try_from(s.f_bsize).unwrap_or(4096),
+            namelen: crate::union::name::NAME_MAX as u32,
+            frsize: u32::try_from(s.f_frsize).unwrap_or(4096),
+            ..abi::Kstatfs::default()
         });
-        match read {
-            Ok(()) => reply.ok(),
+        Some(reply.message(told))
+    }
+
+    fn set_xattr(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let asked = arguments.take::<abi::SetxattrIn>()?;
+        let (name, value) = (arguments.name()?.to_vec(), arguments.bytes(asked.size)?.to_vec());
+        let (ino, caller) = (head.nodeid, head.caller());
+        Some(self.dispatch(self.union().change_copies_up(ino), ino, move |shared| {
+            reply.empty(shared.run(|union| union.set_xattr(ino, &name, &value, asked.flags, caller)))
+        }))
+    }
+
+    fn get_xattr(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let room = arguments.take::<abi::GetxattrIn>()?.size;
+        let value = match head.opcode {
+            op::LISTXATTR => self.shared.run(|union| union.list_xattr(head.nodeid)),
+            _ => {
+                let name = arguments.name()?;
+                self.shared.run(|union| union.get_xattr(head.nodeid, name))
+            }
+        };
+        Some(reply_xattr(value, room, reply))
+    }
+
+    fn remove_xattr(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let (ino, name) = (head.nodeid, arguments.name()?.to_vec());
+        Some(self.dispatch(self.union().change_copies_up(ino), ino, move |shared| {
+            reply.empty(shared.run(|union| union.remove_xattr(ino, &name)))
+        }))
+    }
+
+    fn fallocate(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let asked = arguments.take::<abi::FallocateIn>()?;
+        let caller = head.caller();
+        Some(self.dispatch(self.union().write_copies_up(asked.fh), head.nodeid, move |shared| {
+            let done = |union: &Union| union.fallocate(asked.fh, asked.mode, asked.offset, asked.length, caller);
+            reply.empty(shared.run(done))
+        }))
+    }
+
+    fn ioctl(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let asked = arguments.take::<abi::IoctlIn>()?;
+        let Some(request) = Ioctl::read(asked.cmd, arguments.bytes(asked.in_size)?) else {
+            return Some(reply.error(Errno::NOTTY));
+        };
+        let ino = head.nodeid;
+        let long = request.changes() && self.union().change_copies_up(ino);
+        Some(self.dispatch(long, ino, move |shared| match shared.run(|union| request.run(union, ino)) {
+            Ok(bytes) => {
+                let told = &bytes[..bytes.len().min(asked.out_size as usize)];
+                reply.parts(&[abi::IoctlOut::default().as_bytes(), told])
+            }
             Err(errno) => reply.error(errno),
-        }
+        }))
     }
 
-    fn releasedir(&self, _request: &Request, _ino: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        self.union().release_dir(handle.0);
-        reply.ok();
+    fn seek(&self, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let asked = arguments.take::<abi::LseekIn>()?;
+        let at = self.shared.run(|union| union.seek(asked.fh, asked.offset as i64, asked.whence));
+        Some(reply.message(at.map(|offset| abi::LseekOut { offset })))
     }
 
-    fn fsyncdir(&self, _request: &Request, ino: INodeNo, handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
-        self.dispatch(true, ino, move |shared| reply_empty(shared.run(|union| union.sync_dir(handle.0)), reply));
-    }
-
-    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        match self.shared.run(Union::statfs) {
-            Ok(s) => reply.statfs(
-                s.f_blocks,
-                s.f_bfree,
-                s.f_bavail,
-                s.f_files,
-                s.f_ffree,
-                u32::try_from(s.f_bsize).unwrap_or(4096),
-                crate::union::name::NAME_MAX as u32,
-                u32::try_from(s.f_frsize).unwrap_or(4096),
-            ),
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    fn setxattr(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        let (name, value, caller) = (name.as_bytes().to_vec(), value.to_vec(), caller(request));
-        self.dispatch(self.union().change_copies_up(ino.0), ino, move |shared| {
-            reply_empty(shared.run(|union| union.set_xattr(ino.0, &name, &value, flags as u32, caller)), reply);
-        });
-    }
-
-    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        reply_xattr(self.shared.run(|union| union.get_xattr(ino.0, name.as_bytes())), size, reply);
-    }
-
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        reply_xattr(self.shared.run(|union| union.list_xattr(ino.0)), size, reply);
-    }
-
-    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = name.as_bytes().to_vec();
-        self.dispatch(self.union().change_copies_up(ino.0), ino, move |shared| {
-            reply_empty(shared.run(|union| union.remove_xattr(ino.0, &name)), reply);
-        });
-    }
-
-    fn fallocate(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        let caller = caller(request);
-        self.dispatch(self.union().write_copies_up(handle.0), ino, move |shared| {
-            reply_empty(shared.run(|union| union.fallocate(handle.0, mode as u32, offset, length, caller)), reply);
-        });
-    }
-
-    fn ioctl(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        _handle: FileHandle,
-        _flags: IoctlFlags,
-        command: u32,
-        data: &[u8],
-        out_size: u32,
-        reply: ReplyIoctl,
-    ) {
-        let Some(asked) = Ioctl::read(command, data) else { return reply.error(fuser::Errno::ENOTTY) };
-        let long = asked.changes() && self.union().change_copies_up(ino.0);
-        self.dispatch(long, ino, move |shared| match shared.run(|union| asked.run(union, ino.0)) {
-            Ok(bytes) => reply.ioctl(0, &bytes[..bytes.len().min(out_size as usize)]),
-            Err(errno) => reply.error(errno),
-        });
-    }
-
-    fn lseek(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        handle: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
-        match self.shared.run(|union| union.seek(handle.0, offset, whence as u32)) {
-            Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    fn copy_file_range(
-        &self,
-        request: &Request,
-        _from_ino: INodeNo,
-        from: FileHandle,
-        from_at: u64,
-        to_ino: INodeNo,
-        to: FileHandle,
-        to_at: u64,
-        length: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        let (caller, from, to) = (caller(request), (from.0, from_at), (to.0, to_at));
+    fn copy_range(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let asked = arguments.take::<abi::CopyFileRangeIn>()?;
+        let (from, to) = ((asked.fh_in, asked.off_in), (asked.fh_out, asked.off_out));
+        let (length, caller) = (asked.len, head.caller());
         let long = self.union().copies_much(from.0, from.1, to.0, length);
-        self.dispatch(long, to_ino, move |shared| {
-            reply_written(shared.run(|union| union.copy_range(from, to, length, caller)), reply);
-        });
+        Some(self.dispatch(long, asked.nodeid_out, move |shared| {
+            reply_written(shared.run(|union| union.copy_range(from, to, length, caller)), reply)
+        }))
     }
 }

@@ -150,7 +150,12 @@ pub const WORDS: &[Word] = &[
     ),
     word("volatile", None, Effect::Volatile, "never wait for the disk; a top in use at a crash is refused afterwards"),
     word("workdir", Some("DIR"), Effect::Workdir, "where the top branch's work area lies, on its file system"),
-    word("threads", Some("N"), Effect::Threads, "number of event loops; the number of CPUs by default, at least 2"),
+    word(
+        "threads",
+        Some("N"),
+        Effect::Threads,
+        "number of threads that take requests; twice the number of CPUs by default, 4 to 16",
+    ),
     word("fsname", Some("NAME"), Effect::Fsname, "what /proc/mounts shows as the source; the branches by default"),
     word("ro", None, Effect::Set(MsFlags::MS_RDONLY), "mount read-only"),
     word("rw", None, Effect::Clear(MsFlags::MS_RDONLY), "mount writable"),

@@ -1,0 +1,150 @@
+//! The open /dev/fuse: requests are read from it, replies and notifications are written to it.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use smallvec::SmallVec;
+use zerocopy::{Immutable, IntoBytes};
+
+use super::abi::{NOTIFY_INVAL_INODE, NotifyInvalInode, OutHeader};
+
+/// One end of a connection; the kernel has the other.
+#[derive(Debug)]
+pub(super) struct Device(OwnedFd);
+
+impl Device {
+    /// Takes an open device, whose reads do not wait from now on.
+    pub(super) fn new(fd: OwnedFd) -> io::Result<Arc<Device>> {
+        let flags = rustix::fs::fcntl_getfl(&fd)?;
+        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        Ok(Arc::new(Device(fd)))
+    }
+
+    /// Takes the next request, if there is one.
+    ///
+    /// # Errors
+    /// EAGAIN if there is none; ENODEV once the mount is gone.
+    pub(super) fn read(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        rustix::io::read(&self.0, buffer)
+    }
+
+    /// Sleeps until there may be a request.
+    pub(super) fn wait(&self) {
+        // whatever it answers, the next read tells more
+        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None).ok();
+    }
+
+    /// Writes a message; the parts of its body lie where they lie.
+    fn send(&self, unique: u64, error: i32, body: &[&[u8]]) -> Result<(), Errno> {
+        let length = size_of::<OutHeader>() + body.iter().map(|part| part.len()).sum::<usize>();
+        let len = u32::try_from(length).map_err(|_| Errno::INVAL)?;
+        let header = OutHeader { len, error, unique };
+        let mut parts = SmallVec::<[IoSlice<'_>; 4]>::new();
+        parts.push(IoSlice::new(header.as_bytes()));
+        parts.extend(body.iter().map(|part| IoSlice::new(part)));
+        rustix::io::writev(&self.0, &parts).map(drop)
+    }
+
+    /// Tells the kernel that what it has of an inode is stale: attributes, and pages from `offset`
+    /// on if that is not negative.
+    ///
+    /// # Errors
+    /// ENOENT if the kernel does not know the inode.
+    pub(super) fn invalidate_inode(&self, ino: u64, offset: i64, length: i64) -> Result<(), Errno> {
+        let stale = NotifyInvalInode { ino, off: offset, len: length };
+        self.send(0, NOTIFY_INVAL_INODE, &[stale.as_bytes()])
+    }
+}
+
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A request was replied to, or will be.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Answered(());
+
+impl Answered {
+    /// By the job that has the reply now.
+    pub(super) fn later() -> Answered {
+        Answered(())
+    }
+}
+
+/// The reply that a request waits for, from any thread. One that is dropped is EIO.
+#[derive(Debug)]
+pub(super) struct Reply {
+    device: Arc<Device>,
+    /// The request; 0 once it was replied to.
+    unique: u64,
+}
+
+impl Reply {
+    pub(super) fn new(device: &Arc<Device>, unique: u64) -> Reply {
+        Reply { device: Arc::clone(device), unique }
+    }
+
+    /// Nothing is waited for.
+    pub(super) fn none(mut self) -> Answered {
+        self.unique = 0;
+        Answered(())
+    }
+
+    /// The request failed.
+    pub(super) fn error(mut self, errno: Errno) -> Answered {
+        self.send(-errno.raw_os_error(), &[])
+    }
+
+    /// The request is done; there is nothing to tell, or this.
+    pub(super) fn parts(mut self, body: &[&[u8]]) -> Answered {
+        self.send(0, body)
+    }
+
+    /// Nothing to tell but whether it worked.
+    pub(super) fn empty(self, result: Result<(), Errno>) -> Answered {
+        match result {
+            Ok(()) => self.parts(&[]),
+            Err(errno) => self.error(errno),
+        }
+    }
+
+    /// A message.
+    pub(super) fn message<T: IntoBytes + Immutable>(self, result: Result<T, Errno>) -> Answered {
+        match result {
+            Ok(message) => self.parts(&[message.as_bytes()]),
+            Err(errno) => self.error(errno),
+        }
+    }
+
+    /// Bytes.
+    pub(super) fn bytes(self, result: Result<impl AsRef<[u8]>, Errno>) -> Answered {
+        match result {
+            Ok(bytes) => self.parts(&[bytes.as_ref()]),
+            Err(errno) => self.error(errno),
+        }
+    }
+
+    fn send(&mut self, error: i32, body: &[&[u8]]) -> Answered {
+        match self.device.send(std::mem::take(&mut self.unique), error, body) {
+            // who asked was killed meanwhile, or the mount is gone
+            Ok(()) | Err(Errno::NOENT | Errno::NODEV | Errno::PERM) => {}
+            Err(errno) => tracing::error!(%errno, "replying"),
+        }
+        Answered(())
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if self.unique != 0 {
+            let Answered(()) = self.send(-Errno::IO.raw_os_error(), &[]);
+        }
+    }
+}

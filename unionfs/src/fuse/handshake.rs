@@ -1,0 +1,122 @@
+//! The first request: which version is spoken, and what the kernel is asked to do.
+
+use std::io;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::abi::{InitIn, InitOut, MAJOR, MIN_READ_BUFFER, MINOR, OLDEST_MINOR, init, op};
+use super::device::{Device, Reply};
+use super::message::split;
+
+/// Largest write request, in bytes.
+pub(super) const MAX_WRITE: u32 = 1 << 20;
+const MAX_BACKGROUND: u16 = 64;
+const PAGE: u32 = 4096;
+
+/// What we would like the kernel to do, where it can.
+///
+/// Not FUSE_ATOMIC_O_TRUNC: with it `open(O_RDONLY | O_TRUNC)` of a running program truncates it
+/// before the kernel says ETXTBSY. Without it the truncation comes as a request of its own, only
+/// for a file that is there already.
+const WANTED: [(u64, &str); 10] = [
+    (init::ASYNC_READ, "async_read"),
+    (init::BIG_WRITES, "big_writes"),
+    (init::PARALLEL_DIROPS, "parallel_dirops"),
+    (init::DO_READDIRPLUS, "readdirplus"),
+    (init::READDIRPLUS_AUTO, "readdirplus_auto"),
+    (init::DONT_MASK, "dont_mask"),
+    (init::POSIX_ACL, "posix_acl"),
+    (init::ASYNC_DIO, "async_dio"),
+    (init::MAX_PAGES, "max_pages"),
+    (init::HANDLE_KILLPRIV_V2, "handle_killpriv_v2"),
+];
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub(super) struct Agreed {
+    /// The kernel's version, and the names of the features that are on.
+    pub(super) features: Vec<String>,
+}
+
+/// Answers the kernel's first request. `revalidates` if branches may change on their own.
+///
+/// # Errors
+/// That the kernel is too old, and what reading the device answers.
+pub(super) fn shake_hands(device: &Arc<Device>, revalidates: bool) -> io::Result<Agreed> {
+    let mut buffer = vec![0; MIN_READ_BUFFER];
+    let (unique, asked) = loop {
+        let length = match device.read(&mut buffer) {
+            Err(Errno::AGAIN | Errno::INTR | Errno::NOENT) => {
+                device.wait();
+                continue;
+            }
+            length => length?,
+        };
+        let Some((header, arguments)) = split(&buffer[..length]) else { continue };
+        if header.opcode == op::INIT {
+            break (header.unique, arguments.take_short::<InitIn>());
+        }
+        drop(Reply::new(device, header.unique));
+    };
+    let reply = Reply::new(device, unique);
+    if asked.major != MAJOR || asked.minor < OLDEST_MINOR {
+        drop(reply.error(Errno::PROTO));
+        let (major, minor) = (asked.major, asked.minor);
+        return Err(io::Error::other(format!("its FUSE protocol is {major}.{minor}, and 7.{OLDEST_MINOR} is needed")));
+    }
+    let (answer, agreed) = agree(&asked, revalidates);
+    drop(reply.message(Ok(answer)));
+    Ok(agreed)
+}
+
+fn agree(asked: &InitIn, revalidates: bool) -> (InitOut, Agreed) {
+    let offered = u64::from(asked.flags) | u64::from(asked.flags2) << 32;
+    let mut features = vec![format!("protocol={}.{}", asked.major, asked.minor)];
+    let mut flags = 0;
+    let extra = match revalidates {
+        true => (init::AUTO_INVAL_DATA, "auto_inval_data"),
+        false => (init::CACHE_SYMLINKS, "cache_symlinks"),
+    };
+    for (flag, name) in WANTED.into_iter().chain([extra]) {
+        if offered & flag != 0 {
+            flags |= flag;
+            features.push(name.to_owned());
+        }
+    }
+    if offered & init::INIT_EXT != 0 {
+        flags |= init::INIT_EXT;
+    }
+    let answer = InitOut {
+        major: MAJOR,
+        minor: MINOR.min(asked.minor),
+        max_readahead: asked.max_readahead,
+        flags: flags as u32,
+        flags2: (flags >> 32) as u32,
+        max_background: MAX_BACKGROUND,
+        congestion_threshold: MAX_BACKGROUND / 4 * 3,
+        max_write: MAX_WRITE,
+        time_gran: 1,
+        max_pages: (MAX_WRITE / PAGE) as u16,
+        ..InitOut::default()
+    };
+    (answer, Agreed { features })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_asked_for_that_the_kernel_cannot_do() {
+        let old = InitIn { major: 7, minor: 23, flags: init::ASYNC_READ as u32, ..InitIn::default() };
+        let (answer, agreed) = agree(&old, false);
+        assert_eq!((answer.minor, answer.flags, answer.flags2), (23, init::ASYNC_READ as u32, 0));
+        assert_eq!(agreed.features, ["protocol=7.23", "async_read"]);
+        let new = InitIn { major: 7, minor: 99, flags: u32::MAX, flags2: u32::MAX, ..InitIn::default() };
+        let (answer, agreed) = agree(&new, true);
+        assert_eq!(answer.minor, MINOR);
+        assert_eq!(u64::from(answer.flags) & init::CACHE_SYMLINKS, 0);
+        assert!(agreed.features.iter().any(|feature| feature == "auto_inval_data"));
+    }
+}

@@ -1,0 +1,375 @@
+//! The threads that take requests, and how they wait.
+//!
+//! On a machine with an idle processor most of a round trip is spent on waking that up for the
+//! daemon: it took 44 us asleep, and 9 us with a reader that goes on looking for the next request
+//! for a moment (`bench`, row `round-trip`). So a reader **polls** before it sleeps, as long as
+//! that was worth it lately, and lets others run meanwhile where they want to.
+//!
+//! As few readers as possible are **active**: one, and more only while requests wait for them.
+//! At most one sleeps in the kernel, where each request would wake it, even one that another
+//! reader takes. A **watch** sees to it that a reader in a long request, on a slow disk, does not
+//! keep the others waiting.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use rustix::io::Errno;
+
+use super::device::Device;
+
+/// So long a reader polls at most, and this is what it begins with.
+const LONGEST: Duration = Duration::from_micros(100);
+const SHORTEST: Duration = Duration::from_micros(25);
+/// A sleep shorter than this would better have been polling.
+const NAP: Duration = Duration::from_micros(200);
+/// After so many polls another thread is let run, for nothing if none wants to.
+const YIELD_EVERY: u32 = 8;
+/// Whoever was away for longer than this at a yield shares its processor.
+const CROWDED: Duration = Duration::from_micros(2);
+/// After so many requests that were waiting already, another reader helps.
+const BACKLOG: u32 = 16;
+/// After so many times that another reader was waiting, too, a reader leaves.
+const SURPLUS: u32 = 4;
+/// How often the watch looks, and after how many looks at nothing it sleeps.
+const LOOK: Duration = Duration::from_millis(1);
+const LOOKS_AT_NOTHING: u32 = 20;
+
+/// What all readers share.
+#[derive(Debug)]
+pub(super) struct Readers {
+    device: Arc<Device>,
+    most: usize,
+    /// Readers that take part, and how many of these wait for a request.
+    active: AtomicUsize,
+    waiting: AtomicUsize,
+    /// Counts requests.
+    taken: AtomicU64,
+    /// Readers that may become active.
+    calls: Mutex<usize>,
+    called: Condvar,
+    watch: Mutex<()>,
+    watch_sleeps: AtomicBool,
+    watch_called: Condvar,
+    ended: AtomicBool,
+    failure: Mutex<Option<Errno>>,
+}
+
+/// One reader.
+#[derive(Debug)]
+struct Reader {
+    buffer: Box<[u8]>,
+    /// How long it polls.
+    patience: Duration,
+    crowded: bool,
+    /// Requests in a row that were waiting.
+    backlog: u32,
+    /// Times in a row that another reader waited, too.
+    surplus: u32,
+}
+
+enum Next {
+    Request(usize),
+    /// There are others.
+    Leave,
+    Ended,
+}
+
+impl Readers {
+    pub(super) fn new(device: Arc<Device>, most: usize) -> Readers {
+        Readers {
+            device,
+            most,
+            active: AtomicUsize::new(1),
+            waiting: AtomicUsize::new(0),
+            taken: AtomicU64::new(0),
+            calls: Mutex::new(1),
+            called: Condvar::new(),
+            watch: Mutex::new(()),
+            watch_sleeps: AtomicBool::new(false),
+            watch_called: Condvar::new(),
+            ended: AtomicBool::new(false),
+            failure: Mutex::new(None),
+        }
+    }
+
+    /// Passes each request to `handle`, until the mount is gone.
+    ///
+    /// # Errors
+    /// What reading the device answers.
+    pub(super) fn run(&self, longest_request: usize, handle: &(impl Fn(&[u8]) + Sync)) -> io::Result<()> {
+        std::thread::scope(|scope| {
+            for _ in 1..self.most {
+                let reader = std::thread::Builder::new().name("reader".to_owned());
+                if let Err(error) = reader.spawn_scoped(scope, || self.take_part(longest_request, handle)) {
+                    tracing::warn!(%error, "starting a reader; there are others");
+                }
+            }
+            let watch = std::thread::Builder::new().name("watch".to_owned());
+            if let Err(error) = watch.spawn_scoped(scope, || self.look_after()) {
+                tracing::warn!(%error, "starting the watch over readers");
+            }
+            self.take_part(longest_request, handle);
+        });
+        self.failure.lock().take().map_or(Ok(()), |errno| Err(errno.into()))
+    }
+
+    /// Active as often as it is called.
+    fn take_part(&self, longest_request: usize, handle: &impl Fn(&[u8])) {
+        let buffer = vec![0; longest_request].into_boxed_slice();
+        let mut reader = Reader { buffer, patience: Duration::ZERO, crowded: false, backlog: 0, surplus: 0 };
+        while self.wait_for_call() {
+            loop {
+                match self.next(&mut reader) {
+                    Next::Request(length) => {
+                        let request = &reader.buffer[..length];
+                        if catch_unwind(AssertUnwindSafe(|| handle(request))).is_err() {
+                            tracing::error!("a request failed inside the file system; it was answered with EIO");
+                        }
+                    }
+                    Next::Leave => break,
+                    Next::Ended => return self.end(),
+                }
+            }
+        }
+    }
+
+    fn wait_for_call(&self) -> bool {
+        let mut calls = self.calls.lock();
+        while *calls == 0 && !self.has_ended() {
+            self.called.wait(&mut calls);
+        }
+        *calls = calls.saturating_sub(1);
+        !self.has_ended()
+    }
+
+    /// Makes one more reader active, if there is one.
+    fn call(&self) {
+        let more = |active| (active < self.most).then_some(active + 1);
+        if self.active.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok() {
+            *self.calls.lock() += 1;
+            self.called.notify_one();
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) {
+        let calls = self.calls.lock();
+        self.ended.store(true, Ordering::Relaxed);
+        drop(calls);
+        self.called.notify_all();
+        self.call_watch();
+    }
+
+    fn next(&self, reader: &mut Reader) -> Next {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let first = self.try_read(reader);
+        if let Some(next) = first {
+            reader.backlog += 1;
+            let alone = self.waiting.load(Ordering::Relaxed) == 0;
+            if reader.backlog >= BACKLOG && alone {
+                reader.backlog = 0;
+                self.call();
+            }
+            return next;
+        }
+        reader.backlog = 0;
+        reader.surplus = if self.waiting.load(Ordering::Relaxed) > 1 { reader.surplus + 1 } else { 0 };
+        if reader.surplus >= SURPLUS && self.leave() {
+            reader.surplus = 0;
+            return Next::Leave;
+        }
+        if let Some(next) = self.poll(reader) {
+            return next;
+        }
+        if self.leave() { Next::Leave } else { self.sleep(reader) }
+    }
+
+    /// A request that is there already.
+    fn try_read(&self, reader: &mut Reader) -> Option<Next> {
+        let next = match self.device.read(&mut reader.buffer) {
+            Ok(0) => Next::Ended,
+            Ok(length) => Next::Request(length),
+            // nothing; a signal; who asked was killed meanwhile
+            Err(Errno::AGAIN | Errno::INTR | Errno::NOENT) => return None,
+            Err(Errno::NODEV | Errno::CONNABORTED) => Next::Ended,
+            Err(errno) => {
+                *self.failure.lock() = Some(errno);
+                Next::Ended
+            }
+        };
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        if self.watch_sleeps.load(Ordering::SeqCst) {
+            self.call_watch();
+        }
+        Some(next)
+    }
+
+    /// Looks for a request again and again for a while.
+    fn poll(&self, reader: &mut Reader) -> Option<Next> {
+        if reader.patience.is_zero() {
+            return None;
+        }
+        let begun = Instant::now();
+        let mut turn = 0u32;
+        loop {
+            if let Some(next) = self.try_read(reader) {
+                return Some(next);
+            }
+            let now = Instant::now();
+            if now - begun >= reader.patience {
+                // in vain, so the next time it is shorter, and not at all in the end
+                reader.patience = Some(reader.patience / 2).filter(|half| *half >= SHORTEST).unwrap_or_default();
+                return None;
+            }
+            turn += 1;
+            if reader.crowded || turn.is_multiple_of(YIELD_EVERY) {
+                std::thread::yield_now();
+                reader.crowded = now.elapsed() > CROWDED;
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// Ends to wait, unless nobody else does.
+    fn leave(&self) -> bool {
+        let fewer = |waiting| (waiting > 1).then(|| waiting - 1);
+        let left = self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok();
+        if left {
+            self.active.fetch_sub(1, Ordering::Relaxed);
+        }
+        left
+    }
+
+    /// Sleeps until there is a request.
+    fn sleep(&self, reader: &mut Reader) -> Next {
+        let begun = Instant::now();
+        loop {
+            self.device.wait();
+            let Some(next) = self.try_read(reader) else { continue };
+            if begun.elapsed() < NAP {
+                reader.patience = (reader.patience * 2).clamp(SHORTEST, LONGEST);
+            }
+            return next;
+        }
+    }
+
+    fn call_watch(&self) {
+        let watch = self.watch.lock();
+        self.watch_sleeps.store(false, Ordering::SeqCst);
+        drop(watch);
+        self.watch_called.notify_one();
+    }
+
+    /// Calls another reader when all active ones have been busy with the same requests for a while.
+    fn look_after(&self) {
+        let (mut before, mut quiet) = (0, 0);
+        while !self.has_ended() {
+            let taken = self.taken.load(Ordering::Relaxed);
+            let busy = self.waiting.load(Ordering::SeqCst) == 0;
+            if busy && taken == before {
+                self.call();
+            }
+            quiet = if busy || taken != before { 0 } else { quiet + 1 };
+            before = taken;
+            if quiet < LOOKS_AT_NOTHING {
+                std::thread::sleep(LOOK);
+            } else {
+                self.watch_sleep();
+                quiet = 0;
+            }
+        }
+    }
+
+    /// Sleeps until a request is taken.
+    fn watch_sleep(&self) {
+        let mut watch = self.watch.lock();
+        self.watch_sleeps.store(true, Ordering::SeqCst);
+        // who takes one from now on sees that the watch sleeps; who took one just before is seen here
+        while self.watch_sleeps.load(Ordering::Relaxed) && self.waiting.load(Ordering::SeqCst) > 0 && !self.has_ended()
+        {
+            self.watch_called.wait(&mut watch);
+        }
+        self.watch_sleeps.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::sync::mpsc::channel;
+
+    use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
+
+    use super::*;
+
+    /// What behaves like the device: whole messages, and the kernel's end of it.
+    fn device() -> (Arc<Device>, OwnedFd) {
+        let (ours, kernel) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        (Device::new(ours).unwrap(), kernel)
+    }
+
+    #[test]
+    fn each_request_is_taken_once() {
+        let (device, kernel) = device();
+        let (seen, all) = channel();
+        let sender = std::thread::spawn(move || {
+            for number in 0..2000u32 {
+                send(&kernel, &number.to_ne_bytes(), SendFlags::empty()).unwrap();
+            }
+        });
+        let seen = Mutex::new(seen);
+        let handle = |request: &[u8]| seen.lock().send(u32::from_ne_bytes(*request.first_chunk().unwrap())).unwrap();
+        Readers::new(device, 4).run(64, &handle).unwrap();
+        sender.join().unwrap();
+        drop(seen);
+        let mut taken: Vec<u32> = all.iter().collect();
+        taken.sort_unstable();
+        assert_eq!(taken, (0..2000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_request_that_takes_long_keeps_nobody_waiting() {
+        let (device, kernel) = device();
+        let ((release, blocked), (seen, others)) = (channel::<()>(), channel());
+        let (blocked, seen) = (Mutex::new(blocked), Mutex::new(seen));
+        let caller = std::thread::spawn(move || {
+            send(&kernel, b"long", SendFlags::empty()).unwrap();
+            send(&kernel, b"short", SendFlags::empty()).unwrap();
+            // only another reader can have taken it
+            let taken: Vec<u8> = others.recv().unwrap();
+            release.send(()).unwrap();
+            taken
+        });
+        let handle = |request: &[u8]| match request {
+            b"long" => blocked.lock().recv().unwrap(),
+            other => seen.lock().send(other.to_vec()).unwrap(),
+        };
+        Readers::new(device, 2).run(64, &handle).unwrap();
+        assert_eq!(caller.join().unwrap(), b"short");
+    }
+
+    #[test]
+    fn a_panic_ends_one_request_only() {
+        let (device, kernel) = device();
+        send(&kernel, b"bad", SendFlags::empty()).unwrap();
+        send(&kernel, b"good", SendFlags::empty()).unwrap();
+        drop(kernel);
+        let good = AtomicU64::new(0);
+        let handle = |request: &[u8]| {
+            assert_eq!(request, b"good", "on purpose");
+            good.fetch_add(1, Ordering::Relaxed);
+        };
+        Readers::new(device, 1).run(64, &handle).unwrap();
+        assert_eq!(good.load(Ordering::Relaxed), 1);
+    }
+}
