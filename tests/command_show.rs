@@ -49,6 +49,23 @@ fn show_tells_the_branches_as_aufs_does() {
 }
 
 #[test]
+fn show_counts_the_requests_of_the_kernel() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro"]) else { return };
+    let union = branches.mount();
+    let lookups = || -> u64 {
+        let told = show(union.path("")).stdout;
+        told.lines().find_map(|line| line.strip_prefix("requests LOOKUP ")).map_or(0, |count| count.parse().unwrap())
+    };
+    let before = lookups();
+    for name in ["a", "b", "c"] {
+        assert!(!union.path(name).exists());
+        // remembered by the kernel
+        assert!(!union.path(name).exists());
+    }
+    assert_eq!(lookups() - before, 3);
+}
+
+#[test]
 fn show_tells_json_in_one_line_whatever_the_names() {
     let Some(sandbox) = sandbox::enter() else { return };
     let top = sandbox.path().join(OsStr::from_bytes(b"t\xff\""));

@@ -10,12 +10,13 @@
 //! | `abi` | messages as the kernel lays them out |
 //! | `device` | the open /dev/fuse, and replies |
 //! | `handshake` | what is agreed on with the kernel |
-//! | `readers` | the threads that take requests |
+//! | `readers`, `counts` | the threads that take requests, and how many of each came |
 //! | `message`, `convert`, `listing`, `ioctl` | requests taken apart, replies put together |
 //! | `operations` | the operations |
 
 mod abi;
 mod convert;
+mod counts;
 mod device;
 mod handshake;
 mod ioctl;
@@ -34,6 +35,7 @@ use nix::sys::signal::{SigSet, Signal};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+pub use self::counts::Counts;
 use self::device::{Answered, Device};
 use self::handshake::MAX_WRITE;
 use self::readers::Readers;
@@ -91,13 +93,18 @@ impl Server {
         union.begin()?;
         let valid = if union.revalidates() { REVALIDATE } else { FOR_EVER };
         let shared = Arc::new(Shared { union: Arc::clone(&union), valid });
-        let adapter = Adapter { shared, device, pool: Pool::default() };
+        let adapter = Adapter { shared, device, pool: Pool::default(), counts: Arc::new(Counts::new()) };
         Ok(Server { adapter, threads, served: Served(union), features })
     }
 
     /// The features that were negotiated.
     pub fn features(&self) -> Vec<String> {
         self.features.clone()
+    }
+
+    /// The requests of the mount, also while it is served.
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.adapter.counts)
     }
 
     /// Serves until the mount is gone.
@@ -142,6 +149,7 @@ struct Adapter {
     shared: Arc<Shared>,
     device: Arc<Device>,
     pool: Pool,
+    counts: Arc<Counts>,
 }
 
 impl Shared {

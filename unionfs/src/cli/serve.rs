@@ -32,7 +32,7 @@ pub(super) fn serve(request: &Request, readiness: daemon::Readiness) -> Result<(
     let server = Server::new(Arc::clone(&union), device)
         .map_err(|error| format!("the kernel does not start the mount: {error}"))?;
     mounted.check()?;
-    let control = open_control(request, &mounted, server.features(), union);
+    let control = open_control(request, &mounted, &server, union);
     let serving = Arc::new(Serving { mounted, control });
     readiness.tell()?;
     signals::watch(Arc::clone(&serving))?;
@@ -41,17 +41,19 @@ pub(super) fn serve(request: &Request, readiness: daemon::Readiness) -> Result<(
 }
 
 /// A mount without a control socket is still a mount; `runionfs show` then says that it has none.
-fn open_control(request: &Request, mounted: &Mounted, features: Vec<String>, union: Arc<Union>) -> Option<Control> {
+fn open_control(request: &Request, mounted: &Mounted, server: &Server, union: Arc<Union>) -> Option<Control> {
+    let counts = server.counts();
     let status = Status {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
         mountpoint: Text::from(mounted.target().as_os_str()),
         branches: request.branches.iter().map(|branch| Text::from(branch.to_text().as_os_str())).collect(),
         options: words::print(&request.options).iter().map(|word| Text::from(word.as_os_str())).collect(),
-        features,
+        features: server.features(),
+        requests: Vec::new(),
     };
     let answer = move |asked| match asked {
-        control::Request::Show => status.to_line(),
+        control::Request::Show => Status { requests: counts.told(), ..status.clone() }.to_line(),
         control::Request::Flush => control::to_line(&union.flush_links()?),
     };
     match Control::open(mounted.device(), answer) {

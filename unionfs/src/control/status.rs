@@ -59,6 +59,8 @@ pub struct Status {
     pub options: Vec<Text>,
     /// What was negotiated with the kernel.
     pub features: Vec<String>,
+    /// How often the kernel asked for what, by the names of `linux/fuse.h`.
+    pub requests: Vec<(String, u64)>,
 }
 
 impl Status {
@@ -93,6 +95,9 @@ impl Status {
         for feature in &self.features {
             line("feature", feature.as_bytes());
         }
+        for (name, count) in &self.requests {
+            line("requests", format!("{name} {count}").as_bytes());
+        }
         text
     }
 }
@@ -109,6 +114,7 @@ mod tests {
             branches: vec![OsStr::new("/top=rw").into(), OsStr::from_bytes(b"/\xff\n=ro+wh").into()],
             options: vec![OsStr::new("udba=none").into()],
             features: vec!["posix_acl".into()],
+            requests: vec![("LOOKUP".into(), 7)],
         }
     }
 
@@ -125,7 +131,7 @@ mod tests {
         let text = Status { branches: vec![OsStr::new("/top=rw").into(), OsStr::new("/low=ro+wh").into()], ..status() };
         assert_eq!(
             String::from_utf8(text.to_text()).unwrap(),
-            "br0 /top=rw\nbr1 /low=ro+wh\nmountpoint /mnt\npid 42\nversion 1.2.3\noption udba=none\nfeature posix_acl\n"
+            "br0 /top=rw\nbr1 /low=ro+wh\nmountpoint /mnt\npid 42\nversion 1.2.3\noption udba=none\nfeature posix_acl\nrequests LOOKUP 7\n"
         );
     }
 }

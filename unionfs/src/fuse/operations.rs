@@ -55,6 +55,7 @@ impl Adapter {
         let Some((head, arguments)) = split(request) else {
             return tracing::error!(length = request.len(), "a request that is too short");
         };
+        self.counts.add(head.opcode);
         let reply = Reply::new(&self.device, head.unique);
         if self.begin(&head, arguments, reply).is_none() {
             tracing::error!(head.opcode, "a request that is too short; it was answered with EIO");
