@@ -15,6 +15,7 @@ use rustix::process::geteuid;
 
 use super::dir::Dir;
 use super::stat::{Kind, RealId};
+use crate::acl;
 use crate::union::name::WORK_AREA;
 
 pub(crate) const LOCK: &[u8] = b"lock";
@@ -345,9 +346,16 @@ pub fn is_left_volatile(parent: &Path) -> Result<bool, Errno> {
     }
 }
 
+/// What the branch's root gives to new entries is not for what is prepared here: an entry that is
+/// copied up has what it had, and one that is made takes from the directory that it is for.
 fn make_and_open(parent: &Dir, name: &[u8]) -> Result<Dir, Errno> {
     match parent.make_dir(name, 0o700) {
-        Ok(()) | Err(Errno::EXIST) => parent.open_dir(name),
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let dir = parent.open_dir(name)?;
+    match dir.at(b"").real_remove_xattr(acl::DEFAULT) {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(dir),
         Err(errno) => Err(errno),
     }
 }
