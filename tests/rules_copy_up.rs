@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use harness::fixture::{Branches, Union};
 use harness::sandbox::{Medium, run};
-use harness::snapshot::{Entry, Exactness, Snapshot, WORK_AREA};
+use harness::snapshot::{Entry, Exactness, Snapshot};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Timespec, Timestamps, XattrFlags, utimensat};
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
@@ -288,8 +288,7 @@ fn a_long_copy_stalls_nobody_else() {
     };
     let during = thread::scope(|scope| {
         let copiers: Vec<_> = (0..4).map(|number| scope.spawn(move || copy(number))).collect();
-        let work = u.at("0").join(WORK_AREA).join("tmp");
-        let copying = || harness::snapshot::names(&work).is_ok_and(|names| names.len() > 1).then_some(());
+        let copying = || (u.prepared(0) > 1).then_some(());
         harness::mount::poll(Duration::from_secs(30), || {
             copying().or_else(|| copiers.iter().any(thread::ScopedJoinHandle::is_finished).then_some(()))
         });
@@ -352,14 +351,9 @@ fn a_copy_that_a_crash_cuts_off_is_cleaned_up() {
     branches.file("1/d/large", vec![b'x'; 256 << 20]);
     let mut u = branches.mount();
     let path = u.path("d/large");
-    let work = u.at("0").join(WORK_AREA).join("tmp");
     let copier = thread::spawn(move || fs::set_permissions(path, fs::Permissions::from_mode(0o600)));
-    let begun = harness::mount::poll(Duration::from_secs(30), || {
-        harness::snapshot::names(&work)
-            .is_ok_and(|names| !names.is_empty())
-            .then_some(())
-            .or_else(|| copier.is_finished().then_some(()))
-    });
+    let begun =
+        harness::mount::poll(Duration::from_secs(30), || (u.prepared(0) > 0 || copier.is_finished()).then_some(()));
     assert!(begun.is_some());
     u.mounted.kill9();
     let finished = copier.join().unwrap().is_ok();

@@ -292,6 +292,24 @@ impl Union {
         }
     }
 
+    /// How many files the daemon prepares in the work area of a branch: those with a temporary name, and those
+    /// without one.
+    ///
+    /// # Panics
+    /// When the work area or the daemon's descriptors cannot be listed.
+    #[must_use]
+    pub fn prepared(&self, branch: usize) -> usize {
+        let named = list(&self.at(branch.to_string()).join(WORK_AREA).join("tmp")).len();
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.mounted.pid())).expect("list the descriptors");
+        // see O_TMPFILE in the kernel: what has no name is called #INODE
+        let nameless = |path: PathBuf| {
+            let target = fs::read_link(path).ok()?;
+            let name = target.file_name()?.to_str()?.to_owned();
+            Some(name.starts_with('#') && name.ends_with(" (deleted)"))
+        };
+        named + descriptors.filter_map(|entry| nameless(entry.ok()?.path())).filter(|nameless| *nameless).count()
+    }
+
     /// Asserts that every read-only branch is exactly what it was before the mount, times included.
     ///
     /// # Panics

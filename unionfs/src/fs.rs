@@ -82,6 +82,7 @@ pub struct Union {
     /// Shown in the place of directories that are other branches.
     empty: Option<Arc<Dir>>,
     records: records::Records,
+    ways: copy_data::Ways,
     /// Tells the kernel that attributes of an inode changed on their own.
     on_stale: OnceLock<StaleHook>,
 }

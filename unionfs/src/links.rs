@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use crate::branch::dir::Dir;
 use crate::branch::stat::{RealId, Stat};
+use crate::branch::unplaced::Unplaced;
 use crate::branch::work::Work;
 use crate::union::Name;
 
@@ -237,13 +238,13 @@ pub fn remove(work: &Work, number: u64) -> Result<(), Errno> {
 }
 
 /// Keeps a prepared copy under the object's number.
-pub fn keep_copy(work: &Work, temporary: &[u8], number: u64) -> Result<(), Errno> {
-    let name = link_name(number);
-    match work.temporary().link(temporary, work.links(), &name) {
+pub fn keep_copy(copy: &Unplaced<'_>, number: u64) -> Result<(), Errno> {
+    let (name, links) = (link_name(number), copy.work().links());
+    match copy.link(links, &name) {
         // left over from a copy-up that did not come to its end
         Err(Errno::EXIST) => {
-            work.links().unlink(&name)?;
-            work.temporary().link(temporary, work.links(), &name)
+            links.unlink(&name)?;
+            copy.link(links, &name)
         }
         result => result,
     }

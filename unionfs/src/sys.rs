@@ -33,7 +33,7 @@ pub(crate) fn set_mount_read_only(mount: BorrowedFd<'_>) -> Result<(), Errno> {
     if result == 0 {
         return Ok(());
     }
-    Err(std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
+    Err(last_errno())
 }
 
 /// Gives memory that was freed back to the system (malloc_trim(3)). The C library keeps the small
@@ -44,6 +44,46 @@ pub(crate) fn give_back_memory() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Begins to write a range of a file back, without waiting for it (sync_file_range(2)).
+///
+/// # Errors
+/// ENOSPC or EIO from the blocks that it needs, ESPIPE or EINVAL where the file has none.
+pub(crate) fn begin_writeback(file: BorrowedFd<'_>, offset: u64, length: u64) -> Result<(), Errno> {
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return Err(Errno::INVAL) };
+    // SAFETY: the descriptor is open for the length of the call, which takes numbers only.
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE) };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+fn last_errno() -> Errno {
+    std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
+}
+
+/// A part of a file that becomes the beginning of another, as FICLONERANGE has it (`struct
+/// file_clone_range` of `linux/fs.h`).
+#[repr(C)]
+struct CloneRange {
+    from: i64,
+    offset: u64,
+    length: u64,
+    to: u64,
+}
+
+/// FICLONERANGE.
+const CLONE_RANGE: u32 = opcode::write::<CloneRange>(0x94, 13);
+
+/// Makes the first bytes of a file those of an empty one, which shares their blocks. `length` is a
+/// number of whole blocks, or 0 for all.
+///
+/// # Errors
+/// EOPNOTSUPP or EXDEV where the file systems cannot, EINVAL where these two files cannot.
+pub(crate) fn clone_beginning(from: BorrowedFd<'_>, to: BorrowedFd<'_>, length: u64) -> Result<(), Errno> {
+    let range = CloneRange { from: from.as_raw_fd().into(), offset: 0, length, to: 0 };
+    // SAFETY: the request reads a `struct file_clone_range`, which `CloneRange` is, and whose
+    // descriptor is open for the length of the call.
+    unsafe { ioctl(to, Setter::<CLONE_RANGE, CloneRange>::new(range)) }
 }
 
 /// Flags, project and extent sizes of a file, as FS_IOC_FSGETXATTR has them (`struct fsxattr` of

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::form::Form;
 use super::private::is_private;
-use super::stat::{Stat, Time};
+use super::stat::{RealId, Stat, Time};
 
 /// A place whose attributes are read and changed.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +77,11 @@ impl<'a> At<'a> {
     pub(super) fn real_chmod(self, bits: u32) -> Result<(), Errno> {
         let mode = Mode::from_raw_mode(bits & 0o7777);
         if self.name.is_empty() {
-            return rustix::fs::chmod(proc_path(self.fd, b""), mode);
+            return match rustix::fs::fchmod(self.fd, mode) {
+                // of O_PATH
+                Err(Errno::BADF) => rustix::fs::chmod(proc_path(self.fd, b""), mode),
+                changed => changed,
+            };
         }
         // chmod(2) follows links, so the entry is held first
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -89,7 +93,11 @@ impl<'a> At<'a> {
     pub fn set_times(self, atime: SetTime, mtime: SetTime) -> Result<(), Errno> {
         let times = Timestamps { last_access: timespec(atime), last_modification: timespec(mtime) };
         if self.name.is_empty() {
-            return rustix::fs::utimensat(CWD, proc_path(self.fd, b""), &times, AtFlags::empty());
+            return match rustix::fs::utimensat(self.fd, c"", &times, AtFlags::EMPTY_PATH) {
+                // before kernel 5.8
+                Err(Errno::INVAL) => rustix::fs::utimensat(CWD, proc_path(self.fd, b""), &times, AtFlags::empty()),
+                set => set,
+            };
         }
         rustix::fs::utimensat(self.fd, self.name, &times, AtFlags::SYMLINK_NOFOLLOW)
     }
@@ -161,13 +169,18 @@ impl<'a> At<'a> {
         }
     }
 
-    /// Gives this place the owner, mode, extended attributes and times of another, in the order
-    /// in which none undoes another: a change of owner strips set-id bits and capabilities.
-    /// Attributes that are marks of a branch are not taken: they are about the place, and could hide
-    /// or move something in another.
-    pub fn take_attributes(self, from: At<'_>, stat: &Stat) -> Result<(), Errno> {
-        self.chown(Some(stat.uid), Some(stat.gid))?;
-        if stat.kind != super::stat::Kind::Symlink {
+    /// Gives this place, where something was made just now, the owner, mode, extended attributes and
+    /// times of another, in the order in which none undoes another: a change of owner strips set-id
+    /// bits and capabilities. Attributes that are marks of a branch are not taken: they are about the
+    /// place, and could hide or move something in another. Returns who it is.
+    pub fn take_attributes(self, from: At<'_>, stat: &Stat) -> Result<RealId, Errno> {
+        let made = self.stat()?;
+        let owned = (made.uid, made.gid) == (stat.uid, stat.gid);
+        if !owned {
+            self.chown(Some(stat.uid), Some(stat.gid))?;
+        }
+        // a change of the owner may take more bits than it says
+        if stat.kind != super::stat::Kind::Symlink && !(owned && made.mode == stat.mode) {
             self.chmod(stat.mode)?;
         }
         match from.xattr_names() {
@@ -184,7 +197,8 @@ impl<'a> At<'a> {
             Err(Errno::OPNOTSUPP) => {}
             Err(error) => return Err(error),
         }
-        self.set_times(SetTime::To(stat.atime), SetTime::To(stat.mtime))
+        self.set_times(SetTime::To(stat.atime), SetTime::To(stat.mtime))?;
+        Ok(made.id)
     }
 }
 

@@ -15,6 +15,7 @@ use rustix::process::geteuid;
 
 use super::dir::Dir;
 use super::stat::{Kind, RealId};
+use super::unplaced;
 use crate::acl;
 use crate::union::name::WORK_AREA;
 
@@ -51,6 +52,8 @@ pub struct Work {
     unordered: bool,
     /// Whether nothing waits for the disk.
     volatile: AtomicBool,
+    /// Whether files can be prepared without a name.
+    nameless: bool,
     _lock: OwnedFd,
     _claim: Option<OwnedFd>,
 }
@@ -88,7 +91,9 @@ impl Work {
         let (numbers, epoch) = open_numbers(&area)?;
         let numbers_end = AtomicU64::new(rustix::fs::fstat(&numbers)?.st_size as u64);
         let owner = other_owner(&area)?;
+        let nameless = unplaced::can_be_nameless(&temporary, b"try");
         Ok(Work {
+            nameless,
             owner,
             area,
             temporary,
@@ -108,6 +113,11 @@ impl Work {
     /// Whether a change must be durable before another one that relies on it.
     pub fn needs_order(&self) -> bool {
         self.unordered
+    }
+
+    /// Whether files are prepared without a name.
+    pub(super) fn takes_nameless(&self) -> bool {
+        self.nameless && (!self.unordered || self.volatile.load(Ordering::Relaxed))
     }
 
     /// The work area itself.

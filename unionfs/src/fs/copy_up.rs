@@ -1,32 +1,47 @@
 //! Copy-up (rules 27 to 32): an entry is prepared in the work area with everything it has, made
 //! durable, and renamed into place. Whatever fails before that leaves nothing behind.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use rustix::fs::{OFlags, RenameFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::Union;
-use super::copy_data::{Keep, copy_data};
+use super::copy_data::{Copying, Keep, Way};
 use super::flags;
-use super::records::Changing;
 use crate::branch::at::{At, SetTime};
 use crate::branch::dir::Dir;
-use crate::branch::stat::{Kind, Stat};
-use crate::branch::work::Work;
+use crate::branch::stat::{Kind, RealId, Stat};
+use crate::branch::unplaced::Unplaced;
 use crate::handle::Real;
 use crate::inode::{Dentry, Inode, Place, ROOT};
 use crate::links::{self, Gone, Origin};
-use crate::union::BranchIndex;
+use crate::union::{BranchIndex, Name};
 
-/// A copy in the work area, not in its place yet.
+/// A copy that is not in its place yet.
 struct Copy<'a> {
-    work: &'a Work,
-    name: Vec<u8>,
-    stat: Stat,
-    /// Of a regular file.
-    file: Option<OwnedFd>,
+    entry: Unplaced<'a>,
+    /// Who it is.
+    id: RealId,
+}
+
+/// What is copied.
+struct Source<'a> {
+    dir: &'a Dir,
+    name: &'a [u8],
+    branch: BranchIndex,
+    /// If it is open already.
+    open: Option<Arc<Real>>,
+}
+
+impl Source<'_> {
+    fn stat(&self) -> Result<Stat, Errno> {
+        match &self.open {
+            Some(real) => real.at().stat(),
+            None => self.dir.find(self.name)?.ok_or(Errno::STALE),
+        }
+    }
 }
 
 impl Union {
@@ -101,14 +116,19 @@ impl Union {
         branch: Option<BranchIndex>,
         keep: Keep,
     ) -> Result<(), Errno> {
-        let mut tries = 0..4;
-        loop {
+        for _ in 0..4 {
             match self.try_copy_up(inode, dentry.clone(), branch, keep) {
                 // the name went while it was copied: another leads to the object, or none is left
-                Err(Errno::STALE) if dentry.is_none() && tries.next().is_some() => {}
+                Err(Errno::STALE) if dentry.is_none() => {}
                 result => return result,
             }
+            // forgets names that do not lead to it any more
+            match self.stat_by_name(inode) {
+                Ok(_) | Err(Errno::STALE) => {}
+                Err(errno) => return Err(errno),
+            }
         }
+        self.try_copy_up(inode, dentry, branch, keep)
     }
 
     fn try_copy_up(
@@ -124,108 +144,123 @@ impl Union {
             // somebody else did it while we waited
             _ => return Ok(()),
         };
-        if dentry.is_none() {
-            // forgets names that do not lead to it any more
-            self.stat_by_name(inode)?;
-        }
         let dentry = dentry.or_else(|| inode.dentry()).ok_or(Errno::STALE)?;
         let target = branch.map_or_else(|| self.target_above(&dentry.parent, from), Ok)?;
         self.raise_dir(&dentry.parent, target)?;
-        let source = self.dir(&dentry.parent, from)?;
-        let copy = self.prepare(inode, &source, dentry.name.as_bytes(), target, keep)?;
-        let placed = self.put_in_place(inode, &dentry, from, target, &copy);
-        if placed.is_err() {
-            copy.work.discard(&copy.name);
-        }
-        let append_only = placed?;
-        if let (Some(open), Some(file)) = (inode.open_file(), copy.file) {
-            open.switch(Real {
-                file,
-                writable: true,
-                append_only,
-                branch: Some(target),
-                form: self.form(Some(target)),
-            });
+        let dir = self.dir(&dentry.parent, from)?;
+        let source = Source { dir: &dir, name: dentry.name.as_bytes(), branch: from, open: self.open_on(inode, from) };
+        let mut copy = self.prepare(inode, &source, target, keep)?;
+        let append_only = self.put_in_place(inode, &dentry, from, target, &mut copy)?;
+        if let (Some(open), Some(file)) = (inode.open_file(), copy.entry.into_open()) {
+            let (branch, form) = (Some(target), self.form(Some(target)));
+            open.switch(Real { file, writable: true, append_only, branch, form });
         }
         Ok(())
+    }
+
+    /// The open file of an inode on a branch, if its content can be had.
+    fn open_on(&self, inode: &Inode, branch: BranchIndex) -> Option<Arc<Real>> {
+        let open = inode.open_file().filter(|open| open.check_readable().is_ok())?;
+        Some(open.real()).filter(|real| real.branch == Some(branch))
     }
 
     /// Makes the copy in the work area.
     fn prepare<'a>(
         &'a self,
         inode: &Inode,
-        source: &Dir,
-        name: &[u8],
+        source: &Source<'_>,
         target: BranchIndex,
         keep: Keep,
     ) -> Result<Copy<'a>, Errno> {
-        let work = self.work(target)?;
-        let temporary = work.temporary_name();
-        let make = || -> Result<(Stat, Option<OwnedFd>), Errno> {
-            let stat = source.find(name)?.ok_or(Errno::STALE)?;
-            // other names may lead to the copy before the change that it is made for
-            let keep = if stat.nlink > 1 { Keep::All } else { keep };
-            if stat.id != inode.with(|state| state.real) {
-                return Err(Errno::STALE);
-            }
-            let file = self.copy_object(work, &temporary, source, name, &stat, keep)?;
-            let at = work.temporary().at(&temporary);
-            at.take_attributes(source.at(name), &stat)?;
-            if matches!(keep, Keep::First(bytes) if bytes < stat.size) {
-                // the content is another already, should nobody come to truncate it
-                at.set_times(SetTime::Keep, SetTime::Now)?;
-            }
-            if let Some(file) = &file
-                && !self.options.volatile
-            {
-                rustix::fs::fsync(file)?;
-            }
-            Ok((at.stat()?, file))
-        };
-        match make() {
-            Ok((stat, file)) => Ok(Copy { work, name: temporary, stat, file }),
-            Err(errno) => {
-                work.discard(&temporary);
-                Err(errno)
-            }
+        let stat = source.stat()?;
+        if stat.id != inode.with(|state| state.real) {
+            return Err(Errno::STALE);
         }
+        // other names may lead to the copy before the change that it is made for
+        let keep = if stat.nlink > 1 { Keep::All } else { keep };
+        let copy = match stat.kind {
+            Kind::File => self.copy_file(source, &stat, target, keep)?,
+            _ => self.copy_other(source, &stat, target)?,
+        };
+        if matches!(keep, Keep::First(bytes) if bytes < stat.size) {
+            // the content is another already, should nobody come to truncate it
+            copy.entry.at().set_times(SetTime::Keep, SetTime::Now)?;
+        }
+        if let Some(file) = copy.entry.open()
+            && !self.options.volatile
+        {
+            rustix::fs::fsync(file)?;
+        }
+        if stat.nlink > 1 {
+            // a record is found by the number, so that must outlive the mount, too
+            copy.entry.work().keep_number(copy.id, inode.ino)?;
+        }
+        Ok(copy)
     }
 
-    /// Makes an object of the same type, with the content that is kept.
-    fn copy_object(
+    /// Makes a regular file with the content that is kept.
+    fn copy_file(&self, source: &Source<'_>, stat: &Stat, target: BranchIndex, keep: Keep) -> Result<Copy<'_>, Errno> {
+        let opened;
+        let from = match &source.open {
+            Some(real) => Some(real.file.as_fd()),
+            None => match source.dir.open_file(source.name, OFlags::RDONLY) {
+                // what is not copied need not be readable
+                Err(Errno::ACCESS) if keep.of(stat.size) == 0 => None,
+                file => {
+                    opened = file?;
+                    Some(opened.as_fd())
+                }
+            },
+        };
+        let entry = Unplaced::file(self.work(target)?, stat.mode)?;
+        let to = entry.open().ok_or(Errno::IO)?;
+        let Some(from) = from else {
+            let id = entry.at().take_attributes(source.dir.at(source.name), stat)?;
+            return Ok(Copy { entry, id });
+        };
+        self.copy_content(from, to.as_fd(), stat, keep, Some((source.branch, target)))?;
+        flags::carry(&from, to);
+        let id = entry.at().take_attributes(At::open(from, source.dir.form()), stat)?;
+        Ok(Copy { entry, id })
+    }
+
+    /// Copies content in the best way that there is between two branches.
+    fn copy_content(
         &self,
-        work: &Work,
-        temporary: &[u8],
-        source: &Dir,
-        name: &[u8],
+        from: BorrowedFd<'_>,
+        to: BorrowedFd<'_>,
         stat: &Stat,
         keep: Keep,
-    ) -> Result<Option<OwnedFd>, Errno> {
-        let into = work.temporary();
-        match stat.kind {
-            Kind::File => {
-                let from = match source.open_file(name, OFlags::RDONLY) {
-                    // what is not copied need not be readable
-                    Err(Errno::ACCESS) if keep.of(stat.size) == 0 => None,
-                    from => Some(from?),
-                };
-                let to = into.create_file(temporary, 0o600)?;
-                if let Some(from) = from {
-                    copy_data(from.as_fd(), to.as_fd(), stat.size, keep)?;
-                    flags::carry(&from, &to);
-                }
-                return Ok(Some(to));
-            }
-            Kind::Symlink => into.make_symlink(temporary, &source.read_link(name)?)?,
-            Kind::Dir => return Err(Errno::ISDIR),
-            // it would be a whiteout there
-            Kind::Char if stat.rdev == 0 && into.form().overlay => return Err(Errno::PERM),
-            kind => into.make_node(temporary, kind, 0o600, stat.rdev)?,
+        between: Option<(BranchIndex, BranchIndex)>,
+    ) -> Result<(), Errno> {
+        let known = between.map_or_else(Way::default, |between| self.ways.best(between));
+        let durable = !self.options.volatile;
+        let mut copying = Copying { from, to, size: stat.size, blocks: stat.blocks, keep, durable, way: known };
+        let copied = copying.run();
+        if let Some(between) = between
+            && copying.way != known
+        {
+            self.ways.learn(between, copying.way);
         }
-        Ok(None)
+        copied
     }
 
-    /// Renames a copy to its name, if it still is the name of the inode; what lost its name
+    /// Makes a symbolic link, fifo, socket or device.
+    fn copy_other(&self, source: &Source<'_>, stat: &Stat, target: BranchIndex) -> Result<Copy<'_>, Errno> {
+        let work = self.work(target)?;
+        let overlay = work.temporary().form().overlay;
+        let entry = Unplaced::entry(work, |into, temporary| match stat.kind {
+            Kind::Symlink => into.make_symlink(temporary, &source.dir.read_link(source.name)?),
+            Kind::Dir => Err(Errno::ISDIR),
+            // it would be a whiteout there
+            Kind::Char if stat.rdev == 0 && overlay => Err(Errno::PERM),
+            kind => into.make_node(temporary, kind, 0o600, stat.rdev),
+        })?;
+        let id = entry.at().take_attributes(source.dir.at(source.name), stat)?;
+        Ok(Copy { entry, id })
+    }
+
+    /// Gives a copy its name, if it still is the name of the inode; what lost its name
     /// meanwhile goes on without one. Whether the copy is append-only from now on.
     fn put_in_place(
         &self,
@@ -233,7 +268,7 @@ impl Union {
         dentry: &Dentry,
         from: BranchIndex,
         target: BranchIndex,
-        copy: &Copy<'_>,
+        copy: &mut Copy<'_>,
     ) -> Result<bool, Errno> {
         let parent = &dentry.parent;
         let name = dentry.name.as_name();
@@ -248,27 +283,21 @@ impl Union {
             return Err(Errno::STALE);
         }
         let into = self.dir(parent, target)?;
-        let place = || {
-            let temporary = copy.work.temporary();
-            into.keeping_times(|| temporary.rename(&copy.name, &into, name.as_bytes(), RenameFlags::NOREPLACE))
-        };
         let recorded = before.nlink > 1;
         let _changing = recorded.then(|| self.records.change());
         if recorded {
-            // the record is found by the number, so that must outlive the mount, too
-            copy.work.keep_number(copy.stat.id, inode.ino)?;
             self.check_record(target, inode.ino)?;
-            recording(copy, inode.ino, &before, &self.gone(parent, from, name)?, place)?;
+            recording(copy, inode.ino, &before, &self.gone(parent, from, name)?, (&into, name))?;
         } else {
             // if it cannot be written, it is known in this mount
-            copy.work.set_number(copy.stat.id, inode.ino).ok();
-            place()?;
+            copy.entry.work().set_number(copy.id, inode.ino).ok();
+            into.keeping_times(|| copy.entry.place(&into, name.as_bytes()))?;
         }
         // what is append-only could not have been put in its place
-        let append_only = before.guard.append_only && copy.file.as_ref().is_some_and(flags::make_append_only);
+        let append_only = before.guard.append_only && copy.entry.open().is_some_and(flags::make_append_only);
         inode.with(|state| {
             state.place = if recorded { Place::Record(target) } else { Place::Entry(target) };
-            state.real = copy.stat.id;
+            state.real = copy.id;
             state.unsynced = true;
         });
         Ok(append_only)
@@ -311,32 +340,28 @@ impl Union {
             open.check_readable()?;
         }
         let (target, work) = self.writable().next().ok_or(Errno::ROFS)?;
-        let temporary = work.temporary_name();
-        let file = work.temporary().create_file(&temporary, 0o600)?;
-        let made = || -> Result<(Stat, Option<Changing<'_>>), Errno> {
-            let stat = real.at().stat()?;
-            copy_data(real.file.as_fd(), file.as_fd(), stat.size, keep)?;
-            let at = At::open(file.as_fd(), self.form(Some(target)));
-            at.take_attributes(real.at(), &stat)?;
-            let copied = at.stat()?;
-            if nlink == 0 {
-                return Ok((copied, None));
-            }
+        let stat = real.at().stat()?;
+        let copy = Unplaced::file(work, stat.mode)?;
+        let to = copy.open().ok_or(Errno::IO)?;
+        self.copy_content(real.file.as_fd(), to.as_fd(), &stat, keep, real.branch.map(|branch| (branch, target)))?;
+        let id = copy.at().take_attributes(real.at(), &stat)?;
+        let recorded = nlink > 0;
+        if recorded {
             if !self.options.volatile {
-                rustix::fs::fsync(&file)?;
+                rustix::fs::fsync(to)?;
             }
-            let changing = self.records.change();
-            links::keep_copy(work, &temporary, inode.ino)?;
-            work.keep_number(copied.id, inode.ino)?;
-            Ok((copied, Some(changing)))
-        };
-        let (copied, _changing) = made().inspect_err(|_| work.discard(&temporary))?;
-        work.temporary().unlink(&temporary)?;
+            work.keep_number(id, inode.ino)?;
+        }
+        let _changing = recorded.then(|| self.records.change());
+        if recorded {
+            links::keep_copy(&copy, inode.ino)?;
+        }
+        let file = copy.into_open().ok_or(Errno::IO)?;
         let still_nameless = inode.with(|state| {
             let nameless = matches!(state.place, Place::Gone(_));
-            if nameless && nlink > 0 {
+            if nameless && recorded {
                 state.place = Place::Record(target);
-                state.real = copied.id;
+                state.real = id;
             }
             nameless
         });
@@ -345,7 +370,7 @@ impl Union {
             return Err(Errno::STALE);
         }
         let form = self.form(Some(target));
-        open.switch(Real { file, writable: true, append_only: false, branch: (nlink > 0).then_some(target), form });
+        open.switch(Real { file, writable: true, append_only: false, branch: recorded.then_some(target), form });
         Ok(())
     }
 }
@@ -355,23 +380,20 @@ impl Union {
 /// From the record on it is done: all names that stand below lead to it, this one, too, if it
 /// cannot be put in its place.
 fn recording(
-    copy: &Copy<'_>,
+    copy: &mut Copy<'_>,
     number: u64,
     before: &Stat,
     gone: &Gone,
-    place: impl FnOnce() -> Result<(), Errno>,
+    (into, name): (&Dir, Name<'_>),
 ) -> Result<(), Errno> {
-    let work = copy.work;
+    let work = copy.entry.work();
     links::note_gone(work, number, Origin::of(before), gone)?;
-    let recorded = links::keep_copy(work, &copy.name, number);
-    let named = recorded.and_then(|()| place());
-    if named.is_err() {
-        if let Err(errno) = links::keep_gone(work, number, |known| known.place != gone.place) {
-            tracing::warn!(%errno, "taking a name out of a hard-link record");
-        }
-        if recorded.is_ok() {
-            copy.work.discard(&copy.name);
-        }
+    let recorded = links::keep_copy(&copy.entry, number);
+    let named = recorded.and_then(|()| into.keeping_times(|| copy.entry.place(into, name.as_bytes())));
+    if named.is_err()
+        && let Err(errno) = links::keep_gone(work, number, |known| known.place != gone.place)
+    {
+        tracing::warn!(%errno, "taking a name out of a hard-link record");
     }
     recorded
 }

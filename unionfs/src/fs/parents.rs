@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use super::Union;
 use super::names::is_ours;
 use super::steps::mark_opaque;
-use crate::branch::stat::{Kind, Stat};
+use crate::branch::stat::{Kind, RealId};
 use crate::inode::{Dentry, Inode, Place};
 use crate::union::{BranchIndex, policy};
 
@@ -103,28 +103,26 @@ impl Union {
         let union_name = super::name(name)?;
         // one that hid the directories of this name on branches below the stack
         let over_whiteout = into.is_overlay_whiteout(union_name)?;
-        let prepare = || -> Result<Stat, Errno> {
+        let prepare = || -> Result<RealId, Errno> {
             work.temporary().make_dir(&temporary, 0o700)?;
             if over_whiteout {
                 mark_opaque(&work.temporary().open_dir(&temporary)?)?;
             }
-            let at = work.temporary().at(&temporary);
-            at.take_attributes(from, &stat)?;
-            at.stat()
+            work.temporary().at(&temporary).take_attributes(from, &stat)
         };
-        let place = |new: &Stat| {
+        let place = |new: RealId| {
             if branch < top {
                 // if it cannot be written, it is known in this mount
-                work.set_number(new.id, inode.ino).ok();
+                work.set_number(new, inode.ino).ok();
             }
             into.keeping_times(|| work.put(&temporary, Kind::Dir, (&into, name), over_whiteout))
         };
-        let new = prepare().and_then(|new| place(&new).map(|()| new)).inspect_err(|_| work.discard(&temporary))?;
+        let new = prepare().and_then(|new| place(new).map(|()| new)).inspect_err(|_| work.discard(&temporary))?;
         inode.with(|state| {
             state.place = Place::Stack(Arc::new(stack.with(branch)));
             state.unsynced = true;
             if branch < top {
-                state.real = new.id;
+                state.real = new;
             }
         });
         Ok(())

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use smallvec::SmallVec;
 
 use super::Union;
+use super::copy_data::Ways;
 use super::dirs::{DirCache, Held, Purge};
 use super::names::Renames;
 use super::places::{Relation, Site};
@@ -124,6 +125,7 @@ impl Union {
             renames: Renames::default(),
             empty,
             records: Records::default(),
+            ways: Ways::default(),
             on_stale: OnceLock::new(),
         }))
     }
