@@ -25,6 +25,7 @@ mod message;
 mod operations;
 mod readers;
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,14 +33,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use self::abi::InHeader;
 pub use self::counts::Counts;
 use self::device::{Answered, Device};
 use self::handshake::MAX_WRITE;
 use self::readers::Readers;
 use crate::fs::Union;
+use crate::interrupt::{self, Waiter};
 use crate::pool::Pool;
 
 /// Nothing changes behind our back: as long as the kernel can count.
@@ -93,7 +97,8 @@ impl Server {
         union.begin()?;
         let valid = if union.revalidates() { REVALIDATE } else { FOR_EVER };
         let shared = Arc::new(Shared { union: Arc::clone(&union), valid });
-        let adapter = Adapter { shared, device, pool: Pool::default(), counts: Arc::new(Counts::new()) };
+        let adapter =
+            Adapter { shared, device, pool: Pool::default(), counts: Arc::default(), waiters: Arc::default() };
         Ok(Server { adapter, threads, served: Served(union), features })
     }
 
@@ -150,6 +155,8 @@ struct Adapter {
     device: Arc<Device>,
     pool: Pool,
     counts: Arc<Counts>,
+    /// Who waits for work in the pool, by request.
+    waiters: Arc<Mutex<HashMap<u64, Arc<Waiter>>>>,
 }
 
 impl Shared {
@@ -164,12 +171,23 @@ impl Shared {
 
 impl Adapter {
     /// Runs here, or in the pool if it may take long.
-    fn dispatch(&self, long: bool, ino: u64, job: impl FnOnce(&Shared) -> Answered + Send + 'static) -> Answered {
+    fn dispatch(
+        &self,
+        long: bool,
+        ino: u64,
+        head: &InHeader,
+        job: impl FnOnce(&Shared) -> Answered + Send + 'static,
+    ) -> Answered {
         if !long {
             return job(&self.shared);
         }
-        let shared = Arc::clone(&self.shared);
-        self.pool.submit(ino, move || drop(job(&shared)));
+        let (shared, waiters) = (Arc::clone(&self.shared), Arc::clone(&self.waiters));
+        let (unique, waiter) = (head.unique, Waiter::new(head.pid));
+        self.waiters.lock().insert(unique, Arc::clone(&waiter));
+        self.pool.submit(ino, move || {
+            drop(interrupt::work_for(waiter, || job(&shared)));
+            waiters.lock().remove(&unique);
+        });
         Answered::later()
     }
 

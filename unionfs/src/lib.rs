@@ -50,7 +50,7 @@
 //! | [`diff`] | what the writable branches changed, from the branches alone |
 //! | [`layer`] | the top as a layer of an OCI image, and back |
 //! | [`check`] | what is wrong in the bookkeeping of the writable branches |
-//! | [`fuse`] | the adapter: the only module that knows the FUSE library, and the only one that replies |
+//! | [`fuse`] | the transport and the adapter: the only module that knows the protocol, and the only one that replies |
 //! | [`fs`] | the state, the lock order, and one file for each family of operations |
 //! | [`handle`], [`inode`] | open files and directories; identity, names, lookup counts |
 //! | [`identity`], [`links`] | inode numbers; hard links that outlive a copy-up |
@@ -71,6 +71,7 @@ pub mod fuse;
 pub mod handle;
 pub mod identity;
 pub mod inode;
+mod interrupt;
 pub mod layer;
 pub mod links;
 pub mod mount;

@@ -11,6 +11,7 @@ use dashmap::DashMap;
 use rustix::fs::{Advice, SeekFrom};
 use rustix::io::Errno;
 
+use crate::interrupt;
 use crate::sys;
 use crate::union::BranchIndex;
 
@@ -149,6 +150,7 @@ impl Copying<'_> {
     fn copy(&mut self, way: &mut Way, start: u64, end: u64) -> Result<u64, Errno> {
         let mut at = start;
         while at < end {
+            interrupt::check()?;
             let length = usize::try_from((end - at).min(PIECE)).unwrap_or(BUFFER);
             let copied = match way.copy(self.from, self.to, at, length) {
                 Ok(0) => return Ok(at),

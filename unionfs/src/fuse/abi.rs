@@ -154,6 +154,7 @@ messages! {
         spare: [u32; 6],
     }
     FsyncIn { fh: u64, fsync_flags: u32, padding: u32 }
+    InterruptIn { unique: u64 }
     SetxattrIn { size: u32, flags: u32 }
     GetxattrIn { size: u32, padding: u32 }
     GetxattrOut { size: u32, padding: u32 }

@@ -48,11 +48,13 @@ const SLOTS: usize = 64;
 #[derive(Debug)]
 pub struct Counts([AtomicU64; SLOTS]);
 
-impl Counts {
-    pub(super) fn new() -> Counts {
+impl Default for Counts {
+    fn default() -> Counts {
         Counts([const { AtomicU64::new(0) }; SLOTS])
     }
+}
 
+impl Counts {
     pub(super) fn add(&self, opcode: u32) {
         let slot = (opcode as usize).min(SLOTS - 1);
         self.0[slot].fetch_add(1, Ordering::Relaxed);
@@ -80,7 +82,7 @@ mod tests {
 
     #[test]
     fn what_has_no_name_is_counted_as_one() {
-        let counts = Counts::new();
+        let counts = Counts::default();
         for opcode in [op::LOOKUP, op::LOOKUP, 40, 51, 4096] {
             counts.add(opcode);
         }

@@ -93,12 +93,20 @@ impl Adapter {
             op::LSEEK => self.seek(arguments, reply),
             op::COPY_FILE_RANGE => self.copy_range(head, arguments, reply),
             op::DESTROY => Some(reply.parts(&[])),
-            // a request goes on to its end; no reply is waited for
-            op::INTERRUPT => Some(reply.none()),
+            op::INTERRUPT => self.interrupt(arguments, reply),
             // the kernel does by itself what it can, and asks no more: at each close, for instance,
             // for every write was answered when it was done
             _ => Some(reply.error(Errno::NOSYS)),
         }
+    }
+
+    /// A signal came for who waits for a request. No reply is waited for.
+    fn interrupt(&self, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let asked = arguments.take::<abi::InterruptIn>()?;
+        if let Some(waiter) = self.waiters.lock().get(&asked.unique) {
+            waiter.signal();
+        }
+        Some(reply.none())
     }
 
     fn lookup(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
@@ -131,7 +139,7 @@ impl Adapter {
     fn setattr(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let change = convert::change(&arguments.take()?);
         let (ino, caller) = (head.nodeid, head.caller());
-        Some(self.dispatch(self.union().change_copies_up(ino), ino, move |shared| {
+        Some(self.dispatch(self.union().change_copies_up(ino), ino, head, move |shared| {
             let attr = shared.run(|union| union.setattr(ino, change, caller));
             reply.message(attr.map(|attr| attr_out(&attr, shared.valid)))
         }))
@@ -198,7 +206,7 @@ impl Adapter {
             Ok(Progress::Done) => reply.parts(&[]),
             Ok(Progress::NeedsCopy) => {
                 let (old, new) = (old.to_vec(), new.to_vec());
-                self.dispatch(true, from, move |shared| {
+                self.dispatch(true, from, head, move |shared| {
                     let renamed = shared.run(|union| union.rename((from, &*old), (to, &*new), flags, true));
                     reply.empty(renamed.map(drop))
                 })
@@ -210,7 +218,7 @@ impl Adapter {
     fn link(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let ino = arguments.take::<abi::LinkIn>()?.oldnodeid;
         let (parent, name) = (head.nodeid, arguments.name()?.to_vec());
-        Some(self.dispatch(self.union().change_copies_up(ino), ino, move |shared| {
+        Some(self.dispatch(self.union().change_copies_up(ino), ino, head, move |shared| {
             shared.reply_entry(shared.run(|union| union.link(ino, parent, &name)), reply)
         }))
     }
@@ -260,7 +268,7 @@ impl Adapter {
             return Some(reply_written(written, reply));
         }
         let data = data.to_vec();
-        Some(self.dispatch(true, head.nodeid, move |shared| {
+        Some(self.dispatch(true, head.nodeid, head, move |shared| {
             reply_written(shared.run(|union| union.write(asked.fh, asked.offset, &data, strip)), reply)
         }))
     }
@@ -273,7 +281,7 @@ impl Adapter {
     fn sync(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let asked = arguments.take::<abi::FsyncIn>()?;
         let (dir, data_only) = (head.opcode == op::FSYNCDIR, asked.fsync_flags & abi::FSYNC_FDATASYNC != 0);
-        Some(self.dispatch(true, head.nodeid, move |shared| {
+        Some(self.dispatch(true, head.nodeid, head, move |shared| {
             reply.empty(shared.run(|union| match dir {
                 true => union.sync_dir(asked.fh),
                 false => union.sync(asked.fh, data_only),
@@ -351,7 +359,7 @@ impl Adapter {
         let asked = arguments.take::<abi::SetxattrIn>()?;
         let (name, value) = (arguments.name()?.to_vec(), arguments.bytes(asked.size)?.to_vec());
         let (ino, caller) = (head.nodeid, head.caller());
-        Some(self.dispatch(self.union().change_copies_up(ino), ino, move |shared| {
+        Some(self.dispatch(self.union().change_copies_up(ino), ino, head, move |shared| {
             reply.empty(shared.run(|union| union.set_xattr(ino, &name, &value, asked.flags, caller)))
         }))
     }
@@ -370,7 +378,7 @@ impl Adapter {
 
     fn remove_xattr(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let (ino, name) = (head.nodeid, arguments.name()?.to_vec());
-        Some(self.dispatch(self.union().change_copies_up(ino), ino, move |shared| {
+        Some(self.dispatch(self.union().change_copies_up(ino), ino, head, move |shared| {
             reply.empty(shared.run(|union| union.remove_xattr(ino, &name)))
         }))
     }
@@ -378,7 +386,7 @@ impl Adapter {
     fn fallocate(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let asked = arguments.take::<abi::FallocateIn>()?;
         let caller = head.caller();
-        Some(self.dispatch(self.union().write_copies_up(asked.fh), head.nodeid, move |shared| {
+        Some(self.dispatch(self.union().write_copies_up(asked.fh), head.nodeid, head, move |shared| {
             let done = |union: &Union| union.fallocate(asked.fh, asked.mode, asked.offset, asked.length, caller);
             reply.empty(shared.run(done))
         }))
@@ -391,7 +399,7 @@ impl Adapter {
         };
         let ino = head.nodeid;
         let long = request.changes() && self.union().change_copies_up(ino);
-        Some(self.dispatch(long, ino, move |shared| match shared.run(|union| request.run(union, ino)) {
+        Some(self.dispatch(long, ino, head, move |shared| match shared.run(|union| request.run(union, ino)) {
             Ok(bytes) => {
                 let told = &bytes[..bytes.len().min(asked.out_size as usize)];
                 reply.parts(&[abi::IoctlOut::default().as_bytes(), told])
@@ -411,7 +419,7 @@ impl Adapter {
         let (from, to) = ((asked.fh_in, asked.off_in), (asked.fh_out, asked.off_out));
         let (length, caller) = (asked.len, head.caller());
         let long = self.union().copies_much(from.0, from.1, to.0, length);
-        Some(self.dispatch(long, asked.nodeid_out, move |shared| {
+        Some(self.dispatch(long, asked.nodeid_out, head, move |shared| {
             reply_written(shared.run(|union| union.copy_range(from, to, length, caller)), reply)
         }))
     }
