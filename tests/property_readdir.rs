@@ -179,15 +179,19 @@ fn holds(cases: u32) {
 const SHAPES: [&[&str]; 3] = [&["0"], &["1"], &["0", "1"]];
 const ENTRIES: usize = 3_000;
 
-/// A union with a directory `d` of many entries, spread over the branches of a shape.
 fn large_directory(parent: &Path, shape: &[&str]) -> harness::mount::Mounted {
+    directory(parent, shape, ENTRIES)
+}
+
+/// A union with a directory `d` of entries that are spread over the branches of a shape.
+fn directory(parent: &Path, shape: &[&str], entries: usize) -> harness::mount::Mounted {
     for branch in ["0", "1", "mnt"] {
         fs::create_dir_all(parent.join(branch)).expect("make a branch");
     }
     for branch in shape {
         fs::create_dir(parent.join(branch).join("d")).expect("make the directory");
     }
-    for entry in 0..ENTRIES {
+    for entry in 0..entries {
         let branch = shape[entry % shape.len()];
         fs::write(parent.join(branch).join(format!("d/{entry}")), "").expect("write an entry");
     }
@@ -255,4 +259,79 @@ fn an_offset_leads_to_the_same_entry_after_others_are_removed() {
             assert_eq!(again.get(&name).copied().ok_or(Errno::NOENT), number, "{shape:?}: {name} after rewinddir");
         }
     }
+}
+
+/// What others do in a directory while it is read: a name goes or comes, and somebody lists it whole, so that the
+/// kernel keeps another listing than the one the reader began with.
+#[derive(Debug, Clone, Copy)]
+enum Disturbance {
+    Remove(usize),
+    Add(usize),
+    List,
+    /// Removes the name that the reader met last: its offset is that of no entry any more.
+    RemoveLast,
+}
+
+fn disturbances() -> impl Strategy<Value = Vec<Disturbance>> {
+    let one = prop_oneof![
+        4 => (0..DISTURBED).prop_map(Disturbance::Remove),
+        3 => (0..DISTURBED).prop_map(Disturbance::Add),
+        2 => Just(Disturbance::List),
+        1 => Just(Disturbance::RemoveLast),
+    ];
+    prop::collection::vec(one, 1..40)
+}
+
+/// So many entries are there when reading begins; those that come have higher numbers.
+const DISTURBED: usize = 400;
+
+#[test]
+fn a_reader_meets_every_name_that_stays_once_whoever_else_reads_and_changes_the_directory() {
+    let Some(sandbox) = sandbox::enter_for(Medium::Tmpfs, Duration::from_secs(600)) else { return };
+    let trials = Cell::new(0);
+    let values = (0..SHAPES.len(), prop::sample::select(vec![280_usize, 700, 4_096]), disturbances(), any::<bool>());
+    try_many(number("RUNIONFS_READDIR_CASES", 100) / 2, &values, |(shape, buffer, disturbances, warm)| {
+        trials.set(trials.get() + 1);
+        let parent = sandbox.path().join(format!("disturbed{}", trials.get()));
+        let mounted = directory(&parent, SHAPES[shape], DISTURBED);
+        let dir = mounted.target().join("d");
+        if warm {
+            // the reader is served by the kernel
+            read_on(&open_dir(&dir), 32_768);
+        }
+        let handle = open_dir(&dir);
+        let (mut stayed, mut met) = ((0..DISTURBED).map(|n| n.to_string()).collect::<BTreeSet<_>>(), Vec::new());
+        for disturbance in disturbances.into_iter().cycle() {
+            let names = without_dots(&read_some(&handle, buffer));
+            if names.is_empty() && met.len() > 1 {
+                break;
+            }
+            met.extend(names);
+            let remove = |name: &str| drop(fs::remove_file(dir.join(name)));
+            match disturbance {
+                Disturbance::Remove(number) => {
+                    remove(&number.to_string());
+                    stayed.remove(&number.to_string());
+                }
+                Disturbance::Add(number) => fs::write(dir.join(format!("new{number}")), "").expect("add a name"),
+                Disturbance::List => drop(read_on(&open_dir(&dir), 32_768)),
+                Disturbance::RemoveLast => {
+                    if let Some(last) = met.last() {
+                        remove(last);
+                        stayed.remove(last);
+                    }
+                }
+            }
+        }
+        drop((handle, mounted));
+        fs::remove_dir_all(&parent).expect("remove the branches");
+        let mut once = BTreeSet::new();
+        if let Some(twice) = met.iter().find(|name| !once.insert(*name)) {
+            return fail(format!("{twice} was met twice"));
+        }
+        match stayed.iter().find(|name| !once.contains(name)) {
+            Some(missed) => fail(format!("{missed} stayed and was not met")),
+            None => Ok(()),
+        }
+    });
 }

@@ -7,8 +7,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use harness::fixture::{Branches, Union};
+use harness::sandbox::Medium;
+use nix::sys::signal::{Signal, kill};
 use rustix::fs::{Dir, FileType, Mode, OFlags};
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
@@ -240,4 +245,93 @@ fn many_readers_of_one_directory_see_the_same() {
         readers.into_iter().map(|reader| reader.join().unwrap()).collect()
     });
     assert!(lists.iter().all(|list| list.len() == 2000 && *list == lists[0]));
+}
+
+/// A listing that nothing has changed costs no request: it can be read while the daemon is stopped.
+#[test]
+fn the_kernel_keeps_a_listing_until_something_changes() {
+    let Some(u) = many(true, 300) else { return };
+    let dir = u.path("d");
+    let (names, numbers) = (u.list("d"), entries(&dir));
+    assert_eq!(names.len(), 300);
+    kill(u.mounted.pid(), Signal::SIGSTOP).unwrap();
+    let (sender, listed) = mpsc::channel();
+    let reader = thread::spawn({
+        let dir = dir.clone();
+        move || sender.send(entries(&dir)).unwrap()
+    });
+    let stopped = listed.recv_timeout(Duration::from_secs(20));
+    kill(u.mounted.pid(), Signal::SIGCONT).unwrap();
+    reader.join().unwrap();
+    assert_eq!(stopped, Ok(numbers), "it was asked for again");
+    u.write("d/new", "");
+    assert!(u.list("d").contains(&"new".to_owned()));
+    fs::remove_file(u.path("d/00007")).unwrap();
+    fs::rename(u.path("d/00008"), u.path("d/renamed")).unwrap();
+    let now = u.list("d");
+    assert!(!now.contains(&"00007".to_owned()) && !now.contains(&"00008".to_owned()), "{now:?}");
+    assert!(now.contains(&"renamed".to_owned()) && now.len() == 300, "{now:?}");
+}
+
+#[test]
+fn with_reval_a_listing_is_always_new() {
+    for merged in [false, true] {
+        let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+        branches.file("0/d/a", "");
+        if merged {
+            branches.file("1/d/b", "");
+        }
+        let u = branches.mount_with(&["udba=reval"]);
+        let before = u.list("d");
+        fs::write(u.at("0/d/direct"), "").unwrap();
+        fs::remove_file(u.at("0/d/a")).unwrap();
+        let now = u.list("d");
+        assert!(before.contains(&"a".to_owned()) && !now.contains(&"a".to_owned()), "{now:?}");
+        assert!(now.contains(&"direct".to_owned()), "{now:?}");
+    }
+}
+
+/// Larger than what is kept of one directory.
+#[test]
+fn a_huge_directory_is_listed_whole_and_can_be_emptied_while_it_is_read() {
+    const COUNT: usize = 270_000;
+    let Some(branches) = Branches::on(Medium::Tmpfs, BIN, &["rw", "ro+wh"]) else { return };
+    branches.dir("0/huge").dir("1/huge");
+    for number in 0..COUNT {
+        fs::write(branches.at(format!("0/huge/{number}")), "").unwrap();
+    }
+    let u = branches.mount();
+    let (mut seen, mut removed) = (vec![0_u8; COUNT], 0);
+    for (turn, entry) in fs::read_dir(u.path("huge")).unwrap().enumerate() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        seen[name.parse::<usize>().unwrap()] += 1;
+        if turn % 100 == 0 {
+            fs::remove_file(u.path("huge").join(name)).unwrap();
+            removed += 1;
+        }
+    }
+    assert!(seen.iter().all(|times| *times == 1), "each name is met once");
+    assert_eq!(fs::read_dir(u.path("huge")).unwrap().count(), COUNT - removed);
+}
+
+/// Who changed the working directory to one that is gone, or holds it open, may read it all the same.
+#[test]
+fn a_directory_that_was_removed_while_it_was_read_ends() {
+    for merged in [false, true] {
+        let Some(u) = many(merged, 600) else { return };
+        let descriptor = open_dir(&u.path("d"));
+        let mut directory = Dir::new(descriptor).unwrap();
+        for _ in 0..5 {
+            directory.next().unwrap().unwrap();
+        }
+        fs::remove_dir_all(u.path("d")).unwrap();
+        assert!(directory.all(|entry| entry.is_ok()));
+        directory.rewind();
+        let names: Vec<_> = directory.map(|entry| entry.unwrap().file_name().to_owned()).collect();
+        assert!(names.iter().all(|name| matches!(name.to_bytes(), b"." | b"..")), "{names:?}");
+        // what comes after it under its name is another directory
+        fs::create_dir(u.path("d")).unwrap();
+        u.write("d/new", "");
+        assert_eq!(u.list("d"), ["new"]);
+    }
 }

@@ -48,6 +48,8 @@ pub struct Branch {
     pub covered: Vec<(u64, u64)>,
     /// Whether a listing tells the inode numbers that stat tells, all of one device.
     pub honest_listing: bool,
+    /// The device of its root.
+    pub device: u64,
     /// Whether there may be records of renamed directories, or redirects of overlayfs.
     pub records: AtomicBool,
 }

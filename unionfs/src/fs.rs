@@ -25,6 +25,7 @@ mod dirs;
 mod file;
 mod flags;
 mod flush;
+mod listing;
 mod lookup;
 mod moved;
 mod names;
@@ -61,7 +62,7 @@ pub use attr::Change;
 pub use create::New;
 pub use file::Opened;
 pub use flush::Flushed;
-pub use readdir::{DirEntry, Seen, Stream};
+pub use readdir::{DirEntry, Seen};
 pub use rename::{Progress, RenameFlags};
 pub use setup::SetupError;
 
@@ -77,6 +78,7 @@ pub struct Union {
     handles: Handles,
     dirs: Arc<dirs::DirCache>,
     held: Arc<dirs::Held>,
+    listings: Arc<readdir::Listings>,
     tree: RwLock<()>,
     renames: names::Renames,
     /// Shown in the place of directories that are other branches.

@@ -40,7 +40,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use self::abi::InHeader;
 pub use self::counts::Counts;
 use self::device::{Answered, Device};
-use self::handshake::MAX_WRITE;
+use self::handshake::{Agreed, MAX_WRITE, OpenDir};
 use self::readers::Readers;
 use crate::fs::Union;
 use crate::interrupt::{self, Waiter};
@@ -87,7 +87,7 @@ impl Server {
         shed_limits()?;
         let device = Device::new(device)?;
         let threads = union.options().threads.unwrap_or_else(default_threads).max(1);
-        let mut features = handshake::shake_hands(&device, union.revalidates())?.features;
+        let Agreed { mut features, open_dir } = handshake::shake_hands(&device, union.revalidates())?;
         features.push(format!("threads={threads}"));
         let notified = Arc::clone(&device);
         union.on_stale(move |ino| match notified.invalidate_inode(ino, -1, 0) {
@@ -97,8 +97,8 @@ impl Server {
         union.begin()?;
         let valid = if union.revalidates() { REVALIDATE } else { FOR_EVER };
         let shared = Arc::new(Shared { union: Arc::clone(&union), valid });
-        let adapter =
-            Adapter { shared, device, pool: Pool::default(), counts: Arc::default(), waiters: Arc::default() };
+        let (pool, counts, waiters) = (Pool::default(), Arc::default(), Arc::default());
+        let adapter = Adapter { shared, device, pool, counts, waiters, open_dir };
         Ok(Server { adapter, threads, served: Served(union), features })
     }
 
@@ -157,6 +157,7 @@ struct Adapter {
     counts: Arc<Counts>,
     /// Who waits for work in the pool, by request.
     waiters: Arc<Mutex<HashMap<u64, Arc<Waiter>>>>,
+    open_dir: OpenDir,
 }
 
 impl Shared {

@@ -1,4 +1,4 @@
-//! Open files and directories of callers.
+//! Open files of callers. Directories are read without a handle.
 //!
 //! What is really open belongs to the **inode**, not to the handle (rule 31): every handle of one
 //! inode, opened before or after a copy-up, reads and writes the same real file.
@@ -8,15 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dashmap::DashMap;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use rustix::io::Errno;
 
 use crate::branch::at::At;
 use crate::branch::form::Form;
-use crate::branch::stat::Kind;
-use crate::fs::Stream;
 use crate::inode::Inode;
-use crate::union::{BranchIndex, NameBuf};
+use crate::union::BranchIndex;
 
 /// The real file behind an inode.
 #[derive(Debug)]
@@ -92,45 +90,11 @@ pub struct FileHandle {
     pub writes: bool,
 }
 
-/// A handle on a directory.
-#[derive(Debug)]
-pub struct DirHandle {
-    /// The directory.
-    pub inode: Arc<Inode>,
-    /// What is listed; nothing before the first read.
-    pub listing: Mutex<Option<Listing>>,
-}
-
-/// An entry of a listing.
-#[derive(Debug, Clone)]
-pub struct Item {
-    /// The name.
-    pub name: NameBuf,
-    /// The branch of its topmost entry.
-    pub branch: BranchIndex,
-    /// The device of the directory on that branch.
-    pub dev: u64,
-    /// The inode number on that branch.
-    pub raw_ino: u64,
-    /// The type.
-    pub kind: Kind,
-}
-
-/// What a directory handle lists.
-#[derive(Debug)]
-pub enum Listing {
-    /// Merged of several branches, a snapshot. The offset of an item is its place plus one.
-    Merged(Arc<Vec<Item>>),
-    /// Of one branch, read as it goes (rule 12). The offsets are the branch's own.
-    Streamed(Box<Stream>),
-}
-
 /// All handles, by number.
 #[derive(Debug, Default)]
 pub struct Handles {
     next: AtomicU64,
     files: DashMap<u64, Arc<FileHandle>>,
-    dirs: DashMap<u64, Arc<DirHandle>>,
 }
 
 impl Handles {
@@ -145,13 +109,6 @@ impl Handles {
         number
     }
 
-    /// Keeps a directory handle.
-    pub fn add_dir(&self, inode: Arc<Inode>) -> u64 {
-        let number = self.number();
-        self.dirs.insert(number, Arc::new(DirHandle { inode, listing: Mutex::new(None) }));
-        number
-    }
-
     /// A file handle.
     ///
     /// # Errors
@@ -160,21 +117,8 @@ impl Handles {
         self.files.get(&number).map(|h| Arc::clone(&h)).ok_or(Errno::BADF)
     }
 
-    /// A directory handle.
-    ///
-    /// # Errors
-    /// EBADF if there is none of that number.
-    pub fn dir(&self, number: u64) -> Result<Arc<DirHandle>, Errno> {
-        self.dirs.get(&number).map(|h| Arc::clone(&h)).ok_or(Errno::BADF)
-    }
-
     /// Ends a file handle.
     pub fn remove_file(&self, number: u64) {
         drop(self.files.remove(&number));
-    }
-
-    /// Ends a directory handle.
-    pub fn remove_dir(&self, number: u64) {
-        drop(self.dirs.remove(&number));
     }
 }

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 
 use crate::branch::guard::Guard;
 use crate::branch::stat::{Kind, RealId, Stat};
-use crate::handle::{Item, OpenFile};
+use crate::handle::OpenFile;
 use crate::union::{BranchIndex, Name, NameBuf};
 
 /// The number of the root, fixed by the FUSE protocol.
@@ -56,8 +56,6 @@ pub struct State {
     pub real: RealId,
     /// The open file, while a handle is open.
     pub open: Weak<OpenFile>,
-    /// The merged listing of a directory, while a handle has it, and the generation that it is of.
-    pub listing: (Weak<Vec<Item>>, u64),
     /// Of a file, size, mtime and ctime at the last open, mixed: tells whether cached pages may
     /// stay. Of a directory, the directories behind it at the last lookup: tells whether what is
     /// open of them may.
@@ -236,7 +234,7 @@ impl Inode {
     fn leave(&mut self) -> SmallVec<[Dentry; 1]> {
         if let Some(home) = self.home.upgrade() {
             home.table.remove_if(&self.ino, |_, slot| slot.inode.strong_count() == 0);
-            home.left(self.ino);
+            home.left(self.ino, self.kind);
         }
         std::mem::take(&mut self.state.get_mut().dentries)
     }
@@ -284,7 +282,7 @@ const WORTHWHILE: usize = 16_384;
 /// What is told of inodes that leave.
 pub trait LeaveHook: Send + Sync + std::fmt::Debug {
     /// The number is free.
-    fn left(&self, ino: u64);
+    fn left(&self, ino: u64, kind: Kind);
 }
 
 /// Where and how an inode begins.
@@ -317,8 +315,8 @@ impl Inodes {
         })
     }
 
-    fn left(&self, ino: u64) {
-        self.on_leave.left(ino);
+    fn left(&self, ino: u64, kind: Kind) {
+        self.on_leave.left(ino, kind);
     }
 
     /// The inode of a number.
@@ -375,7 +373,6 @@ impl Inodes {
                 place: birth.place,
                 real: birth.real,
                 open: Weak::new(),
-                listing: (Weak::new(), 0),
                 seen: 0,
                 guard: None,
                 unsynced: false,

@@ -164,7 +164,7 @@ pub fn numbers(work: &Work) -> Result<Vec<u64>, Errno> {
     };
     let mut numbers = Vec::new();
     let fd = work.links().open_for_reading()?;
-    while work.links().read_some(fd.as_fd(), |entry| numbers.extend(number(&entry.name)))? {}
+    while work.links().read_some(fd.as_fd(), |entry| numbers.extend(number(entry.name)))? {}
     numbers.sort_unstable();
     numbers.dedup();
     Ok(numbers)

@@ -21,7 +21,18 @@ pub struct Dir {
     pub(super) form: Form,
 }
 
-/// One entry of a directory as it is read.
+/// One entry of a directory as it lies in the buffer of who reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadEntry<'a> {
+    /// The name as it stands in the branch.
+    pub name: &'a [u8],
+    /// Its inode number on the branch's file system.
+    pub ino: u64,
+    /// Its type.
+    pub kind: Kind,
+}
+
+/// One entry of a directory as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawEntry {
     /// The name as it stands in the branch.
@@ -30,8 +41,19 @@ pub struct RawEntry {
     pub ino: u64,
     /// Its type.
     pub kind: Kind,
-    /// Where reading goes on after it (`d_off`).
-    pub next: u64,
+}
+
+impl RawEntry {
+    /// The same as it is read.
+    pub fn as_read(&self) -> ReadEntry<'_> {
+        ReadEntry { name: &self.name, ino: self.ino, kind: self.kind }
+    }
+}
+
+impl From<ReadEntry<'_>> for RawEntry {
+    fn from(read: ReadEntry<'_>) -> RawEntry {
+        RawEntry { name: read.name.into(), ino: read.ino, kind: read.kind }
+    }
 }
 
 const DIR_FLAGS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -198,15 +220,34 @@ impl Dir {
     /// All entries but `.` and `..`, types resolved.
     pub fn entries(&self) -> Result<Vec<RawEntry>, Errno> {
         let mut entries = Vec::new();
-        let fd = self.open_for_reading()?;
-        while self.read_some(fd.as_fd(), |entry| entries.push(entry))? {}
-        entries.retain(|entry| *entry.name != *b"." && *entry.name != *b"..");
+        self.each_entry(|entry| {
+            entries.push(entry.into());
+            Ok(true)
+        })?;
         Ok(entries)
+    }
+
+    /// Gives all entries but `.` and `..` to `take`, types resolved, until it says that it has enough.
+    ///
+    /// # Errors
+    /// Those of reading a directory, and of `take`.
+    pub fn each_entry(&self, mut take: impl FnMut(ReadEntry<'_>) -> Result<bool, Errno>) -> Result<(), Errno> {
+        let fd = self.open_for_reading()?;
+        let mut done = Ok(true);
+        let mut more = true;
+        while more && matches!(done, Ok(true)) {
+            more = self.read_some(fd.as_fd(), |entry| {
+                if matches!(done, Ok(true)) && !matches!(entry.name, b"." | b"..") {
+                    done = take(entry);
+                }
+            })?;
+        }
+        done.map(drop)
     }
 
     /// Reads a bufferful of entries, `.` and `..` included, from a descriptor of
     /// [`Dir::open_for_reading`]; false at the end. A directory that was removed has none.
-    pub fn read_some(&self, fd: BorrowedFd<'_>, mut take: impl FnMut(RawEntry)) -> Result<bool, Errno> {
+    pub fn read_some(&self, fd: BorrowedFd<'_>, mut take: impl FnMut(ReadEntry<'_>)) -> Result<bool, Errno> {
         let mut buffer = [const { MaybeUninit::uninit() }; 32 * 1024];
         let mut reader = RawDir::new(fd, &mut buffer);
         let mut any = false;
@@ -224,7 +265,7 @@ impl Dir {
             };
             // gone between reading its name and asking for its type: not an entry any more
             if let Some(kind) = kind {
-                take(RawEntry { name: name.into(), ino: entry.ino(), kind, next: entry.next_entry_cookie() });
+                take(ReadEntry { name, ino: entry.ino(), kind });
             }
             if reader.is_buffer_empty() {
                 break;

@@ -12,7 +12,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::at::At;
-use super::dir::{Dir, RawEntry};
+use super::dir::{Dir, RawEntry, ReadEntry};
 use super::stat::{Kind, Stat};
 use crate::union::{Name, RawName, Redirect};
 
@@ -121,8 +121,8 @@ impl Dir {
     }
 
     /// What an entry of a listing means. `attributes` is what [`Dir::has_whiteout_attributes`] says.
-    pub fn meaning<'a>(&self, entry: &'a RawEntry, attributes: bool) -> Result<RawName<'a>, Errno> {
-        let meaning = RawName::parse(&entry.name);
+    pub fn meaning<'a>(&self, entry: ReadEntry<'a>, attributes: bool) -> Result<RawName<'a>, Errno> {
+        let meaning = RawName::parse(entry.name);
         let may_hide = self.form.overlay && (entry.kind == Kind::Char || attributes && entry.kind == Kind::File);
         let RawName::Entry(name) = meaning else { return Ok(meaning) };
         if may_hide && self.is_overlay_whiteout(name)? { Ok(RawName::Whiteout(name)) } else { Ok(meaning) }
@@ -235,7 +235,7 @@ impl Dir {
             let dir = opened.as_ref().unwrap_or(self);
             let mut entries = Vec::new();
             // of a large directory the first entries are enough
-            dir.read_some(dir.open_for_reading()?.as_fd(), |entry| entries.push(entry))?;
+            dir.read_some(dir.open_for_reading()?.as_fd(), |entry| entries.push(RawEntry::from(entry)))?;
             for entry in entries.iter().filter(|entry| !matches!(&*entry.name, b"." | b"..")) {
                 let Some(rest) = left.checked_sub(1) else { return Ok(None) };
                 left = rest;

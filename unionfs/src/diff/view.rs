@@ -178,7 +178,7 @@ fn open(branch: &BranchSpec, workdir: Option<&Path>) -> Result<About, DiffError>
 pub(crate) fn names(dir: &Dir, marks: Marks, names: &mut BTreeSet<NameBuf>) -> Result<(), Errno> {
     let attributes = dir.has_whiteout_attributes()?;
     for entry in dir.entries()? {
-        match dir.meaning(&entry, attributes)? {
+        match dir.meaning(entry.as_read(), attributes)? {
             RawName::Entry(name) => drop(names.insert(name.to_owned())),
             RawName::Whiteout(name) if marks == Marks::Too => drop(names.insert(name.to_owned())),
             RawName::LongWhiteout if marks == Marks::Too => names.extend(dir.long_name(&entry.name)?),

@@ -10,7 +10,9 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use super::Union;
+use super::readdir::Listings;
 use crate::branch::dir::Dir;
+use crate::branch::stat::Kind;
 use crate::inode::{Inode, LeaveHook, ROOT};
 use crate::union::BranchIndex;
 
@@ -112,12 +114,17 @@ impl Held {
 pub(super) struct Purge {
     pub(super) dirs: Arc<DirCache>,
     pub(super) held: Arc<Held>,
+    pub(super) listings: Arc<Listings>,
 }
 
 impl LeaveHook for Purge {
-    fn left(&self, ino: u64) {
-        self.dirs.remove(ino);
-        self.held.remove(ino);
+    fn left(&self, ino: u64, kind: Kind) {
+        if kind == Kind::Dir {
+            self.dirs.remove(ino);
+            self.listings.remove(ino);
+        } else {
+            self.held.remove(ino);
+        }
     }
 }
 

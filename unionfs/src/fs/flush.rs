@@ -284,7 +284,7 @@ impl Walk<'_> {
         let fd = open.open_for_reading()?;
         loop {
             let mut entries = Vec::new();
-            if !open.read_some(fd.as_fd(), |entry| entries.push(entry))? {
+            if !open.read_some(fd.as_fd(), |entry| entries.push(RawEntry::from(entry)))? {
                 return Ok(());
             }
             for entry in entries {

@@ -1,22 +1,22 @@
-//! Listings: exactly what lookup finds, each name once (rules 10 to 12).
+//! Reading a directory: exactly what lookup finds, each name once (rules 10 to 12). Nobody needs a
+//! handle for it; see [`super::listing`].
 
-use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use rustix::fs::SeekFrom;
+use lru::LruCache;
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
-use super::{Attr, Entry, Union};
-use crate::branch::dir::{Dir, RawEntry};
+use super::listing::{Apart, Builder, Cookies, DOT, DOT_DOT, Listing, Shown};
+use super::{Attr, Entry, Level, Union};
+use crate::branch::dir::Dir;
 use crate::branch::stat::{Kind, RealId};
-use crate::handle::{Item, Listing};
 use crate::inode::{Birth, Inode, Place, ROOT, Ref};
-use crate::union::merge::Listed;
-use crate::union::{Below, BranchIndex, Found, Name, RawName, merge};
+use crate::union::{BranchIndex, Name, RawName};
 
-/// Offset after `..` in a merged listing; its items come after it.
-const DOT_DOT: u64 = 2;
+/// All snapshots together take at most so many bytes; the last one that was used stays.
+const ROOM: usize = 32 << 20;
 
 /// One entry on its way to the kernel.
 #[derive(Debug, Clone, Copy)]
@@ -42,42 +42,88 @@ pub enum Seen {
     Unreadable(Ref, Kind),
 }
 
-/// What a listing holds at one place.
-enum Line<'a> {
+/// What a directory lists at one place.
+enum At<'a> {
     Dot,
     DotDot,
-    Item(Item, &'a [u8]),
+    Name(Shown<'a>),
+}
+
+/// Snapshots of directories by inode number, the least recently used ones forgotten first.
+#[derive(Debug)]
+pub(super) struct Listings {
+    cookies: Cookies,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    listings: LruCache<u64, Arc<Listing>>,
+    bytes: usize,
+    /// Not bounded: nobody can make names of one hash, and by chance there are none.
+    apart: HashMap<u64, Apart>,
+}
+
+impl Listings {
+    pub(super) fn new() -> Arc<Listings> {
+        let kept = Kept { listings: LruCache::unbounded(), bytes: 0, apart: HashMap::new() };
+        Arc::new(Listings { cookies: Cookies::default(), kept: Mutex::new(kept) })
+    }
+
+    fn get(&self, ino: u64) -> Option<Arc<Listing>> {
+        self.kept.lock().listings.get(&ino).cloned()
+    }
+
+    fn begin(&self, ino: u64, from: u64) -> Builder<'_> {
+        let apart = self.kept.lock().apart.get(&ino).cloned().unwrap_or_default();
+        Builder::new(&self.cookies, apart, from)
+    }
+
+    fn keep(&self, ino: u64, listing: &Arc<Listing>, apart: Apart) {
+        // what falls out is dropped after the lock is gone
+        let mut evicted = Vec::new();
+        let mut kept = self.kept.lock();
+        if !apart.is_empty() {
+            kept.apart.insert(ino, apart);
+        }
+        kept.bytes += listing.bytes();
+        evicted.extend(kept.listings.push(ino, Arc::clone(listing)));
+        kept.bytes -= evicted.iter().map(|(_, before)| before.bytes()).sum::<usize>();
+        while kept.bytes > ROOM
+            && kept.listings.len() > 1
+            && let Some((ino, oldest)) = kept.listings.pop_lru()
+        {
+            kept.bytes -= oldest.bytes();
+            evicted.push((ino, oldest));
+        }
+        drop(kept);
+    }
+
+    pub(super) fn remove(&self, ino: u64) {
+        let mut kept = self.kept.lock();
+        kept.apart.remove(&ino);
+        let removed = kept.listings.pop(&ino);
+        kept.bytes -= removed.as_ref().map_or(0, |listing| listing.bytes());
+        drop(kept);
+        drop(removed);
+    }
 }
 
 impl Union {
-    /// Opens a directory, also one that was removed.
+    /// Gives entries of a directory from an offset on to `take`, until it says that it is full. A
+    /// directory that was removed can be read, too.
     ///
     /// # Errors
-    /// ENOTDIR.
-    pub fn open_dir(&self, ino: u64) -> Result<u64, Errno> {
-        let inode = self.inode(ino)?;
-        if inode.kind != Kind::Dir {
-            return Err(Errno::NOTDIR);
-        }
-        Ok(self.handles.add_dir(inode))
-    }
-
-    /// Ends a directory handle.
-    pub fn release_dir(&self, handle: u64) {
-        self.handles.remove_dir(handle);
-    }
-
-    /// Gives entries from an offset on to `take`, until it says that it is full.
-    ///
-    /// # Errors
-    /// EBADF, and what the branches answer before anything was taken.
-    pub fn read_dir(&self, handle: u64, offset: u64, mut take: impl FnMut(DirEntry<'_>) -> bool) -> Result<(), Errno> {
-        let dir = Arc::clone(&self.handles.dir(handle)?.inode);
-        self.lines(handle, offset, |line, next| {
-            Ok(take(match &line {
-                Line::Dot => DirEntry { name: b".", ino: dir.ino, kind: Kind::Dir, next },
-                Line::DotDot => DirEntry { name: b"..", ino: parent_of(&dir), kind: Kind::Dir, next },
-                Line::Item(item, name) => DirEntry { name, ino: self.number_of(&dir, item)?, kind: item.kind, next },
+    /// ENOTDIR, and what the branches answer before anything was taken.
+    pub fn read_dir(&self, ino: u64, offset: u64, mut take: impl FnMut(DirEntry<'_>) -> bool) -> Result<(), Errno> {
+        let dir = self.inodes.get(ino)?;
+        self.lines(&dir, offset, |at, next| {
+            Ok(take(match &at {
+                At::Dot => DirEntry { name: b".", ino, kind: Kind::Dir, next },
+                At::DotDot => DirEntry { name: b"..", ino: parent_of(&dir), kind: Kind::Dir, next },
+                At::Name(shown) => {
+                    DirEntry { name: shown.name, ino: self.number_of(&dir, shown)?, kind: shown.kind, next }
+                }
             }))
         })
     }
@@ -86,252 +132,176 @@ impl Union {
     /// hands over if it has room; `.` and `..` come without.
     ///
     /// # Errors
-    /// EBADF, and what the branches answer before anything was taken.
+    /// ENOTDIR, and what the branches answer before anything was taken.
     pub fn read_dir_plus(
         &self,
-        handle: u64,
+        ino: u64,
         offset: u64,
         mut take: impl FnMut(&[u8], Seen, u64) -> bool,
     ) -> Result<(), Errno> {
-        let dir = Arc::clone(&self.handles.dir(handle)?.inode);
-        self.lines(handle, offset, |line, next| match line {
-            Line::Dot => Ok(take(b".", Seen::Directory(self.getattr(dir.ino)?), next)),
-            Line::DotDot => Ok(take(b"..", Seen::Directory(self.getattr(parent_of(&dir))?), next)),
-            Line::Item(item, bytes) => {
-                let Ok(name) = Name::new(bytes) else { return Ok(false) };
+        let dir = self.inodes.get(ino)?;
+        self.lines(&dir, offset, |at, next| match at {
+            At::Dot => Ok(take(b".", Seen::Directory(self.getattr(ino)?), next)),
+            At::DotDot => Ok(take(b"..", Seen::Directory(self.getattr(parent_of(&dir))?), next)),
+            At::Name(shown) => {
+                let Ok(name) = Name::new(shown.name) else { return Ok(false) };
                 let _names = dir.names.read();
                 match self.find(&dir, name) {
-                    Ok(Some(entry)) => Ok(take(bytes, Seen::Entry(entry), next)),
+                    Ok(Some(entry)) => Ok(take(shown.name, Seen::Entry(entry), next)),
                     // removed since the listing was taken
                     Ok(None) => Ok(false),
                     // one bad entry does not make the directory unreadable; who asks for it is told
-                    Err(_) => Ok(self.unreadable(&dir, &item).is_some_and(|seen| take(bytes, seen, next))),
+                    Err(_) => Ok(self.unreadable(&dir, &shown).is_some_and(|seen| take(shown.name, seen, next))),
                 }
             }
         })
     }
 
     /// An entry of which nothing but number and type is known.
-    fn unreadable(&self, dir: &Arc<Inode>, item: &Item) -> Option<Seen> {
-        let real = RealId { dev: item.dev, ino: item.raw_ino, birth: 0 };
+    fn unreadable(&self, dir: &Arc<Inode>, shown: &Shown<'_>) -> Option<Seen> {
+        let real = self.real_of(shown);
         let ino = self.numbers.natural(real);
-        let birth = Birth { ino, kind: item.kind, place: Place::Entry(item.branch), real };
+        let birth = Birth { ino, kind: shown.kind, place: Place::Entry(shown.line.branch), real };
         let lookup = self.inodes.look_up(birth).ok()?;
-        drop(lookup.inode().add_name(dir, item.name.as_name()));
-        Some(Seen::Unreadable(lookup, item.kind))
+        drop(lookup.inode().add_name(dir, Name::new(shown.name).ok()?));
+        Some(Seen::Unreadable(lookup, shown.kind))
     }
 
-    /// The lines of a handle's listing from an offset on, until `take` says that it is full. At
-    /// offset 0 the listing is taken anew.
+    /// What a directory lists from an offset on, until `take` says that it is full.
     fn lines(
         &self,
-        handle: u64,
+        dir: &Arc<Inode>,
         offset: u64,
-        mut take: impl FnMut(Line<'_>, u64) -> Result<bool, Errno>,
+        mut take: impl FnMut(At<'_>, u64) -> Result<bool, Errno>,
     ) -> Result<(), Errno> {
-        let handle = self.handles.dir(handle)?;
-        let mut listing = handle.listing.lock();
-        if offset == 0 || listing.is_none() {
-            *listing = Some(self.list(&handle.inode)?);
-        }
         let mut any = false;
-        let take = |line: Line<'_>, next: u64| {
-            let full = take(line, next)?;
+        let read = self.try_lines(dir, offset, |at, next| {
+            let full = take(at, next)?;
             any |= !full;
             Ok(full)
-        };
-        let read = match listing.as_mut() {
-            Some(Listing::Merged(items)) => merged_lines(items, offset, take),
-            Some(Listing::Streamed(stream)) => stream.lines(offset, take),
-            None => Ok(()),
-        };
+        });
         // what was taken is on its way; the error comes when it is met first the next time
         if any { Ok(()) } else { read }
     }
 
-    /// Takes a listing of a directory.
-    fn list(&self, inode: &Arc<Inode>) -> Result<Listing, Errno> {
-        let stack = match inode.stack() {
-            Err(Errno::NOENT) => return Ok(Listing::Merged(Arc::default())),
+    fn try_lines(
+        &self,
+        dir: &Arc<Inode>,
+        offset: u64,
+        mut take: impl FnMut(At<'_>, u64) -> Result<bool, Errno>,
+    ) -> Result<(), Errno> {
+        let mut listing = self.listing(dir, offset)?;
+        if (offset < DOT && take(At::Dot, DOT)?) || (offset < DOT_DOT && take(At::DotDot, DOT_DOT)?) {
+            return Ok(());
+        }
+        let mut from = offset;
+        loop {
+            for shown in listing.after(from) {
+                if take(At::Name(shown), shown.cookie)? {
+                    return Ok(());
+                }
+            }
+            let Some(rest) = listing.rest() else { return Ok(()) };
+            from = rest;
+            listing = self.listing(dir, from)?;
+        }
+    }
+
+    /// The snapshot that says what comes after an offset. At offset 0 it is one of now.
+    fn listing(&self, dir: &Arc<Inode>, offset: u64) -> Result<Arc<Listing>, Errno> {
+        match dir.stack() {
+            Err(Errno::NOENT) => return Ok(Arc::new(Listing::empty())),
             stack => stack?,
         };
-        if let [branch] = stack.branches[..] {
-            let dir = self.dir(inode, branch)?;
-            return Stream::open(dir, branch).map(|stream| Listing::Streamed(Box::new(stream)));
+        let known = self.listings.get(dir.ino);
+        let _names = dir.names.read();
+        let generation = dir.generation();
+        let fits = |listing: &Arc<Listing>| {
+            let of_now = listing.generation == generation && !self.revalidates();
+            listing.covers(offset) && (offset > 0 || of_now)
+        };
+        match known {
+            Some(known) if fits(&known) => Ok(known),
+            known => {
+                let mut builder = self.listings.begin(dir.ino, offset);
+                self.say_words(&mut builder, &self.level(dir)?)?;
+                let (listing, apart) = builder.finish(generation, known.as_deref());
+                let listing = Arc::new(listing);
+                self.listings.keep(dir.ino, &listing, apart);
+                Ok(listing)
+            }
         }
-        self.shared_listing(inode).map(Listing::Merged)
     }
 
-    /// The merged listing of a directory, the same for all handles between two changes: a caller
-    /// with many handles on a large directory must not fill the memory.
-    fn shared_listing(&self, inode: &Arc<Inode>) -> Result<Arc<Vec<Item>>, Errno> {
-        let _names = inode.names.read();
-        let generation = inode.generation();
-        let known = inode.with(|state| state.listing.0.upgrade().filter(|_| state.listing.1 == generation));
-        if let Some(known) = known.filter(|_| !self.revalidates()) {
-            return Ok(known);
+    /// Whether a directory has no names in it. They are held.
+    pub(super) fn is_empty_dir(&self, dir: &Arc<Inode>) -> Result<bool, Errno> {
+        let level = self.level(dir)?;
+        if let [(_, only)] = &level[..] {
+            let attributes = only.has_whiteout_attributes()?;
+            let mut empty = true;
+            only.each_entry(|entry| {
+                empty = !matches!(only.meaning(entry, attributes)?, RawName::Entry(_));
+                Ok(empty)
+            })?;
+            return Ok(empty);
         }
-        let taken = Arc::new(self.merged(inode)?);
-        inode.with(|state| state.listing = (Arc::downgrade(&taken), generation));
-        Ok(taken)
+        let mut builder = self.listings.begin(dir.ino, 0);
+        self.say_words(&mut builder, &level)?;
+        let (listing, _) = builder.finish(0, None);
+        Ok(listing.after(0).next().is_none())
     }
 
-    /// The merged listing of a directory, without `.` and `..`.
-    pub(super) fn merged(&self, inode: &Arc<Inode>) -> Result<Vec<Item>, Errno> {
-        let level = self.level(inode)?;
-        let listings = level.iter().map(|(branch, dir)| self.words(*branch, dir)).collect::<Result<Vec<_>, _>>()?;
-        let shown = merge(listings);
-        Ok(shown.into_iter().filter_map(|listed| listed.about).collect())
-    }
-
-    /// All words of one branch's directory: entries first, for they beat the whiteouts beside
-    /// them.
-    fn words(&self, branch: BranchIndex, dir: &Dir) -> Result<Vec<Listed<Option<Item>>>, Errno> {
-        let dev = dir.stat()?.id.dev;
-        let marks = self.branch(branch).honours_whiteouts();
-        let attributes = dir.has_whiteout_attributes()?;
-        let (mut words, mut whiteouts) = (Vec::new(), Vec::new());
-        for entry in dir.entries()? {
-            let hidden = match dir.meaning(&entry, attributes)? {
-                RawName::Entry(name) => {
-                    let found = if entry.kind == Kind::Dir { Found::Dir(Below::Merges) } else { Found::Leaf };
-                    let name = name.to_owned();
-                    let item = Item { name: name.clone(), branch, dev, raw_ino: entry.ino, kind: entry.kind };
-                    words.push(Listed { name, found, about: Some(item) });
-                    continue;
-                }
-                RawName::Whiteout(name) if marks => Some(name.to_owned()),
-                RawName::LongWhiteout if marks => dir.long_name(&entry.name)?,
-                _ => None,
-            };
-            whiteouts.extend(hidden.map(|name| Listed { name, found: Found::Whiteout, about: None }));
+    /// All words of the branches on the names in a directory.
+    fn say_words(&self, builder: &mut Builder<'_>, level: &Level) -> Result<(), Errno> {
+        for (at, (branch, dir)) in level.iter().enumerate() {
+            // below the last branch there is nothing to hide
+            let marks = at + 1 < level.len() && self.branch(*branch).honours_whiteouts();
+            say_words_of(builder, *branch, dir, marks)?;
         }
-        words.append(&mut whiteouts);
-        Ok(words)
+        Ok(())
     }
 
     /// The number that lookup would tell.
-    fn number_of(&self, dir: &Arc<Inode>, item: &Item) -> Result<u64, Errno> {
-        let branch = self.branch(item.branch);
-        let recorded = branch.work.as_ref().filter(|work| work.may_have_number(item.raw_ino));
+    fn number_of(&self, dir: &Arc<Inode>, shown: &Shown<'_>) -> Result<u64, Errno> {
+        let real = self.real_of(shown);
+        let branch = self.branch(shown.line.branch);
+        let recorded = branch.work.as_ref().filter(|work| work.may_have_number(real.ino));
         if branch.honest_listing && recorded.is_none() {
-            return Ok(self.numbers.natural(RealId { dev: item.dev, ino: item.raw_ino, birth: 0 }));
+            return Ok(self.numbers.natural(real));
         }
-        let at = match self.dir(dir, item.branch) {
+        let at = match self.dir(dir, shown.line.branch) {
             // the directory was removed, and the listing is from before
-            Err(Errno::NOENT) => return Ok(item.raw_ino.max(2)),
+            Err(Errno::NOENT) => return Ok(real.ino.max(2)),
             at => at?,
         };
-        let id = match at.find(item.name.as_bytes())? {
-            Some(stat) => stat.id,
-            None => RealId { dev: item.dev, ino: item.raw_ino, birth: 0 },
-        };
+        let id = at.find(shown.name)?.map_or(real, |stat| stat.id);
         Ok(recorded.and_then(|work| work.number(id)).unwrap_or_else(|| self.numbers.natural(id)))
+    }
+
+    /// The real identity, as far as a listing tells it.
+    fn real_of(&self, shown: &Shown<'_>) -> RealId {
+        RealId { dev: self.branch(shown.line.branch).device, ino: shown.line.ino, birth: 0 }
     }
 }
 
-fn merged_lines(
-    items: &[Item],
-    offset: u64,
-    mut take: impl FnMut(Line<'_>, u64) -> Result<bool, Errno>,
-) -> Result<(), Errno> {
-    if (offset < 1 && take(Line::Dot, 1)?) || (offset < DOT_DOT && take(Line::DotDot, DOT_DOT)?) {
-        return Ok(());
-    }
-    let first = usize::try_from(offset.saturating_sub(DOT_DOT)).unwrap_or(usize::MAX);
-    for (place, item) in items.iter().enumerate().skip(first) {
-        if take(Line::Item(item.clone(), item.name.as_bytes()), place as u64 + 1 + DOT_DOT)? {
-            break;
+/// All words of one branch's directory.
+fn say_words_of(builder: &mut Builder<'_>, branch: BranchIndex, dir: &Dir, marks: bool) -> Result<(), Errno> {
+    let attributes = dir.has_whiteout_attributes()?;
+    dir.each_entry(|entry| {
+        match dir.meaning(entry, attributes)? {
+            RawName::Entry(name) => builder.add(branch, name.as_bytes(), entry.ino, Some(entry.kind)),
+            RawName::Whiteout(name) if marks => builder.add(branch, name.as_bytes(), 0, None),
+            RawName::LongWhiteout if marks => {
+                if let Some(name) = dir.long_name(entry.name)? {
+                    builder.add(branch, name.as_bytes(), 0, None);
+                }
+            }
+            _ => {}
         }
-    }
-    Ok(())
+        Ok(true)
+    })
 }
 
 fn parent_of(dir: &Inode) -> u64 {
     dir.dentry().map_or(ROOT, |dentry| dentry.parent.ino)
-}
-
-/// A directory of one branch, read as it goes. Its offsets are the branch's own.
-#[derive(Debug)]
-pub struct Stream {
-    dir: Arc<Dir>,
-    branch: BranchIndex,
-    dev: u64,
-    fd: OwnedFd,
-    /// Where the first entry of `ahead` begins.
-    at: u64,
-    /// Entries that were read but not asked for yet.
-    ahead: VecDeque<RawEntry>,
-    /// Whether empty files may be whiteouts.
-    whiteout_attributes: bool,
-}
-
-impl Stream {
-    fn open(dir: Arc<Dir>, branch: BranchIndex) -> Result<Stream, Errno> {
-        let fd = dir.open_for_reading()?;
-        let dev = dir.stat()?.id.dev;
-        let whiteout_attributes = dir.has_whiteout_attributes()?;
-        Ok(Stream { dir, branch, dev, fd, at: 0, ahead: VecDeque::new(), whiteout_attributes })
-    }
-
-    fn lines(&mut self, offset: u64, mut take: impl FnMut(Line<'_>, u64) -> Result<bool, Errno>) -> Result<(), Errno> {
-        self.go_to(offset)?;
-        while let Some(entry) = self.next()? {
-            let Some(line) = self.line(&entry)? else { continue };
-            match take(line, entry.next) {
-                Ok(false) => {}
-                full_or_failed => {
-                    self.push_back(entry);
-                    return full_or_failed.map(drop);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn go_to(&mut self, offset: u64) -> Result<(), Errno> {
-        if offset != self.at {
-            rustix::fs::seek(&self.fd, SeekFrom::Start(offset))?;
-            self.ahead.clear();
-            self.at = offset;
-        }
-        Ok(())
-    }
-
-    fn next(&mut self) -> Result<Option<RawEntry>, Errno> {
-        if self.ahead.is_empty() {
-            let ahead = &mut self.ahead;
-            self.dir.read_some(self.fd.as_fd(), |entry| ahead.push_back(entry))?;
-        }
-        let entry = self.ahead.pop_front();
-        self.at = entry.as_ref().map_or(self.at, |entry| entry.next);
-        Ok(entry)
-    }
-
-    /// An entry for which there was no room is read again, from where the kernel then asks.
-    fn push_back(&mut self, entry: RawEntry) {
-        self.ahead.push_front(entry);
-        // the kernel goes on behind the entry before this one, whose offset is not known here
-        self.at = u64::MAX;
-    }
-
-    fn line<'a>(&self, entry: &'a RawEntry) -> Result<Option<Line<'a>>, Errno> {
-        Ok(match &*entry.name {
-            b"." => Some(Line::Dot),
-            b".." => Some(Line::DotDot),
-            bytes => match self.dir.meaning(entry, self.whiteout_attributes)? {
-                RawName::Entry(name) => {
-                    let item = Item {
-                        name: name.to_owned(),
-                        branch: self.branch,
-                        dev: self.dev,
-                        raw_ino: entry.ino,
-                        kind: entry.kind,
-                    };
-                    Some(Line::Item(item, bytes))
-                }
-                _ => None,
-            },
-        })
-    }
 }

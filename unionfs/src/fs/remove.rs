@@ -153,7 +153,7 @@ impl Union {
         if self.level(victim)?.iter().any(|(_, dir)| self.is_stand_in(dir)) {
             return Err(Errno::BUSY);
         }
-        if self.merged(victim)?.is_empty() { Ok(()) } else { Err(Errno::NOTEMPTY) }
+        if self.is_empty_dir(victim)? { Ok(()) } else { Err(Errno::NOTEMPTY) }
     }
 
     /// What is known of an object after a name of it went. `before` are its attributes before.

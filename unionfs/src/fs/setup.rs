@@ -16,6 +16,7 @@ use super::copy_data::Ways;
 use super::dirs::{DirCache, Held, Purge};
 use super::names::Renames;
 use super::places::{Relation, Site};
+use super::readdir::Listings;
 use super::records::Records;
 use crate::branch::dir::Dir;
 use crate::branch::form::Form;
@@ -97,7 +98,9 @@ impl Union {
         let numbers = Numbers::default();
         let dirs = DirCache::new(count);
         let held = Held::new();
-        let inodes = Inodes::new(Box::new(Purge { dirs: Arc::clone(&dirs), held: Arc::clone(&held) }));
+        let listings = Listings::new();
+        let purge = Purge { dirs: Arc::clone(&dirs), held: Arc::clone(&held), listings: Arc::clone(&listings) };
+        let inodes = Inodes::new(Box::new(purge));
         let top = opened[0].root.stat().map_err(|errno| SetupError::Open(branches[0].path.clone(), errno))?;
         for branch in &opened {
             if let Ok(stat) = branch.root.stat() {
@@ -121,6 +124,7 @@ impl Union {
             handles: Handles::default(),
             dirs,
             held,
+            listings,
             tree: RwLock::new(()),
             renames: Renames::default(),
             empty,
@@ -188,6 +192,7 @@ fn open_all(branches: &[BranchSpec], options: &Options, sites: &[Site]) -> Resul
             None => (branch::open_root(&spec.path, !writable && !spec.init, form).map_err(fail)?, None),
         };
         let honest_listing = branch::has_honest_listing(&root).map_err(fail)?;
+        let device = root.stat().map_err(fail)?.id.dev;
         check_form(&root, spec)?;
         warn_of_leftovers(&spec.path, &root).map_err(fail)?;
         let root = branch::with_kept(root, writable || spec.init, None).map_err(fail)?;
@@ -205,6 +210,7 @@ fn open_all(branches: &[BranchSpec], options: &Options, sites: &[Site]) -> Resul
             work,
             covered,
             honest_listing,
+            device,
             records: AtomicBool::new(records),
         });
     }

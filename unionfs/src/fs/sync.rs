@@ -37,8 +37,8 @@ impl Union {
     ///
     /// # Errors
     /// Those of fsync(2).
-    pub fn sync_dir(&self, handle: u64) -> Result<(), Errno> {
-        let inode = Arc::clone(&self.handles.dir(handle)?.inode);
+    pub fn sync_dir(&self, ino: u64) -> Result<(), Errno> {
+        let inode = self.inodes.get(ino)?;
         let Ok(stack) = inode.stack() else { return Ok(()) };
         if self.options.volatile {
             return Ok(());

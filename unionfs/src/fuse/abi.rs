@@ -68,6 +68,8 @@ pub(super) mod init {
     pub(in crate::fuse) const POSIX_ACL: u64 = 1 << 20;
     pub(in crate::fuse) const MAX_PAGES: u64 = 1 << 22;
     pub(in crate::fuse) const CACHE_SYMLINKS: u64 = 1 << 23;
+    /// The kernel reads directories that nobody opened. It counts only in its own request.
+    pub(in crate::fuse) const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
     pub(in crate::fuse) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     /// The upper half of the flags counts.
     pub(in crate::fuse) const INIT_EXT: u64 = 1 << 30;
@@ -88,6 +90,7 @@ pub(super) mod fattr {
 /// Flags of the reply to OPEN and CREATE.
 pub(super) mod fopen {
     pub(in crate::fuse) const KEEP_CACHE: u32 = 1 << 1;
+    pub(in crate::fuse) const CACHE_DIR: u32 = 1 << 3;
 }
 
 /// A write by who may not keep set-id bits.

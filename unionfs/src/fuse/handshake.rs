@@ -37,6 +37,18 @@ const WANTED: [(u64, &str); 10] = [
 pub(super) struct Agreed {
     /// The kernel's version, and the names of the features that are on.
     pub(super) features: Vec<String>,
+    pub(super) open_dir: OpenDir,
+}
+
+/// What the kernel is told when a directory is opened. No handle is needed to read one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OpenDir {
+    /// Not to ask; from then on it keeps listings by itself.
+    Never,
+    /// To keep listings, where it has to ask each time.
+    Cached,
+    /// To read listings anew, for branches change directly.
+    Fresh,
 }
 
 /// Answers the kernel's first request. `revalidates` if branches may change on their own.
@@ -74,11 +86,16 @@ fn agree(asked: &InitIn, revalidates: bool) -> (InitOut, Agreed) {
     let offered = u64::from(asked.flags) | u64::from(asked.flags2) << 32;
     let mut features = vec![format!("protocol={}.{}", asked.major, asked.minor)];
     let mut flags = 0;
-    let extra = match revalidates {
-        true => (init::AUTO_INVAL_DATA, "auto_inval_data"),
-        false => (init::CACHE_SYMLINKS, "cache_symlinks"),
+    let extra: &[_] = match revalidates {
+        true => &[(init::AUTO_INVAL_DATA, "auto_inval_data")],
+        false => &[(init::CACHE_SYMLINKS, "cache_symlinks"), (init::NO_OPENDIR_SUPPORT, "no_opendir")],
     };
-    for (flag, name) in WANTED.into_iter().chain([extra]) {
+    let open_dir = match revalidates {
+        true => OpenDir::Fresh,
+        false if offered & init::NO_OPENDIR_SUPPORT != 0 => OpenDir::Never,
+        false => OpenDir::Cached,
+    };
+    for &(flag, name) in WANTED.iter().chain(extra) {
         if offered & flag != 0 {
             flags |= flag;
             features.push(name.to_owned());
@@ -100,7 +117,7 @@ fn agree(asked: &InitIn, revalidates: bool) -> (InitOut, Agreed) {
         max_pages: (MAX_WRITE / PAGE) as u16,
         ..InitOut::default()
     };
-    (answer, Agreed { features })
+    (answer, Agreed { features, open_dir })
 }
 
 #[cfg(test)]
@@ -113,10 +130,13 @@ mod tests {
         let (answer, agreed) = agree(&old, false);
         assert_eq!((answer.minor, answer.flags, answer.flags2), (23, init::ASYNC_READ as u32, 0));
         assert_eq!(agreed.features, ["protocol=7.23", "async_read"]);
+        assert_eq!(agreed.open_dir, OpenDir::Cached);
         let new = InitIn { major: 7, minor: 99, flags: u32::MAX, flags2: u32::MAX, ..InitIn::default() };
         let (answer, agreed) = agree(&new, true);
         assert_eq!(answer.minor, MINOR);
         assert_eq!(u64::from(answer.flags) & init::CACHE_SYMLINKS, 0);
         assert!(agreed.features.iter().any(|feature| feature == "auto_inval_data"));
+        assert_eq!(agreed.open_dir, OpenDir::Fresh);
+        assert_eq!(agree(&new, false).1.open_dir, OpenDir::Never);
     }
 }

@@ -8,6 +8,7 @@ use zerocopy::IntoBytes;
 use super::abi::{self, InHeader, fopen, op};
 use super::convert::{self, attr_out, device_number, kind_of_mode};
 use super::device::{Answered, Reply};
+use super::handshake::OpenDir;
 use super::ioctl::Ioctl;
 use super::listing::Listing;
 use super::message::{Arguments, split};
@@ -80,10 +81,9 @@ impl Adapter {
             op::WRITE => self.write(head, arguments, reply),
             op::RELEASE => self.release(arguments, reply),
             op::FSYNC | op::FSYNCDIR => self.sync(head, arguments, reply),
-            op::OPENDIR => self.open_dir(head, reply),
-            op::READDIR => self.read_dir(arguments, reply),
-            op::READDIRPLUS => self.read_dir_plus(arguments, reply),
-            op::RELEASEDIR => self.release_dir(arguments, reply),
+            op::OPENDIR => Some(self.open_dir(reply)),
+            op::READDIR => self.read_dir(head, arguments, reply),
+            op::READDIRPLUS => self.read_dir_plus(head, arguments, reply),
             op::STATFS => self.statfs(reply),
             op::SETXATTR => self.set_xattr(head, arguments, reply),
             op::GETXATTR | op::LISTXATTR => self.get_xattr(head, arguments, reply),
@@ -92,7 +92,7 @@ impl Adapter {
             op::IOCTL => self.ioctl(head, arguments, reply),
             op::LSEEK => self.seek(arguments, reply),
             op::COPY_FILE_RANGE => self.copy_range(head, arguments, reply),
-            op::DESTROY => Some(reply.parts(&[])),
+            op::RELEASEDIR | op::DESTROY => Some(reply.parts(&[])),
             op::INTERRUPT => self.interrupt(arguments, reply),
             // the kernel does by itself what it can, and asks no more: at each close, for instance,
             // for every write was answered when it was done
@@ -281,25 +281,30 @@ impl Adapter {
     fn sync(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let asked = arguments.take::<abi::FsyncIn>()?;
         let (dir, data_only) = (head.opcode == op::FSYNCDIR, asked.fsync_flags & abi::FSYNC_FDATASYNC != 0);
-        Some(self.dispatch(true, head.nodeid, head, move |shared| {
+        let ino = head.nodeid;
+        Some(self.dispatch(true, ino, head, move |shared| {
             reply.empty(shared.run(|union| match dir {
-                true => union.sync_dir(asked.fh),
+                true => union.sync_dir(ino),
                 false => union.sync(asked.fh, data_only),
             }))
         }))
     }
 
-    fn open_dir(&self, head: &InHeader, reply: Reply) -> Option<Answered> {
-        let opened = self.shared.run(|union| union.open_dir(head.nodeid));
-        Some(reply.message(opened.map(|fh| abi::OpenOut { fh, ..abi::OpenOut::default() })))
+    fn open_dir(&self, reply: Reply) -> Answered {
+        let open_flags = match self.open_dir {
+            OpenDir::Never => return reply.error(Errno::NOSYS),
+            OpenDir::Cached => fopen::CACHE_DIR | fopen::KEEP_CACHE,
+            OpenDir::Fresh => 0,
+        };
+        reply.message(Ok(abi::OpenOut { open_flags, ..abi::OpenOut::default() }))
     }
 
-    fn read_dir(&self, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+    fn read_dir(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let asked = arguments.take::<abi::ReadIn>()?;
         Some(BUFFER.with_borrow_mut(|buffer| {
             let mut listing = Listing::new(buffer, asked.size);
             let read = self.shared.run(|union| {
-                union.read_dir(asked.fh, asked.offset, |entry| {
+                union.read_dir(head.nodeid, asked.offset, |entry| {
                     let kind = convert::entry_type(entry.kind);
                     listing.add(None, abi::Dirent { ino: entry.ino, off: entry.next, namelen: 0, kind }, entry.name)
                 })
@@ -308,12 +313,12 @@ impl Adapter {
         }))
     }
 
-    fn read_dir_plus(&self, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+    fn read_dir_plus(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let asked = arguments.take::<abi::ReadIn>()?;
         Some(BUFFER.with_borrow_mut(|buffer| {
             let mut listing = Listing::new(buffer, asked.size);
             let read = self.shared.run(|union| {
-                union.read_dir_plus(asked.fh, asked.offset, |name, seen, next| {
+                union.read_dir_plus(head.nodeid, asked.offset, |name, seen, next| {
                     let (told, lookup) = match seen {
                         Seen::Directory(attr) => (convert::no_lookup(&attr), None),
                         Seen::Entry(Entry { lookup, attr }) => {
@@ -333,11 +338,6 @@ impl Adapter {
             });
             reply.bytes(read.map(|()| listing.bytes()))
         }))
-    }
-
-    fn release_dir(&self, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
-        self.union().release_dir(arguments.take::<abi::ReleaseIn>()?.fh);
-        Some(reply.parts(&[]))
     }
 
     fn statfs(&self, reply: Reply) -> Option<Answered> {

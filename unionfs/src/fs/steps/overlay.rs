@@ -132,7 +132,7 @@ fn clear(work: &Work, dir: &Dir) -> Result<(), Errno> {
     let attributes = dir.has_whiteout_attributes()?;
     let (last, marks): (Vec<_>, Vec<_>) = dir.entries()?.into_iter().partition(|entry| *entry.name == *OPAQUE);
     for entry in marks.into_iter().chain(last) {
-        match dir.meaning(&entry, attributes)? {
+        match dir.meaning(entry.as_read(), attributes)? {
             RawName::Entry(_) => return Err(Errno::NOTEMPTY),
             _ if entry.kind == Kind::Dir => work.retire(dir, &entry.name)?,
             _ => dir.unlink(&entry.name)?,
