@@ -143,14 +143,14 @@ impl Union {
             if self.guard_below(inode)?.is_set() {
                 self.dir(inode, inode.stack()?.top())?.own_flags()?;
             }
-            inode.with(|state| state.guard = None);
+            inode.with(|state| state.learn().guard = None);
         }
         self.open_for_flags(inode)
     }
 
     /// What may not be done with a directory: what the flags of any directory behind it forbid.
     pub(super) fn guard(&self, dir: &Arc<Inode>) -> Result<Guard, Errno> {
-        if let Some(known) = dir.with(|state| state.guard).filter(|_| !self.revalidates()) {
+        if let Some(known) = dir.with(|state| state.learned()?.guard).filter(|_| !self.revalidates()) {
             return Ok(known);
         }
         let level = self.level(dir)?;
@@ -164,7 +164,7 @@ impl Union {
                 }
             }
         }
-        dir.with(|state| state.guard = Some(guard));
+        dir.with(|state| state.learn().guard = Some(guard));
         Ok(guard)
     }
 

@@ -108,7 +108,9 @@ impl Union {
     fn take_place(&self, inode: &Inode, place: Place, dirs: u64) {
         let before = inode.with(|state| {
             state.place = place;
-            state.guard = state.guard.filter(|_| state.seen == dirs);
+            if state.seen != dirs && state.learned().is_some() {
+                state.learn().guard = None;
+            }
             std::mem::replace(&mut state.seen, dirs)
         });
         if before != dirs {

@@ -1,6 +1,8 @@
 //! Names: what a caller may use, and the `.wh.` grammar, whose only reader and writer this is.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 /// Prefix of a whiteout file, as AuFS and the OCI image specification have it.
 const PREFIX: &[u8] = b".wh.";
@@ -22,9 +24,18 @@ pub const NAME_MAX: usize = 255;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name<'a>(&'a [u8]);
 
-/// An owned [`Name`].
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NameBuf(Box<[u8]>);
+/// An owned [`Name`]. Most names are short, and lie in the value itself.
+#[derive(Clone)]
+pub struct NameBuf(Bytes);
+
+#[derive(Clone)]
+enum Bytes {
+    Short { length: u8, bytes: [u8; SHORT] },
+    Long(Box<[u8]>),
+}
+
+/// As many bytes of a name fit into the size of a pointer, a length and a tag.
+const SHORT: usize = 22;
 
 /// Why some bytes are not a [`Name`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +70,12 @@ impl<'a> Name<'a> {
 
     /// An owned copy.
     pub fn to_owned(self) -> NameBuf {
-        NameBuf(self.0.into())
+        if self.0.len() > SHORT {
+            return NameBuf(Bytes::Long(self.0.into()));
+        }
+        let mut bytes = [0; SHORT];
+        bytes[..self.0.len()].copy_from_slice(self.0);
+        NameBuf(Bytes::Short { length: self.0.len() as u8, bytes })
     }
 
     /// The entry that hides this name in a layer of an image, which may be longer than a file
@@ -91,12 +107,41 @@ pub struct WhiteoutFile {
 impl NameBuf {
     /// Borrows the name.
     pub fn as_name(&self) -> Name<'_> {
-        Name(&self.0)
+        Name(self.as_bytes())
     }
 
     /// The bytes of the name.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Bytes::Short { length, bytes } => &bytes[..usize::from(*length)],
+            Bytes::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for NameBuf {
+    fn eq(&self, other: &NameBuf) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for NameBuf {}
+
+impl Hash for NameBuf {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_name().hash(state);
+    }
+}
+
+impl PartialOrd for NameBuf {
+    fn partial_cmp(&self, other: &NameBuf) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for NameBuf {
+    fn cmp(&self, other: &NameBuf) -> Ordering {
+        self.as_bytes().cmp(other.as_bytes())
     }
 }
 
@@ -174,6 +219,17 @@ mod tests {
         ] {
             assert_eq!(RawName::parse(raw), expected, "{}", String::from_utf8_lossy(raw));
         }
+    }
+
+    #[test]
+    fn an_owned_name_says_what_it_was_made_of() {
+        for length in [1, SHORT - 1, SHORT, SHORT + 1, NAME_MAX] {
+            let bytes = vec![b'n'; length];
+            let owned = Name(&bytes).to_owned();
+            assert_eq!(owned.as_bytes(), bytes);
+            assert!(owned < Name(&[b'o'; 3]).to_owned());
+        }
+        assert_eq!(size_of::<NameBuf>(), 24);
     }
 
     #[test]
