@@ -14,6 +14,7 @@ pub mod overlay;
 pub mod private;
 pub mod rights;
 pub mod stat;
+pub(crate) mod table;
 pub mod unplaced;
 pub mod work;
 

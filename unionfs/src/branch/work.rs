@@ -1,20 +1,19 @@
 //! The work area of a writable branch: temporary entries, hard-link records and the table of
 //! inode numbers. One mount at a time holds it.
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::dir::Dir;
 use super::stat::{Kind, RealId};
+use super::table::Table;
 use super::unplaced;
 use crate::acl;
 use crate::union::name::WORK_AREA;
@@ -22,12 +21,7 @@ use crate::union::name::WORK_AREA;
 pub(crate) const LOCK: &[u8] = b"lock";
 pub(crate) const TEMPORARY: &[u8] = b"tmp";
 pub(crate) const LINKS: &[u8] = b"links";
-pub(crate) const NUMBERS: &[u8] = b"numbers";
 pub(crate) const VOLATILE: &[u8] = b"volatile";
-/// First word of the table of numbers.
-const MAGIC: u64 = u64::from_le_bytes(*b"runionf1");
-/// Length of a row of the table of numbers: two little-endian words.
-const ROW: u64 = 16;
 /// How long a mount waits for the one before it to let go.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -37,11 +31,7 @@ pub struct Work {
     area: Dir,
     temporary: Dir,
     links: Arc<Dir>,
-    numbers: OwnedFd,
-    /// Bytes of the table; nothing is read beyond it.
-    numbers_end: AtomicU64,
-    /// Numbers that could not be written, e.g. to a full file system: known in this mount only.
-    unwritten: Mutex<HashMap<RealId, u64>>,
+    numbers: Table,
     /// Whose work area it is, if not ours.
     owner: Option<(Uid, Gid)>,
     /// Counts the mounts of this branch, so that substitute numbers never repeat.
@@ -88,8 +78,7 @@ impl Work {
         let temporary = make_and_open(&area, TEMPORARY)?;
         clear(&temporary)?;
         let links = Arc::new(make_and_open(&area, LINKS)?);
-        let (numbers, epoch) = open_numbers(&area)?;
-        let numbers_end = AtomicU64::new(rustix::fs::fstat(&numbers)?.st_size as u64);
+        let (numbers, epoch) = Table::open(&area)?;
         let owner = other_owner(&area)?;
         let nameless = unplaced::can_be_nameless(&temporary, b"try");
         Ok(Work {
@@ -99,8 +88,6 @@ impl Work {
             temporary,
             links,
             numbers,
-            numbers_end,
-            unwritten: Mutex::default(),
             epoch,
             sequence: AtomicU64::new(0),
             unordered: !is_ordered(parent)?,
@@ -166,16 +153,7 @@ impl Work {
     ///
     /// A table that cannot be read costs stable numbers, never more.
     pub fn number(&self, id: RealId) -> Option<u64> {
-        self.written_number(id).or_else(|| self.unwritten.lock().get(&id).copied())
-    }
-
-    fn written_number(&self, id: RealId) -> Option<u64> {
-        let offset = id.ino.checked_mul(ROW)?;
-        if offset.checked_add(ROW)? > self.numbers_end.load(Ordering::Relaxed) {
-            return None;
-        }
-        let (number, birth) = read_row(&self.numbers, offset)?;
-        (number > 1 && birth == id.birth).then_some(number)
+        self.numbers.get(id)
     }
 
     /// Remembers the number of an entry over remounts.
@@ -183,17 +161,7 @@ impl Work {
     /// # Errors
     /// ENOSPC, EFBIG and the like; the number is remembered in this mount only then.
     pub fn set_number(&self, id: RealId, number: u64) -> Result<(), Errno> {
-        let offset = id.ino.checked_mul(ROW).filter(|_| id.ino > 0).ok_or(Errno::FBIG);
-        let written = offset.and_then(|offset| {
-            write_row(&self.numbers, offset, (number, id.birth))?;
-            self.numbers_end.fetch_max(offset + ROW, Ordering::Relaxed);
-            Ok(())
-        });
-        if let Err(errno) = written {
-            tracing::debug!(%errno, "recording an inode number");
-            self.unwritten.lock().insert(id, number);
-        }
-        written
+        self.numbers.set(id, number)
     }
 
     /// As [`Work::set_number`], for an entry that is found by its number: durable.
@@ -202,24 +170,17 @@ impl Work {
     /// ENOSPC, EFBIG and the like.
     pub fn keep_number(&self, id: RealId, number: u64) -> Result<(), Errno> {
         self.set_number(id, number)?;
-        self.sync(&self.numbers)
+        self.sync(self.numbers.file())
     }
 
     /// Forgets the number of an entry that is gone.
     pub fn forget_number(&self, id: RealId) {
-        self.unwritten.lock().remove(&id);
-        if self.written_number(id).is_some()
-            && let Err(errno) = write_row(&self.numbers, id.ino.wrapping_mul(ROW), (0, 0))
-        {
-            // another file that gets the inode has another time of birth
-            tracing::debug!(%errno, "forgetting an inode number");
-        }
+        self.numbers.forget(id);
     }
 
     /// Whether an entry may have another number than its natural one.
     pub fn may_have_number(&self, ino: u64) -> bool {
-        let written = ino.checked_mul(ROW).is_some_and(|offset| offset < self.numbers_end.load(Ordering::Relaxed));
-        written || !self.unwritten.lock().is_empty()
+        self.numbers.may_have(ino)
     }
 
     /// Removes a directory; one with whiteouts in it is moved out of sight first.
@@ -414,51 +375,6 @@ fn wait_for_lock(file: &OwnedFd) -> Result<(), WorkError> {
         }
     }
 }
-
-fn open_numbers(area: &Dir) -> Result<(OwnedFd, u64), Errno> {
-    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let numbers = rustix::fs::openat(area, NUMBERS, flags, Mode::from_raw_mode(0o600))?;
-    let epoch = match read_row(&numbers, 0) {
-        Some((MAGIC, epoch)) => epoch.wrapping_add(1),
-        _ => {
-            rustix::fs::ftruncate(&numbers, 0)?;
-            1
-        }
-    };
-    match write_row(&numbers, 0, (MAGIC, epoch)) {
-        // a full file system can still be read and cleaned up through a mount
-        Ok(()) | Err(Errno::NOSPC | Errno::DQUOT) => Ok((numbers, epoch)),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// Whether these are the first bytes of a table of numbers.
-pub(crate) fn is_table_head(bytes: [u8; 8]) -> bool {
-    u64::from_le_bytes(bytes) == MAGIC
-}
-
-fn read_row(numbers: &OwnedFd, offset: u64) -> Option<(u64, u64)> {
-    let mut row = [0; ROW as usize];
-    match rustix::io::pread(numbers, &mut row, offset) {
-        Ok(length) if length == row.len() => {
-            let (first, second) = row.split_at(8);
-            Some((u64::from_le_bytes(first.try_into().ok()?), u64::from_le_bytes(second.try_into().ok()?)))
-        }
-        _ => None,
-    }
-}
-
-fn write_row(numbers: &OwnedFd, offset: u64, row: (u64, u64)) -> Result<(), Errno> {
-    let mut bytes = [0; ROW as usize];
-    let (first, second) = bytes.split_at_mut(8);
-    first.copy_from_slice(&row.0.to_le_bytes());
-    second.copy_from_slice(&row.1.to_le_bytes());
-    match rustix::io::pwrite(numbers, &bytes, offset)? {
-        ROW_LENGTH => Ok(()),
-        _ => Err(Errno::NOSPC),
-    }
-}
-const ROW_LENGTH: usize = ROW as usize;
 
 /// Removes everything in a directory of temporary entries.
 pub(crate) fn clear(temporary: &Dir) -> Result<(), Errno> {
