@@ -1,10 +1,13 @@
 //! System calls that no safe wrapper has. The only home of `unsafe` in this crate.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::OnceLock;
 
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, Setter, Updater, ioctl, opcode};
+use rustix::path::Arg as _;
 
 /// Makes a detached mount read-only and keeps reading from changing access times
 /// (mount_setattr(2), kernel 5.12).
@@ -30,10 +33,93 @@ pub(crate) fn set_mount_read_only(mount: BorrowedFd<'_>) -> Result<(), Errno> {
             size_of::<libc::mount_attr>(),
         )
     };
-    if result == 0 {
-        return Ok(());
-    }
-    Err(last_errno())
+    checked(result).map(drop)
+}
+
+/// What a raw system call returned.
+fn checked(result: libc::c_long) -> Result<usize, Errno> {
+    usize::try_from(result).map_err(|_| last_errno())
+}
+
+/// Whether the kernel has a call: one that it has minds the descriptor first. A filter of system
+/// calls may say anything else.
+fn has(call: impl FnOnce() -> Result<usize, Errno>) -> bool {
+    call() == Err(Errno::BADF)
+}
+
+/// Whether there is fchmodat2(2), since kernel 6.6.
+pub(crate) fn has_chmod_at() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| has(|| raw_chmod_at(-1, c"", 0)))
+}
+
+/// Changes the mode of an entry of a directory, or of what a descriptor holds with an empty name. No
+/// symbolic link is followed.
+pub(crate) fn chmod_at(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(), Errno> {
+    name.into_with_c_str(|name| raw_chmod_at(dir.as_raw_fd(), name, mode)).map(drop)
+}
+
+fn raw_chmod_at(dir: RawFd, name: &CStr, mode: u32) -> Result<usize, Errno> {
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH;
+    // SAFETY: the kernel reads the name up to its zero byte, and minds the descriptor itself.
+    checked(unsafe { libc::syscall(libc::SYS_fchmodat2, dir, name.as_ptr(), mode, flags) })
+}
+
+/// Numbers of system calls that are the same on all architectures.
+const GETXATTRAT: libc::c_long = 464;
+const LISTXATTRAT: libc::c_long = 465;
+
+/// `struct xattr_args` of `linux/xattr.h`.
+#[repr(C, align(8))]
+struct XattrArgs {
+    value: u64,
+    size: u32,
+    flags: u32,
+}
+
+/// Whether there are getxattrat(2) and listxattrat(2), since kernel 6.13.
+pub(crate) fn has_xattr_at() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| has(|| raw_xattr_at(-1, c"a", c"user.a", &mut [])) && has(|| raw_names_at(-1, c"a", &mut [])))
+}
+
+/// Reads an extended attribute of an entry of a directory into a buffer; its length. No symbolic link
+/// is followed.
+pub(crate) fn xattr_at(dir: BorrowedFd<'_>, name: &[u8], attribute: &[u8], buffer: &mut [u8]) -> Result<usize, Errno> {
+    name.into_with_c_str(|name| {
+        attribute.into_with_c_str(|attribute| raw_xattr_at(dir.as_raw_fd(), name, attribute, buffer))
+    })
+}
+
+fn raw_xattr_at(dir: RawFd, name: &CStr, attribute: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
+    let size = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+    let mut args = XattrArgs { value: buffer.as_mut_ptr() as u64, size, flags: 0 };
+    // SAFETY: the kernel reads both names up to their zero bytes and `args`, whose size is passed along,
+    // and writes no more than `size` bytes to the buffer, which is as long.
+    checked(unsafe {
+        libc::syscall(
+            GETXATTRAT,
+            dir,
+            name.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+            attribute.as_ptr(),
+            &raw mut args,
+            size_of::<XattrArgs>(),
+        )
+    })
+}
+
+/// Reads the names of the extended attributes of an entry of a directory; their length. No symbolic
+/// link is followed.
+pub(crate) fn xattr_names_at(dir: BorrowedFd<'_>, name: &[u8], buffer: &mut [u8]) -> Result<usize, Errno> {
+    name.into_with_c_str(|name| raw_names_at(dir.as_raw_fd(), name, buffer))
+}
+
+fn raw_names_at(dir: RawFd, name: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
+    let flags = libc::AT_SYMLINK_NOFOLLOW;
+    // SAFETY: the kernel reads the name up to its zero byte, and writes no more to the buffer than its
+    // length, which is passed along.
+    checked(unsafe { libc::syscall(LISTXATTRAT, dir, name.as_ptr(), flags, buffer.as_mut_ptr(), buffer.len()) })
 }
 
 /// Gives memory that was freed back to the system (malloc_trim(3)). The C library keeps the small

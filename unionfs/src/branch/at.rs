@@ -4,14 +4,16 @@
 //! Everything above sees the attributes that were kept of an entry, and has refused ones kept, by
 //! these calls alone; how is told in `keep.rs`.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
+use smallvec::SmallVec;
 
 use super::form::Form;
 use super::private::is_private;
 use super::stat::{RealId, Stat, Time};
+use crate::sys;
 
 /// A place whose attributes are read and changed.
 #[derive(Debug, Clone, Copy)]
@@ -56,8 +58,8 @@ impl<'a> At<'a> {
     /// Changes owner and group.
     pub fn chown(self, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
         match self.form.kept {
-            Some(kept) => self.chown_or_keep(kept, uid, gid),
-            None => self.real_chown(uid, gid),
+            Some(kept) if !kept.is_idle() => self.chown_or_keep(kept, uid, gid),
+            _ => self.real_chown(uid, gid),
         }
     }
 
@@ -69,37 +71,43 @@ impl<'a> At<'a> {
     /// Changes the mode of what is not a symbolic link.
     pub fn chmod(self, bits: u32) -> Result<(), Errno> {
         match self.form.kept {
-            Some(kept) => self.chmod_or_keep(kept, bits & 0o7777),
-            None => self.real_chmod(bits),
+            Some(kept) if !kept.is_idle() => self.chmod_or_keep(kept, bits & 0o7777),
+            _ => self.real_chmod(bits),
         }
     }
 
     pub(super) fn real_chmod(self, bits: u32) -> Result<(), Errno> {
-        let mode = Mode::from_raw_mode(bits & 0o7777);
+        let bits = bits & 0o7777;
+        if sys::has_chmod_at() {
+            return sys::chmod_at(self.fd, self.name, bits);
+        }
+        let mode = Mode::from_raw_mode(bits);
         if self.name.is_empty() {
             return match rustix::fs::fchmod(self.fd, mode) {
                 // of O_PATH
-                Err(Errno::BADF) => rustix::fs::chmod(proc_path(self.fd, b""), mode),
+                Err(Errno::BADF) => rustix::fs::chmod(proc_path(self.fd, b"").as_slice(), mode),
                 changed => changed,
             };
         }
         // chmod(2) follows links, so the entry is held first
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let entry = rustix::fs::openat(self.fd, self.name, flags, Mode::empty())?;
-        rustix::fs::chmod(proc_path(entry.as_fd(), b""), mode)
+        rustix::fs::chmod(proc_path(entry.as_fd(), b"").as_slice(), mode)
     }
 
     /// Sets access and modification time.
     pub fn set_times(self, atime: SetTime, mtime: SetTime) -> Result<(), Errno> {
         let times = Timestamps { last_access: timespec(atime), last_modification: timespec(mtime) };
-        if self.name.is_empty() {
-            return match rustix::fs::utimensat(self.fd, c"", &times, AtFlags::EMPTY_PATH) {
-                // before kernel 5.8
-                Err(Errno::INVAL) => rustix::fs::utimensat(CWD, proc_path(self.fd, b""), &times, AtFlags::empty()),
-                set => set,
-            };
+        if !self.name.is_empty() {
+            return rustix::fs::utimensat(self.fd, self.name, &times, AtFlags::SYMLINK_NOFOLLOW);
         }
-        rustix::fs::utimensat(self.fd, self.name, &times, AtFlags::SYMLINK_NOFOLLOW)
+        match rustix::fs::utimensat(self.fd, c"", &times, AtFlags::EMPTY_PATH) {
+            // before kernel 5.8
+            Err(Errno::INVAL) => {
+                rustix::fs::utimensat(CWD, proc_path(self.fd, b"").as_slice(), &times, AtFlags::empty())
+            }
+            set => set,
+        }
     }
 
     /// Reads an extended attribute; nothing if there is none of that name.
@@ -111,11 +119,15 @@ impl<'a> At<'a> {
     }
 
     pub(super) fn real_xattr(self, attribute: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
-        let path = proc_path(self.fd, self.name);
-        let read = grow(|buffer| match self.name {
-            b"" => rustix::fs::getxattr(&path, attribute, buffer),
-            _ => rustix::fs::lgetxattr(&path, attribute, buffer),
-        });
+        let read = if self.is_reached_at() {
+            grow(|buffer| sys::xattr_at(self.fd, self.name, attribute, buffer))
+        } else {
+            let path = proc_path(self.fd, self.name);
+            grow(|buffer| match self.name {
+                b"" => rustix::fs::getxattr(path.as_slice(), attribute, buffer),
+                _ => rustix::fs::lgetxattr(path.as_slice(), attribute, buffer),
+            })
+        };
         match read {
             Ok(value) => Ok(Some(value)),
             Err(Errno::NODATA) => Ok(None),
@@ -130,10 +142,13 @@ impl<'a> At<'a> {
     }
 
     fn real_xattr_names(self) -> Result<Vec<u8>, Errno> {
+        if self.is_reached_at() {
+            return grow(|buffer| sys::xattr_names_at(self.fd, self.name, buffer));
+        }
         let path = proc_path(self.fd, self.name);
         grow(|buffer| match self.name {
-            b"" => rustix::fs::listxattr(&path, buffer),
-            _ => rustix::fs::llistxattr(&path, buffer),
+            b"" => rustix::fs::listxattr(path.as_slice(), buffer),
+            _ => rustix::fs::llistxattr(path.as_slice(), buffer),
         })
     }
 
@@ -148,8 +163,8 @@ impl<'a> At<'a> {
     pub(super) fn real_set_xattr(self, attribute: &[u8], value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
         let path = proc_path(self.fd, self.name);
         match self.name {
-            b"" => rustix::fs::setxattr(path, attribute, value, flags),
-            _ => rustix::fs::lsetxattr(path, attribute, value, flags),
+            b"" => rustix::fs::setxattr(path.as_slice(), attribute, value, flags),
+            _ => rustix::fs::lsetxattr(path.as_slice(), attribute, value, flags),
         }
     }
 
@@ -164,8 +179,8 @@ impl<'a> At<'a> {
     pub(super) fn real_remove_xattr(self, attribute: &[u8]) -> Result<(), Errno> {
         let path = proc_path(self.fd, self.name);
         match self.name {
-            b"" => rustix::fs::removexattr(path, attribute),
-            _ => rustix::fs::lremovexattr(path, attribute),
+            b"" => rustix::fs::removexattr(path.as_slice(), attribute),
+            _ => rustix::fs::lremovexattr(path.as_slice(), attribute),
         }
     }
 
@@ -208,9 +223,14 @@ impl At<'_> {
         self.name.is_empty()
     }
 
+    /// Whether its extended attributes can be asked for without a path.
+    fn is_reached_at(self) -> bool {
+        !self.name.is_empty() && sys::has_xattr_at()
+    }
+
     /// A path to it.
     pub(super) fn path(self) -> Vec<u8> {
-        proc_path(self.fd, self.name)
+        proc_path(self.fd, self.name).into_vec()
     }
 }
 
@@ -224,8 +244,9 @@ fn timespec(time: SetTime) -> Timespec {
 
 /// A path to what a descriptor holds, or to an entry of it, for the calls that exist only with
 /// paths (extended attributes, chmod). The descriptor is held, so no component is walked twice.
-fn proc_path(fd: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
-    let mut path = format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes();
+pub(super) fn proc_path(fd: BorrowedFd<'_>, name: &[u8]) -> SmallVec<[u8; 64]> {
+    let mut path = SmallVec::from_slice(b"/proc/self/fd/");
+    path.extend_from_slice(rustix::path::DecInt::from_fd(fd).as_bytes());
     if !name.is_empty() {
         path.push(b'/');
         path.extend_from_slice(name);
@@ -235,7 +256,12 @@ fn proc_path(fd: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
 
 /// Calls with a buffer that grows until the value fits (64 KiB is the kernel's limit).
 fn grow(mut call: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
-    let mut buffer = vec![0; 256];
+    let mut small = [0; 256];
+    match call(&mut small) {
+        Err(Errno::RANGE) => {}
+        length => return Ok(small[..length?].to_vec()),
+    }
+    let mut buffer = vec![0; 4096];
     loop {
         match call(&mut buffer) {
             Ok(length) => {

@@ -4,7 +4,7 @@
 //! directory, whatever somebody planted in the branch.
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Dev, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -124,20 +124,30 @@ impl Dir {
     /// # Errors
     /// ESTALE if something else stands there by now, EIO if its data is on another branch.
     pub fn open_file(&self, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        self.open_seen(name, flags).map(|(file, _)| file)
+    }
+
+    /// The same, and what was opened, as it really is.
+    ///
+    /// # Errors
+    /// As [`Dir::open_file`].
+    pub fn open_seen(&self, name: &[u8], flags: OFlags) -> Result<(OwnedFd, Stat), Errno> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let opened = match rustix::fs::openat(&self.fd, name, flags | OFlags::NOATIME, Mode::empty()) {
             Err(Errno::PERM) => rustix::fs::openat(&self.fd, name, flags, Mode::empty()),
             opened => opened,
         };
-        match opened {
-            Ok(file) if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::RegularFile => {
-                self.check_has_data(&file, name)?;
-                Ok(file)
-            }
+        let file = match opened {
             // somebody put a link, a device or a directory in its place
-            Ok(_) | Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => Err(Errno::STALE),
-            Err(error) => Err(error),
+            Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => return Err(Errno::STALE),
+            opened => opened?,
+        };
+        let stat = Stat::of_file(&file)?;
+        if stat.kind != Kind::File {
+            return Err(Errno::STALE);
         }
+        self.check_has_data(&file, name)?;
+        Ok((file, stat))
     }
 
     /// Holds an entry, whatever becomes of its name, without access to its content.
@@ -309,7 +319,8 @@ impl Dir {
 /// # Errors
 /// Those of open(2).
 pub fn open_again(held: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
-    rustix::fs::open(format!("/proc/self/fd/{}", held.as_raw_fd()), flags | OFlags::CLOEXEC, Mode::empty())
+    let path = super::at::proc_path(held, b"");
+    rustix::fs::open(path.as_slice(), flags | OFlags::CLOEXEC, Mode::empty())
 }
 
 impl AsFd for Dir {

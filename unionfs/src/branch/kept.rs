@@ -213,6 +213,11 @@ impl Kept {
         self.0.writes
     }
 
+    /// Whether nothing was kept, nor may come to be: all is real.
+    pub fn is_idle(self) -> bool {
+        !self.writes() && !self.is_marked() && !self.has_rows()
+    }
+
     /// Whether entries may have the extended attribute.
     pub fn is_marked(self) -> bool {
         self.0.marked.load(Ordering::Relaxed)

@@ -120,11 +120,10 @@ impl Union {
         };
         let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
         let (file, id, append_only) = self.by_name(inode, |dir, name| {
-            let (file, append_only) = match dir.open_file(name, flags) {
-                Err(Errno::PERM) if write => (dir.open_file(name, flags | OFlags::APPEND)?, true),
-                file => (file?, false),
+            let ((file, Stat { id, .. }), append_only) = match dir.open_seen(name, flags) {
+                Err(Errno::PERM) if write => (dir.open_seen(name, flags | OFlags::APPEND)?, true),
+                opened => (opened?, false),
             };
-            let id = Stat::of_file(&file)?.id;
             Ok(is_ours(inode, id).then_some((file, id, append_only)))
         })?;
         let form = self.form(Some(branch));

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use smallvec::SmallVec;
 
 use super::Union;
 use crate::branch::at::At;
@@ -27,12 +28,15 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) enum Where {
     /// Under a name of a directory; without a name, those of the directory itself.
-    Named(Arc<Dir>, Vec<u8>),
+    Named(Arc<Dir>, Component),
     /// In a file that is open.
     Open(Arc<Real>),
     /// In something that is held.
     Held(Arc<OwnedFd>, Form),
 }
+
+/// A name as it stands in a branch, most often without an allocation.
+pub(super) type Component = SmallVec<[u8; 32]>;
 
 /// Renames that are under way: between the disk and what is known of it, a name leads to another
 /// object.
@@ -156,7 +160,7 @@ impl Union {
             if checks && ours(inode, dir.at(name).stat()?).is_none() {
                 return Ok(None);
             }
-            Ok(Some(Where::Named(Arc::clone(dir), name.to_vec())))
+            Ok(Some(Where::Named(Arc::clone(dir), Component::from_slice(name))))
         })
     }
 
@@ -180,8 +184,13 @@ impl Union {
     /// # Errors
     /// ESTALE if the kernel should look its name up again.
     pub(super) fn hold_to_change(&self, inode: &Arc<Inode>) -> Result<Where, Errno> {
-        if matches!(inode.place(), Place::Gone(_)) {
-            return self.without_name(inode);
+        match (inode.place(), inode.open_file()) {
+            (Place::Gone(_), _) => return self.without_name(inode),
+            // not while a copy-up is about to switch it
+            (Place::Entry(branch) | Place::Record(branch), Some(open)) if open.real().branch == Some(branch) => {
+                return Ok(Where::Open(open.real()));
+            }
+            _ => {}
         }
         let held = self.by_name(inode, |dir, name| {
             let held = if name.is_empty() { dir.hold(b".")? } else { dir.hold(name)? };
@@ -205,10 +214,10 @@ impl Union {
     }
 
     /// The directory and name by which an object that is not a directory is reached.
-    pub(super) fn real_name(&self, inode: &Arc<Inode>) -> Result<(Arc<Dir>, Vec<u8>), Errno> {
+    pub(super) fn real_name(&self, inode: &Arc<Inode>) -> Result<(Arc<Dir>, Component), Errno> {
         self.by_name(inode, |dir, name| {
             let found = ours(inode, dir.at(name).stat()?);
-            Ok(found.map(|_| (Arc::clone(dir), name.to_vec())))
+            Ok(found.map(|_| (Arc::clone(dir), Component::from_slice(name))))
         })
     }
 }
