@@ -25,6 +25,7 @@ mod dirs;
 mod file;
 mod flags;
 mod flush;
+mod known;
 mod listing;
 mod lookup;
 mod moved;
@@ -85,6 +86,8 @@ pub struct Union {
     empty: Option<Arc<Dir>>,
     records: records::Records,
     ways: copy_data::Ways,
+    changes: known::Changes,
+    labels: known::Labels,
     /// Tells the kernel that attributes of an inode changed on their own.
     on_stale: OnceLock<StaleHook>,
 }
@@ -127,7 +130,7 @@ pub struct Entry {
 }
 
 /// What was found under a name.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Sight {
     resolved: Resolved,
     /// Of the topmost entry.

@@ -1,13 +1,15 @@
 //! The marks of a branch's directory, and its word on a name.
 
-use rustix::fs::OFlags;
+use std::mem::MaybeUninit;
+
+use rustix::fs::{OFlags, RawDir};
 use rustix::io::Errno;
 
 use super::dir::Dir;
 use super::overlay::Mark;
 use super::stat::{Kind, Stat};
 use crate::union::name::{NAME_MAX, OPAQUE, RECORD};
-use crate::union::{Below, Found, Name, NameBuf, Redirect};
+use crate::union::{Below, Found, Name, NameBuf, RawName, Redirect};
 
 /// What of a branch's marks counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +104,27 @@ impl Dir {
         // planted under another name, it would hide something in listings only
         let name = Name::new(&content[..length]).ok().filter(|name| name.whiteout().file == whiteout);
         Ok(name.map(Name::to_owned))
+    }
+
+    /// Whether no whiteouts are seen in the directory, all of which is read in one call; false if it
+    /// is too large for that.
+    pub fn is_seen_bare(&self) -> Result<bool, Errno> {
+        let mut buffer = [const { MaybeUninit::uninit() }; 16 * 1024];
+        let mut reader = RawDir::new(self.open_for_reading()?, &mut buffer);
+        while let Some(entry) = reader.next() {
+            let is_whiteout = match RawName::parse(entry?.file_name().to_bytes()) {
+                RawName::Whiteout(_) | RawName::LongWhiteout => true,
+                RawName::Entry(_) | RawName::Opaque | RawName::Reserved => false,
+            };
+            if is_whiteout {
+                return Ok(false);
+            }
+            if reader.is_buffer_empty() {
+                break;
+            }
+        }
+        // the rest, if there is one, would come with the next call
+        Ok(reader.next().is_none())
     }
 
     /// Whether this directory is marked opaque.

@@ -7,11 +7,12 @@ use rustix::io::Errno;
 
 use super::copy_data::Keep;
 use super::file::Privilege;
-use super::names::is_ours;
+use super::names::{Where, is_ours};
 use super::records::{LOOKS, is_linked};
 use super::{Attr, Caller, Union};
 use crate::branch::at::SetTime;
 use crate::branch::stat::{Kind, Stat};
+use crate::handle::Real;
 use crate::inode::{Inode, Place, ROOT};
 use crate::union::BranchIndex;
 
@@ -94,20 +95,27 @@ impl Union {
             (Some(_), kind) if kind != Kind::File => return Err(Errno::INVAL),
             _ => {}
         }
-        if !change.is_empty() {
-            self.check_attributes(&inode, &change)?;
-            self.make_changeable(&inode, change.size.map_or(Keep::All, Keep::First))?;
-            self.change(&inode, change, caller)?;
+        if change.is_empty() {
+            return self.getattr(ino);
         }
-        self.getattr(ino)
+        self.check_attributes(&inode, &change)?;
+        self.make_changeable(&inode, change.size.map_or(Keep::All, Keep::First))?;
+        let changed = self.change(&inode, change, caller);
+        if inode.kind == Kind::Dir {
+            // what new entries inherit
+            self.note_change(&inode);
+        }
+        let stat = changed?;
+        if is_linked(&inode, &stat) { self.getattr(ino) } else { Ok(self.attr(&inode, stat)) }
     }
 
-    fn change(&self, inode: &Arc<Inode>, change: Change, caller: Caller) -> Result<(), Errno> {
-        let place = self.hold_to_change(inode)?;
+    /// Changes attributes of the object itself; they are returned.
+    fn change(&self, inode: &Arc<Inode>, change: Change, caller: Caller) -> Result<Stat, Errno> {
+        let place = match change.size {
+            Some(size) => Where::Open(self.truncate(inode, size, caller)?),
+            None => self.hold_to_change(inode)?,
+        };
         let at = place.at();
-        if let Some(size) = change.size {
-            self.truncate(inode, size, caller)?;
-        }
         if change.uid.is_some() || change.gid.is_some() {
             at.chown(change.uid, change.gid)?;
         }
@@ -117,15 +125,16 @@ impl Union {
         if change.atime != SetTime::Keep || change.mtime != SetTime::Keep {
             at.set_times(change.atime, change.mtime)?;
         }
-        Ok(())
+        at.stat()
     }
 
-    fn truncate(&self, inode: &Arc<Inode>, size: u64, caller: Caller) -> Result<(), Errno> {
+    fn truncate(&self, inode: &Arc<Inode>, size: u64, caller: Caller) -> Result<Arc<Real>, Errno> {
         let open = self.open_file(inode, true)?;
         let real = open.real();
         real.at().drop_capability()?;
         self.strip_set_id(inode, &real, caller, Privilege::Asked)?;
-        rustix::fs::ftruncate(&real.file, size)
+        rustix::fs::ftruncate(&real.file, size)?;
+        Ok(real)
     }
 
     /// The target of a symbolic link.

@@ -1,6 +1,6 @@
 //! New entries: create, mkdir, mknod, symlink, link (rules 15 to 17).
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::XattrFlags;
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::copy_data::Keep;
 use super::steps::overlay::Install;
 use super::steps::{Carrier, Spot, mark_opaque};
-use super::{Caller, Entry, Opened, Sight, Union, name};
+use super::{Caller, Entry, Level, Opened, Sight, Union, name};
 use crate::acl;
 use crate::branch::at::At;
 use crate::branch::dir::Dir;
@@ -54,8 +54,13 @@ struct Birth {
     mode: u32,
     /// Access ACL, and for directories the default ACL, as xattr values.
     access_acl: Option<Vec<u8>>,
-    default_acl: Option<Vec<u8>>,
+    default_acl: Option<Arc<[u8]>>,
+    /// Whether the directory has a default ACL, whatever comes of it.
+    inherits: bool,
 }
+
+/// A new entry, and the file and branch of one that is a regular file.
+type Made = (Entry, Option<(OwnedFd, BranchIndex)>);
 
 impl Birth {
     /// Whether a plain system call of the daemon makes the entry like this.
@@ -133,15 +138,19 @@ impl Union {
         mode: u32,
         umask: u32,
         caller: Caller,
-    ) -> Result<(Entry, Option<(OwnedFd, BranchIndex)>), Errno> {
+    ) -> Result<Made, Errno> {
         let name = name(bytes)?;
         let dir = self.inodes.get(parent)?;
         loop {
             let names = dir.lock_names();
-            let sight = self.look(&self.level(&dir)?, name)?;
+            if let Some(made) = self.make_unseen(&dir, name, new, || self.birth(&dir, new, mode, umask, caller))? {
+                return Ok(made);
+            }
+            let level = self.level(&dir)?;
+            let sight = self.look(&level, name)?;
             let target = self.target_for_new(&dir, &sight)?;
             self.guard(&dir)?.check_addition()?;
-            if !dir.stack()?.branches.contains(&target) {
+            if !level.iter().any(|(branch, _)| *branch == target) {
                 drop(names);
                 self.raise_dir(&dir, target)?;
                 continue;
@@ -151,10 +160,88 @@ impl Union {
                 return Err(Errno::PERM);
             }
             let birth = self.birth(&dir, new, mode, umask, caller)?;
-            let file = self.install_new(&dir, name, target, new, &birth)?;
-            let entry = self.find(&dir, name)?.ok_or(Errno::STALE)?;
+            let into = self.dir(&dir, target)?;
+            let bare = self.shows_bare(&sight, &level, target) || self.is_bare(&dir, &into, target);
+            let spot = Spot::new(into, name).known_bare(bare);
+            let file = self.install_new(&dir, &spot, target, new, &birth)?;
+            // what a directory merges with depends on what was hidden
+            let alone = !matches!(new, New::Dir) || matches!(sight.resolved, Resolved::Missing { cut: None });
+            let entry = if alone {
+                self.adopt_made(&dir, &spot, target, new.kind(), file.as_ref())?
+            } else {
+                self.find(&dir, name)?.ok_or(Errno::STALE)?
+            };
             return Ok((entry, file.map(|file| (file, target))));
         }
+    }
+
+    /// Makes an entry in a directory that lies on one branch only, without whiteouts: the system
+    /// call itself refuses a name that is there. Nothing if it does, or the directory is another.
+    fn make_unseen(
+        &self,
+        dir: &Arc<Inode>,
+        name: Name<'_>,
+        new: New<'_>,
+        birth: impl FnOnce() -> Result<Birth, Errno>,
+    ) -> Result<Option<Made>, Errno> {
+        let [target] = dir.stack()?.branches[..] else { return Ok(None) };
+        if !self.branch(target).writable() {
+            return Ok(None);
+        }
+        let into = self.dir(dir, target)?;
+        if !self.is_bare(dir, &into, target) {
+            return Ok(None);
+        }
+        self.guard(dir)?.check_addition()?;
+        let birth = birth()?;
+        let plain = birth.is_plain(new);
+        let put = if plain {
+            put(&into, name.as_bytes(), new, birth.mode)
+        } else {
+            let how = Install { opaque: false, over_whiteout: false };
+            put_prepared(self.work(target)?, (&into, name), new, &birth, how)
+        };
+        let file = match put {
+            Err(Errno::EXIST) => return Ok(None),
+            file => file?,
+        };
+        let entry = self.adopt_made(dir, &Spot::new(into, name), target, new.kind(), file.as_ref())?;
+        if plain && !birth.inherits {
+            self.note_new(entry.lookup.inode(), target, new.kind() == Kind::Dir);
+        }
+        Ok(Some((entry, file.map(|file| (file, target)))))
+    }
+
+    /// Whether looking for a name that is not there was looking for a whiteout of it, too.
+    pub(super) fn shows_bare(&self, sight: &Sight, level: &Level, branch: BranchIndex) -> bool {
+        let missing = matches!(sight.resolved, Resolved::Missing { cut: None });
+        let position = level.iter().position(|(index, _)| *index == branch);
+        missing && position.is_some_and(|at| self.marks_matter(level, at))
+    }
+
+    /// Makes an inode of what was just made on a branch, whatever lies below.
+    fn adopt_made(
+        &self,
+        dir: &Arc<Inode>,
+        spot: &Spot<'_>,
+        target: BranchIndex,
+        kind: Kind,
+        file: Option<&OwnedFd>,
+    ) -> Result<Entry, Errno> {
+        let moment = self.records.moment();
+        let stat = match file {
+            Some(file) => At::open(file.as_fd(), spot.dir.form()).stat()?,
+            None => spot.dir.at(spot.name.as_bytes()).stat()?,
+        };
+        if stat.kind != kind {
+            // somebody changed the branch directly
+            return Err(Errno::STALE);
+        }
+        let (resolved, dirs) = match kind {
+            Kind::Dir => (Resolved::Dir { stack: vec![target], cut: None }, self.mix(0, &stat)),
+            _ => (Resolved::Leaf(target), 0),
+        };
+        self.adopt(dir, spot.name, Sight { resolved, stat: Some(stat), dirs, redirect: None, moment })
     }
 
     /// The branch for a new entry where a name is not visible.
@@ -166,17 +253,16 @@ impl Union {
 
     /// Owner, group, mode and ACLs of a new entry (rule 17).
     fn birth(&self, dir: &Arc<Inode>, new: New<'_>, mode: u32, umask: u32, caller: Caller) -> Result<Birth, Errno> {
-        let from = self.dir(dir, dir.stack()?.top())?;
-        let parent = from.stat()?;
-        let inherited = if matches!(new, New::Symlink(_)) { None } else { default_acl(&from)? };
+        let parent = self.heritage(dir)?;
+        let inherited = parent.default_acl.filter(|_| !matches!(new, New::Symlink(_)));
         let is_dir = matches!(new, New::Dir);
-        let setgid = parent.mode & 0o2000 != 0;
         let mut birth = Birth {
             uid: caller.uid,
-            gid: if setgid { parent.gid } else { caller.gid },
-            mode: mode & 0o7777 | if setgid && is_dir { 0o2000 } else { 0 },
+            gid: if parent.setgid { parent.gid } else { caller.gid },
+            mode: mode & 0o7777 | if parent.setgid && is_dir { 0o2000 } else { 0 },
             access_acl: None,
             default_acl: None,
+            inherits: inherited.is_some(),
         };
         match inherited.as_deref().and_then(|default| acl::inherit(default, birth.mode)) {
             Some(acl) => {
@@ -193,22 +279,21 @@ impl Union {
     fn install_new(
         &self,
         dir: &Arc<Inode>,
-        name: Name<'_>,
+        spot: &Spot<'_>,
         target: BranchIndex,
         new: New<'_>,
         birth: &Birth,
     ) -> Result<Option<OwnedFd>, Errno> {
-        let into = self.dir(dir, target)?;
         let work = self.work(target)?;
         let mut file = None;
         // another copy of the directory may have another group or ACL to pass on
         let plain = birth.is_plain(new) && dir.stack()?.top() == target;
-        let carrier = Carrier { work, source: None, target: Spot::new(Arc::clone(&into), name) };
+        let carrier = Carrier { work, source: None, target: spot.clone() };
         let install = |how: Install| {
             file = if plain && !how.opaque && !how.over_whiteout {
-                put(&into, name.as_bytes(), new, birth.mode)?
+                put(&spot.dir, spot.name.as_bytes(), new, birth.mode)?
             } else {
-                put_prepared(work, (&into, name), new, birth, how)?
+                put_prepared(work, (&spot.dir, spot.name), new, birth, how)?
             };
             Ok(())
         };
@@ -234,7 +319,8 @@ impl Union {
         }
         for _ in 0..16 {
             let names = dir.lock_names();
-            let sight = self.look(&self.level(&dir)?, name)?;
+            let level = self.level(&dir)?;
+            let sight = self.look(&level, name)?;
             let chosen = self.target_for_new(&dir, &sight)?;
             self.guard(&dir)?.check_addition()?;
             let lowest = self.lowest_for_new(&dir, &sight)?;
@@ -246,7 +332,9 @@ impl Union {
             };
             if raised && here {
                 let recorded = matches!(inode.place(), Place::Record(_));
-                match self.link_here(&inode, &dir, name, target) {
+                let into = self.dir(&dir, target)?;
+                let bare = self.shows_bare(&sight, &level, target) || self.is_bare(&dir, &into, target);
+                match self.link_here(&inode, &dir, Spot::new(into, name).known_bare(bare), target) {
                     // its record was flushed in this moment
                     Err(Errno::NOENT) if recorded => continue,
                     linked => return linked,
@@ -295,13 +383,13 @@ impl Union {
         &self,
         inode: &Arc<Inode>,
         dir: &Arc<Inode>,
-        name: Name<'_>,
+        spot: Spot<'_>,
         target: BranchIndex,
     ) -> Result<Entry, Errno> {
         let (from, old) = self.real_name(inode)?;
-        let into = self.dir(dir, target)?;
         let work = self.work(target)?;
-        let carrier = Carrier { work, source: None, target: Spot::new(Arc::clone(&into), name) };
+        let (into, name) = (Arc::clone(&spot.dir), spot.name);
+        let carrier = Carrier { work, source: None, target: spot };
         carrier.create(false, |how| {
             if !how.over_whiteout {
                 return from.link(&old, &into, name.as_bytes());
@@ -311,19 +399,12 @@ impl Union {
             let put = work.put(&temporary, inode.kind, (&into, name.as_bytes()), true);
             put.inspect_err(|_| work.discard(&temporary))
         })?;
-        self.find(dir, name)?.ok_or(Errno::STALE)
+        self.adopt_made(dir, &carrier.target, target, inode.kind, None)
     }
 }
 
 fn parent_of(inode: &Inode) -> Result<Arc<Inode>, Errno> {
     inode.dentry().map(|dentry| dentry.parent).ok_or(Errno::NOENT)
-}
-
-fn default_acl(dir: &Dir) -> Result<Option<Vec<u8>>, Errno> {
-    match dir.at(b"").xattr(acl::DEFAULT) {
-        Err(Errno::OPNOTSUPP) => Ok(None),
-        result => result,
-    }
 }
 
 /// Makes an entry in one system call.
@@ -352,7 +433,11 @@ fn put_prepared(
         if how.opaque {
             mark_opaque(&work.temporary().open_dir(&temporary)?)?;
         }
-        give_birth(work.temporary().at(&temporary), new, birth)?;
+        let at = match &file {
+            Some(file) => At::open(file.as_fd(), work.temporary().form()),
+            None => work.temporary().at(&temporary),
+        };
+        give_birth(at, new, birth)?;
         work.put(&temporary, new.kind(), (into, name.as_bytes()), how.over_whiteout)?;
         Ok(file)
     };

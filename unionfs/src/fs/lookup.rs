@@ -39,9 +39,8 @@ impl Union {
         let moment = self.records.moment();
         let (mut stat, mut dirs, mut redirect) = (None, 0u64, None);
         let words = level.iter().enumerate().map(|(at, (branch, dir))| {
-            let marks_matter = at + 1 < level.len() || self.writable().any(|(index, _)| index > *branch);
             // marks that could hide nothing are not looked for
-            let word = dir.word(name, self.branch(*branch).heed(marks_matter))?;
+            let word = dir.word(name, self.branch(*branch).heed(self.marks_matter(level, at)))?;
             if let Some(seen) = word.stat.filter(|seen| seen.kind == Kind::Dir) {
                 dirs = self.mix(dirs, &seen);
             }
@@ -51,6 +50,11 @@ impl Union {
         });
         let resolved = resolve(words)?;
         Ok(Sight { stat: resolved.topmost().and(stat), resolved, dirs, redirect, moment })
+    }
+
+    /// Whether whiteouts of one branch of a directory, at this position, can hide anything.
+    pub(super) fn marks_matter(&self, level: &[(BranchIndex, Arc<Dir>)], at: usize) -> bool {
+        at + 1 < level.len() || self.writable().any(|(index, _)| index > level[at].0)
     }
 
     /// What the branches below one hold under a name.

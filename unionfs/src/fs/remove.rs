@@ -6,7 +6,8 @@ use rustix::io::Errno;
 
 use super::records::Changing;
 use super::steps::{Carrier, Spot};
-use super::{Entry, Sight, Union, name};
+use super::{Entry, Level, Sight, Union, name};
+use crate::branch::dir::Dir;
 use crate::branch::stat::{Kind, Stat};
 use crate::inode::{Inode, Place};
 use crate::links::{self, Origin};
@@ -83,12 +84,13 @@ impl Union {
         let dir = self.inodes.get(parent)?;
         loop {
             let names = dir.lock_names();
-            let sight = self.look(&self.level(&dir)?, name)?;
+            let level = self.level(&dir)?;
+            let sight = self.look(&level, name)?;
             let (Some(stat), Some(top)) = (sight.stat, sight.resolved.topmost()) else { return Err(Errno::NOENT) };
             check(stat.kind)?;
             self.guard(&dir)?.check_change()?;
             let target = if self.branch(top).writable() { top } else { self.target_above(&dir, top)? };
-            if !dir.stack()?.branches.contains(&target) {
+            if !level.iter().any(|(branch, _)| *branch == target) {
                 if stat.kind == Kind::Dir {
                     // refused before the parents are brought up for nothing
                     let victim = self.find(&dir, name)?.ok_or(Errno::NOENT)?;
@@ -98,30 +100,42 @@ impl Union {
                 self.raise_dir(&dir, target)?;
                 continue;
             }
-            return self.remove_here(&dir, name, sight, target);
+            return self.remove_here(&dir, name, (&level, sight), target);
         }
     }
 
     /// Removes with the names of the directory held, on a branch where it exists.
-    fn remove_here(&self, dir: &Arc<Inode>, name: Name<'_>, sight: Sight, target: BranchIndex) -> Result<(), Errno> {
+    fn remove_here(
+        &self,
+        dir: &Arc<Inode>,
+        name: Name<'_>,
+        (level, sight): (&Level, Sight),
+        target: BranchIndex,
+    ) -> Result<(), Errno> {
         let top = sight.resolved.topmost();
         let on_carrier = top == Some(target);
         let (Some(stat), Some(top)) = (sight.stat, top) else { return Err(Errno::NOENT) };
+        let below = self.shows_below(level, target, name, &sight)?;
         let entry = self.adopt(dir, name, sight)?;
         let victim = entry.lookup.inode();
         entry.attr.stat.guard.check_change()?;
         let _inside = (victim.kind == Kind::Dir).then(|| victim.lock_names());
+        let into = self.dir(dir, target)?;
         if victim.kind == Kind::Dir {
+            if !below && self.is_removed_empty(victim, &into, name, target)? {
+                self.after_removal(victim, dir, name, entry.attr.stat);
+                return Ok(());
+            }
             self.check_removable(victim)?;
         }
-        let level = self.level(dir)?;
-        let below = !matches!(self.look_below(&level, target, name)?, Resolved::Missing { .. });
         let going = Going { victim, dir, name, carrier: target, top, stat };
         let _changing = going.note(self)?;
         if !matches!(victim.kind, Kind::File | Kind::Symlink) {
             self.hold(&entry, dir, name, Some(top))?;
         }
-        let into = self.dir(dir, target)?;
+        if below {
+            self.note_whiteout(dir);
+        }
         let carrier = Carrier { work: self.work(target)?, source: None, target: Spot::new(into, name) };
         if let Err(errno) = carrier.remove(Remove { dir: victim.kind == Kind::Dir, on_carrier, below }) {
             going.stays(self);
@@ -129,6 +143,35 @@ impl Union {
         }
         self.after_removal(victim, dir, name, entry.attr.stat);
         Ok(())
+    }
+
+    /// Whether a lookup of the name in the branches below one finds something.
+    pub(super) fn shows_below(
+        &self,
+        level: &Level,
+        branch: BranchIndex,
+        name: Name<'_>,
+        sight: &Sight,
+    ) -> Result<bool, Errno> {
+        match &sight.resolved {
+            Resolved::Leaf(top) if *top > branch => Ok(true),
+            Resolved::Dir { stack, .. } if stack.iter().any(|at| *at > branch) => Ok(true),
+            // all branches were asked
+            Resolved::Dir { cut: None, .. } | Resolved::Missing { cut: None } => Ok(false),
+            _ => Ok(!matches!(self.look_below(level, branch, name)?, Resolved::Missing { .. })),
+        }
+    }
+
+    /// Removes a directory with one system call if it lies on the carrier only, and nothing at all
+    /// is in it there: the kernel sees to that, and to its flags. Whether it did.
+    fn is_removed_empty(&self, victim: &Inode, into: &Dir, name: Name<'_>, target: BranchIndex) -> Result<bool, Errno> {
+        let stack = victim.stack()?;
+        let alone = stack.branches[..] == [target] && stack.redirect.is_none();
+        if !alone || into.form().overlay || !self.branch(target).covered.is_empty() {
+            return Ok(false);
+        }
+        // any other answer has a reason that is found by looking
+        Ok(into.remove_dir(name.as_bytes()).is_ok())
     }
 
     /// Holds an object whose last name is about to go.

@@ -187,7 +187,10 @@ impl Union {
     }
 
     fn entry_of(&self, end: &End<'_>) -> Result<Option<Entry>, Errno> {
-        self.find(end.dir, end.name)
+        match end.sight.stat {
+            None => Ok(None),
+            Some(_) => self.adopt(end.dir, end.name, end.sight.clone()).map(Some),
+        }
     }
 
     /// Refuses that an entry leaves its name where flags forbid it: its own, or those of the

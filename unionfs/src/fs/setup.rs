@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 use super::Union;
 use super::copy_data::Ways;
 use super::dirs::{DirCache, Held, Purge};
+use super::known::{Changes, LABEL, Labels};
 use super::names::Renames;
 use super::places::{Relation, Site};
 use super::readdir::Listings;
@@ -102,6 +103,10 @@ impl Union {
         let purge = Purge { dirs: Arc::clone(&dirs), held: Arc::clone(&held), listings: Arc::clone(&listings) };
         let inodes = Inodes::new(Box::new(purge));
         let top = opened[0].root.stat().map_err(|errno| SetupError::Open(branches[0].path.clone(), errno))?;
+        let labels = Labels::default();
+        if opened.iter().any(|branch| matches!(branch.root.at(b"").xattr(LABEL), Ok(Some(_)))) {
+            labels.note();
+        }
         for branch in &opened {
             if let Ok(stat) = branch.root.stat() {
                 // gives each device its place in the order of branches
@@ -130,6 +135,8 @@ impl Union {
             empty,
             records: Records::default(),
             ways: Ways::default(),
+            changes: Changes::default(),
+            labels,
             on_stale: OnceLock::new(),
         }))
     }

@@ -43,6 +43,8 @@ pub(super) struct Spot<'a> {
     pub(super) name: Name<'a>,
     /// For a directory that gets a record: what that says.
     pub(super) record: Option<Vec<u8>>,
+    /// Whether it is known that no whiteout is beside it.
+    pub(super) bare: bool,
 }
 
 /// The carrier's part of the names of a change. Creating and removing know the target only.
@@ -61,7 +63,7 @@ impl Carrier<'_> {
         if target.dir.form().overlay {
             return self.run_overlay(&plan::overlay::create(dir, target.slot(false)?), install);
         }
-        let steps = plan::create(Create { dir, whiteout: target.dir.has_whiteout(target.name)? });
+        let steps = plan::create(Create { dir, whiteout: target.has_whiteout()? });
         self.run(&steps, |opaque| install(Install { opaque, over_whiteout: false }))
     }
 
@@ -163,7 +165,17 @@ impl Carrier<'_> {
 impl<'a> Spot<'a> {
     /// A name in a directory.
     pub(super) fn new(dir: Arc<Dir>, name: Name<'a>) -> Self {
-        Spot { dir, name, record: None }
+        Spot { dir, name, record: None, bare: false }
+    }
+
+    /// The same name, with what is known of a whiteout beside it.
+    pub(super) fn known_bare(self, bare: bool) -> Self {
+        Spot { bare, ..self }
+    }
+
+    /// Whether there is a whiteout of the name.
+    pub(super) fn has_whiteout(&self) -> Result<bool, Errno> {
+        if self.bare { Ok(false) } else { self.dir.has_whiteout(self.name) }
     }
 
     /// Takes a mark out of the directory of the name.

@@ -1,14 +1,17 @@
 //! Extended attributes and ACLs. Those that are marks of branches do not show.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::copy_data::Keep;
+use super::known::{LABEL, is_asked_often};
 use super::{Caller, Union};
 use crate::acl;
 use crate::branch::private;
+use crate::inode::Inode;
 
 fn is_acl(attribute: &[u8]) -> bool {
     attribute == acl::ACCESS || attribute == acl::DEFAULT
@@ -43,6 +46,9 @@ impl Union {
     pub fn get_xattr(&self, ino: u64, attribute: &[u8]) -> Result<Vec<u8>, Errno> {
         let stored = self.stored(attribute).ok_or(Errno::NODATA)?;
         let inode = self.inode(ino)?;
+        if self.lacks(&inode, &stored) || is_asked_often(&stored) && self.is_not_listed(&inode, &stored)? {
+            return Err(self.absence(&stored));
+        }
         match self.read_of(&inode, |at| at.xattr(&stored)) {
             // the kernel asks at every check of rights of who is not the owner, and takes any other
             // answer for a failure of the check
@@ -51,13 +57,43 @@ impl Union {
         }
     }
 
+    /// Whether a listing of the attributes, which tells of several at once, is without this one.
+    fn is_not_listed(&self, inode: &Arc<Inode>, attribute: &[u8]) -> Result<bool, Errno> {
+        match self.names_of(inode) {
+            // the attribute is asked for itself, then, and may be answered for
+            Err(Errno::OPNOTSUPP) => Ok(false),
+            names => {
+                names?;
+                Ok(self.lacks(inode, attribute))
+            }
+        }
+    }
+
+    /// How is told that an object does not have an attribute. A file system without labels says that
+    /// it has none at all, so that programs do not ask for that of each file.
+    fn absence(&self, attribute: &[u8]) -> Errno {
+        if attribute == LABEL && self.labels.are_unknown() { Errno::OPNOTSUPP } else { Errno::NODATA }
+    }
+
+    /// The names of the attributes in the branch, which are remembered as far as they tell what is not
+    /// there.
+    fn names_of(&self, inode: &Arc<Inode>) -> Result<Vec<u8>, Errno> {
+        let before = self.changes.count();
+        let names = self.read_of(inode, |at| at.xattr_names())?;
+        self.note_names(inode, &names, before);
+        Ok(names)
+    }
+
     /// The names of the extended attributes, each with a zero byte after it.
     ///
     /// # Errors
     /// EOPNOTSUPP where the branch has none.
     pub fn list_xattr(&self, ino: u64) -> Result<Vec<u8>, Errno> {
         let inode = self.inode(ino)?;
-        let names = self.read_of(&inode, |at| at.xattr_names())?;
+        if self.lists_nothing(&inode) {
+            return Ok(Vec::new());
+        }
+        let names = self.names_of(&inode)?;
         let overlay = self.has_overlay_form();
         let shown = names.split_inclusive(|byte| *byte == 0).filter_map(|name| match private::shown(name) {
             Some(shown) if overlay => Some(Cow::Owned(shown)),
@@ -80,6 +116,10 @@ impl Union {
         self.make_changeable(&inode, Keep::All)?;
         let place = self.hold_to_change(&inode)?;
         place.at().set_xattr(attribute, value, flags)?;
+        self.note_change(&inode);
+        if attribute == LABEL {
+            self.labels.note();
+        }
         if attribute == acl::ACCESS {
             self.drop_set_gid(&place, caller)?;
             self.tell_stale(ino);
@@ -88,12 +128,7 @@ impl Union {
     }
 
     /// Refuses before a copy-up what the branch would refuse after it.
-    fn check_xattr(
-        &self,
-        inode: &std::sync::Arc<crate::inode::Inode>,
-        attribute: &[u8],
-        flags: XattrFlags,
-    ) -> Result<(), Errno> {
+    fn check_xattr(&self, inode: &Arc<Inode>, attribute: &[u8], flags: XattrFlags) -> Result<(), Errno> {
         if flags.is_empty() {
             return Ok(());
         }
@@ -124,13 +159,14 @@ impl Union {
         let stored = self.stored(attribute).ok_or(Errno::NODATA)?;
         let inode = self.inode(ino)?;
         self.check_guard(&inode)?;
-        if self.whereabouts(&inode)?.at().xattr(&stored)?.is_none() {
+        if self.lacks(&inode, &stored) || self.whereabouts(&inode)?.at().xattr(&stored)?.is_none() {
             // an ACL that is not there is as good as removed, see posix_acl_xattr_set in the kernel
             return if is_acl(attribute) { Ok(()) } else { Err(Errno::NODATA) };
         }
         self.check_settable(attribute)?;
         self.make_changeable(&inode, Keep::All)?;
         self.hold_to_change(&inode)?.at().remove_xattr(attribute)?;
+        self.note_change(&inode);
         if attribute == acl::ACCESS {
             self.tell_stale(ino);
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use rustix::io::Errno;
 
 use super::{End, RenameFlags};
-use crate::branch::stat::{Kind, Stat};
+use crate::branch::stat::Kind;
 use crate::fs::remove::Going;
 use crate::fs::steps::{Carrier, Spot};
 use crate::fs::{Entry, Union};
@@ -49,6 +49,11 @@ impl Plan {
     /// Whether a record is written.
     fn records(&self) -> bool {
         matches!(self, Plan::Wh(steps) if steps.iter().any(|step| matches!(step, Step::Record(_))))
+    }
+
+    /// Whether whiteouts are written, be it for a moment.
+    fn lays_whiteouts(&self) -> bool {
+        matches!(self, Plan::Wh(steps) if steps.iter().any(|step| matches!(step, Step::Whiteout(_))))
     }
 
     fn run(&self, carrier: &Carrier<'_>) -> Result<(), Errno> {
@@ -100,10 +105,14 @@ impl Union {
         if let Some(entry) = lost {
             self.hold(entry, target.dir, target.name, target.top())?;
         }
+        let dirs = moving.is_dir() || back.as_ref().is_some_and(Moving::is_dir);
+        if plan.lays_whiteouts() {
+            self.note_whiteout(source.dir);
+            self.note_whiteout(target.dir);
+        }
         {
             // a directory on the way: nobody may walk by its old name now
-            let walls = moving.is_dir() || back.as_ref().is_some_and(Moving::is_dir);
-            let _alone = walls.then(|| self.tree.write());
+            let _alone = dirs.then(|| self.tree.write());
             let _renaming = self.renames.begin();
             plan.run(&carrier).inspect_err(|_| going.iter().for_each(|going| going.stays(self)))?;
             if let Some(entry) = lost {
@@ -116,6 +125,9 @@ impl Union {
             back.into_iter().for_each(Moving::done);
         }
         drop((counted, on_the_way));
+        if !dirs {
+            return Ok(());
+        }
         // it is done, and whoever asked must not be told otherwise: the kernel would keep the old names
         self.refresh(target);
         if flags == RenameFlags::Exchange {
@@ -160,7 +172,9 @@ impl Union {
 
     fn spot<'a>(&self, branch: BranchIndex, end: &End<'a>, moving: Option<&Moving<'_>>) -> Result<Spot<'a>, Errno> {
         let record = moving.and_then(|moving| moving.record.as_ref()).map(|(place, _)| place.clone());
-        Ok(Spot { dir: self.dir(end.dir, branch)?, name: end.name, record })
+        let dir = self.dir(end.dir, branch)?;
+        let bare = self.shows_bare(&end.sight, &end.level, branch) || self.is_bare(end.dir, &dir, branch);
+        Ok(Spot { dir, name: end.name, record, bare })
     }
 
     /// Takes over where a moved directory's merging ends now.
@@ -182,11 +196,9 @@ impl Union {
             return self.plan_overlay(branch, carrier, moving, back).map(Plan::Overlay);
         }
         let (source, target) = (moving.from, moving.to);
-        let below = |end: &End<'_>| -> Result<bool, Errno> {
-            Ok(!matches!(self.look_below(&end.level, branch, end.name)?, Resolved::Missing { .. }))
-        };
+        let below = |end: &End<'_>| self.shows_below(&end.level, branch, end.name, &end.sight);
         let side = |moving: &Moving<'_>, spot: &Spot<'_>| -> Result<Side, Errno> {
-            let whiteout = spot.dir.has_whiteout(spot.name)?;
+            let whiteout = spot.has_whiteout()?;
             Ok(Side { moved: moving.what, whiteout, below: below(moving.from)? })
         };
         let from = carrier.source.as_ref().ok_or(Errno::INVAL)?;
@@ -197,7 +209,6 @@ impl Union {
             (RenameFlags::Whiteout, None) => Manner::LeavingDevice,
             (_, None) => Manner::Plain,
         };
-        let is_dir = |stat: Option<Stat>| stat.is_some_and(|stat| stat.kind == Kind::Dir);
         let cut = match target.sight.resolved {
             Resolved::Dir { cut, .. } => cut,
             Resolved::Leaf(_) | Resolved::Missing { .. } => None,
@@ -205,12 +216,23 @@ impl Union {
         Ok(Plan::Wh(plan::rename(Rename {
             source: moving.what,
             source_below: below(source)?,
-            target_dir: is_dir(carrier.target.dir.find(target.name.as_bytes())?),
+            target_dir: self.has_dir(branch, &carrier.target, target)?,
             target_record: cut == Some(Cut::Elsewhere(branch)),
-            target_whiteout: carrier.target.dir.has_whiteout(target.name)?,
+            target_whiteout: carrier.target.has_whiteout()?,
             target_below: below(target)?,
             manner,
         })))
+    }
+
+    /// Whether the carrier holds a directory under the name.
+    fn has_dir(&self, branch: BranchIndex, spot: &Spot<'_>, end: &End<'_>) -> Result<bool, Errno> {
+        match &end.sight.resolved {
+            // all branches were asked
+            Resolved::Missing { cut: None } => Ok(false),
+            Resolved::Leaf(top) if *top >= branch => Ok(false),
+            Resolved::Dir { stack, .. } if stack.contains(&branch) => Ok(true),
+            _ => Ok(spot.dir.find(spot.name.as_bytes())?.is_some_and(|stat| stat.kind == Kind::Dir)),
+        }
     }
 
     /// The same on a branch in the form of overlayfs, where nothing is moved that merges.
