@@ -11,6 +11,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use parking_lot::RwLock;
 use rustix::fs::{OFlags, RenameFlags};
 use rustix::io::Errno;
 
@@ -170,8 +171,33 @@ pub fn numbers(work: &Work) -> Result<Vec<u64>, Errno> {
     Ok(numbers)
 }
 
+/// Reads which objects have records in a work area that nobody else uses, so that of all others no
+/// system call is needed to know that they have none.
+///
+/// # Errors
+/// Those of reading a directory.
+pub fn load(work: &Work) -> Result<(), Errno> {
+    let known = numbers(work)?.into_iter().collect();
+    work.recorded.get_or_init(|| RwLock::new(known));
+    Ok(())
+}
+
+fn may_have(work: &Work, number: u64) -> bool {
+    work.recorded.get().is_none_or(|known| known.read().contains(&number))
+}
+
+/// An object is about to get a record or a copy.
+fn note(work: &Work, number: u64) {
+    if let Some(known) = work.recorded.get() {
+        known.write().insert(number);
+    }
+}
+
 /// Reads a record; nothing if there is none.
 pub fn read(work: &Work, number: u64) -> Result<Option<Record>, Errno> {
+    if !may_have(work, number) {
+        return Ok(None);
+    }
     let file = match work.links().open_file(&record_name(number), OFlags::RDONLY) {
         Ok(file) => file,
         Err(Errno::NOENT) => return Ok(None),
@@ -182,7 +208,7 @@ pub fn read(work: &Work, number: u64) -> Result<Option<Record>, Errno> {
 
 /// The copied-up file of a record, if there is one.
 pub fn copied_up(work: &Work, number: u64) -> Result<Option<Stat>, Errno> {
-    work.links().find(&link_name(number))
+    if may_have(work, number) { work.links().find(&link_name(number)) } else { Ok(None) }
 }
 
 /// Notes that a name of the object below is gone, making the record if there is none. Called
@@ -230,6 +256,9 @@ pub fn keep_gone(work: &Work, number: u64, still_gone: impl Fn(&Gone) -> bool) -
 
 /// Removes a record whose object has no name left.
 pub fn remove(work: &Work, number: u64) -> Result<(), Errno> {
+    if !may_have(work, number) {
+        return Ok(());
+    }
     drop_copy(work, number)?;
     match work.links().unlink(&record_name(number)) {
         Err(Errno::NOENT) => Ok(()),
@@ -239,6 +268,7 @@ pub fn remove(work: &Work, number: u64) -> Result<(), Errno> {
 
 /// Keeps a prepared copy under the object's number.
 pub fn keep_copy(copy: &Unplaced<'_>, number: u64) -> Result<(), Errno> {
+    note(copy.work(), number);
     let (name, links) = (link_name(number), copy.work().links());
     match copy.link(links, &name) {
         // left over from a copy-up that did not come to its end
@@ -259,6 +289,7 @@ pub fn drop_copy(work: &Work, number: u64) -> Result<(), Errno> {
 }
 
 fn write(work: &Work, number: u64, record: &Record) -> Result<(), Errno> {
+    note(work, number);
     let temporary = work.temporary_name();
     let dir: &Dir = work.temporary();
     let file = dir.create_file(&temporary, 0o600)?;

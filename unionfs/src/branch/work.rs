@@ -1,12 +1,14 @@
 //! The work area of a writable branch: temporary entries, hard-link records and the table of
 //! inode numbers. One mount at a time holds it.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::RwLock;
 use rustix::fs::{FlockOperation, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -31,6 +33,8 @@ pub struct Work {
     area: Dir,
     temporary: Dir,
     links: Arc<Dir>,
+    /// The numbers of objects that have, or had, a hard-link record, once they were read.
+    pub(crate) recorded: OnceLock<RwLock<HashSet<u64>>>,
     numbers: Table,
     /// Whose work area it is, if not ours.
     owner: Option<(Uid, Gid)>,
@@ -87,6 +91,7 @@ impl Work {
             area,
             temporary,
             links,
+            recorded: OnceLock::new(),
             numbers,
             epoch,
             sequence: AtomicU64::new(0),

@@ -27,6 +27,7 @@ use crate::branch::{self, Branch};
 use crate::handle::Handles;
 use crate::identity::Numbers;
 use crate::inode::{Birth, Inodes, Place, ROOT, Stack};
+use crate::links;
 use crate::mount::table;
 use crate::options::{Access, BranchSpec, Options};
 use crate::union::{Below, BranchIndex, Cut, Found, Resolved, resolve};
@@ -268,6 +269,7 @@ fn open_work(path: &Path, root: &Dir, workdir: Option<(&Dir, &Path)>) -> Result<
         WorkError::Errno(Errno::PERM) => SetupError::Nested(path.to_owned()),
         WorkError::Errno(errno) => fail(errno),
     })?;
+    links::load(&work).map_err(fail)?;
     if let Some(kept) = root.form().kept {
         kept.set_area(work.area()).map_err(fail)?;
     }
