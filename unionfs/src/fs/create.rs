@@ -319,6 +319,11 @@ impl Union {
         }
         for _ in 0..16 {
             let names = dir.lock_names();
+            match self.link_unseen(&inode, &dir, name) {
+                Ok(Some(entry)) => return Ok(entry),
+                Ok(None) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno),
+            }
             let level = self.level(&dir)?;
             let sight = self.look(&level, name)?;
             let chosen = self.target_for_new(&dir, &sight)?;
@@ -346,6 +351,21 @@ impl Union {
             self.bring_up(&inode, &dentry, target)?;
         }
         Err(Errno::BUSY)
+    }
+
+    /// Links an object of the one branch that a directory without whiteouts lies on: the system call
+    /// itself refuses a name that is there. Nothing if one of them is another.
+    fn link_unseen(&self, inode: &Arc<Inode>, dir: &Arc<Inode>, name: Name<'_>) -> Result<Option<Entry>, Errno> {
+        let [target] = dir.stack()?.branches[..] else { return Ok(None) };
+        if !matches!(inode.place(), Place::Entry(branch) if branch == target) || !self.branch(target).writable() {
+            return Ok(None);
+        }
+        let into = self.dir(dir, target)?;
+        if !self.is_bare(dir, &into, target) {
+            return Ok(None);
+        }
+        self.guard(dir)?.check_addition()?;
+        self.link_here(inode, dir, Spot::new(into, name).known_bare(true), target).map(Some)
     }
 
     fn lowest_for_new(&self, dir: &Inode, sight: &Sight) -> Result<BranchIndex, Errno> {

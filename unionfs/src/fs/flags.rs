@@ -7,9 +7,9 @@ use std::sync::Arc;
 use rustix::fs::IFlags;
 use rustix::io::Errno;
 
-use super::Union;
 use super::attr::Change;
 use super::copy_data::Keep;
+use super::{Entry, Union};
 use crate::branch::at::SetTime;
 use crate::branch::guard::Guard;
 use crate::branch::stat::Kind;
@@ -166,6 +166,15 @@ impl Union {
         }
         dir.with(|state| state.learn().guard = Some(guard));
         Ok(guard)
+    }
+
+    /// What may not be done with an entry that was just looked at.
+    pub(super) fn guard_of_entry(&self, entry: &Entry) -> Result<Guard, Errno> {
+        let inode = entry.lookup.inode();
+        match inode.place() {
+            Place::Stack(stack) if stack.branches.len() > 1 => self.guard(inode),
+            _ => Ok(entry.attr.stat.guard),
+        }
     }
 
     /// What directories below the topmost one forbid.

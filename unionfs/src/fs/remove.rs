@@ -94,7 +94,7 @@ impl Union {
                 if stat.kind == Kind::Dir {
                     // refused before the parents are brought up for nothing
                     let victim = self.find(&dir, name)?.ok_or(Errno::NOENT)?;
-                    self.check_removable(victim.lookup.inode())?;
+                    self.check_removable(&victim)?;
                 }
                 drop(names);
                 self.raise_dir(&dir, target)?;
@@ -126,7 +126,7 @@ impl Union {
                 self.after_removal(victim, dir, name, entry.attr.stat);
                 return Ok(());
             }
-            self.check_removable(victim)?;
+            self.check_removable(&entry)?;
         }
         let going = Going { victim, dir, name, carrier: target, top, stat };
         let _changing = going.note(self)?;
@@ -191,8 +191,9 @@ impl Union {
     }
 
     /// A directory can go if the merged view of it is empty and it is no other branch.
-    pub(super) fn check_removable(&self, victim: &Arc<Inode>) -> Result<(), Errno> {
-        self.guard(victim)?.check_change()?;
+    pub(super) fn check_removable(&self, entry: &Entry) -> Result<(), Errno> {
+        let victim = entry.lookup.inode();
+        self.guard_of_entry(entry)?.check_change()?;
         if self.level(victim)?.iter().any(|(_, dir)| self.is_stand_in(dir)) {
             return Err(Errno::BUSY);
         }

@@ -198,16 +198,14 @@ impl Union {
     fn check_leaves(&self, end: &End<'_>, entry: Option<&Entry>) -> Result<(), Errno> {
         let Some(entry) = entry else { return Ok(()) };
         self.guard(end.dir)?.check_change()?;
-        let inode = entry.lookup.inode();
-        let own = if inode.kind == Kind::Dir { self.guard(inode)? } else { entry.attr.stat.guard };
-        own.check_change()
+        self.guard_of_entry(entry)?.check_change()
     }
 
     fn check_replaceable(&self, source: &End<'_>, target: &End<'_>, replaced: &Entry) -> Result<(), Errno> {
         match (source.is_dir(), target.is_dir()) {
             (true, false) => Err(Errno::NOTDIR),
             (false, true) => Err(Errno::ISDIR),
-            (true, true) => self.check_removable(replaced.lookup.inode()),
+            (true, true) => self.check_removable(replaced),
             (false, false) => Ok(()),
         }
     }
@@ -215,6 +213,10 @@ impl Union {
     /// A directory with something below moves only where that can be recorded (rule 25).
     fn check_movable(&self, entry: &Entry, carrier: BranchIndex) -> Result<(), Errno> {
         let Place::Stack(stack) = entry.lookup.inode().place() else { return Ok(()) };
+        if stack.branches[..] == [carrier] {
+            // nothing stands in for a directory where it is written, and the kernel minds mount points
+            return Ok(());
+        }
         if self.level(entry.lookup.inode())?.iter().any(|(_, dir)| self.is_stand_in(dir)) {
             return Err(Errno::BUSY);
         }
