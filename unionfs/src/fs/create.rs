@@ -13,6 +13,8 @@ use super::{Caller, Entry, Level, Opened, Sight, Union, name};
 use crate::acl;
 use crate::branch::at::At;
 use crate::branch::dir::Dir;
+use crate::branch::form::Form;
+use crate::branch::kept::Kept;
 use crate::branch::rights::rights;
 use crate::branch::stat::Kind;
 use crate::branch::work::Work;
@@ -74,6 +76,18 @@ impl Birth {
             New::Node(..) => rights.all,
         };
         own && granted && self.access_acl.is_none() && self.default_acl.is_none()
+    }
+
+    /// The mode under which the entry is prepared, where nobody else can reach it: the one that it
+    /// gets, if that outlives a change of owner and a directory that hands something on. Else
+    /// whoever must not be asked for rights can open it until it has its mode.
+    fn first_mode(&self, new: New<'_>, form: Form) -> u32 {
+        let kept = form.kept.is_some_and(Kept::writes);
+        match new {
+            New::Dir => 0o700,
+            New::File if !kept && self.mode & 0o7000 == 0 => self.mode,
+            _ => 0o600,
+        }
     }
 }
 
@@ -194,8 +208,7 @@ impl Union {
         }
         self.guard(dir)?.check_addition()?;
         let birth = birth()?;
-        let plain = birth.is_plain(new);
-        let put = if plain {
+        let put = if birth.is_plain(new) {
             put(&into, name.as_bytes(), new, birth.mode)
         } else {
             let how = Install { opaque: false, over_whiteout: false };
@@ -206,7 +219,7 @@ impl Union {
             file => file?,
         };
         let entry = self.adopt_made(dir, &Spot::new(into, name), target, new.kind(), file.as_ref())?;
-        if plain && !birth.inherits {
+        if !birth.inherits {
             self.note_new(entry.lookup.inode(), target, new.kind() == Kind::Dir);
         }
         Ok(Some((entry, file.map(|file| (file, target)))))
@@ -448,8 +461,8 @@ fn put_prepared(
 ) -> Result<Option<OwnedFd>, Errno> {
     let temporary = work.temporary_name();
     let make = || -> Result<Option<OwnedFd>, Errno> {
-        // whoever must not be asked for rights can open it until it has its mode
-        let file = put(work.temporary(), &temporary, new, if matches!(new, New::Dir) { 0o700 } else { 0o600 })?;
+        let first = birth.first_mode(new, work.temporary().form());
+        let file = put(work.temporary(), &temporary, new, first)?;
         if how.opaque {
             mark_opaque(&work.temporary().open_dir(&temporary)?)?;
         }
@@ -457,16 +470,16 @@ fn put_prepared(
             Some(file) => At::open(file.as_fd(), work.temporary().form()),
             None => work.temporary().at(&temporary),
         };
-        give_birth(at, new, birth)?;
+        give_birth(at, new, birth, first)?;
         work.put(&temporary, new.kind(), (into, name.as_bytes()), how.over_whiteout)?;
         Ok(file)
     };
     make().inspect_err(|_| work.discard(&temporary))
 }
 
-fn give_birth(at: At<'_>, new: New<'_>, birth: &Birth) -> Result<(), Errno> {
+fn give_birth(at: At<'_>, new: New<'_>, birth: &Birth, first: u32) -> Result<(), Errno> {
     at.chown(Some(birth.uid), Some(birth.gid))?;
-    if !matches!(new, New::Symlink(_)) {
+    if !matches!(new, New::Symlink(_)) && birth.mode != first {
         at.chmod(birth.mode)?;
     }
     if let Some(value) = &birth.access_acl {
