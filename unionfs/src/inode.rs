@@ -131,6 +131,11 @@ impl State {
         self.learned.as_deref()
     }
 
+    /// Other directories are behind it than before, of which nothing is known.
+    pub fn forget_learned(&mut self) {
+        self.learned = None;
+    }
+
     /// The same, to be added to.
     pub fn learn(&mut self) -> &mut Learned {
         self.learned.get_or_insert_default()

@@ -112,8 +112,8 @@ impl Union {
     fn take_place(&self, inode: &Inode, place: Place, dirs: u64) {
         let before = inode.with(|state| {
             state.place = place;
-            if state.seen != dirs && state.learned().is_some() {
-                state.learn().guard = None;
+            if state.seen != dirs {
+                state.forget_learned();
             }
             std::mem::replace(&mut state.seen, dirs)
         });

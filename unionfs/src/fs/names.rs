@@ -32,7 +32,9 @@ pub(super) enum Where {
     /// In a file that is open.
     Open(Arc<Real>),
     /// In something that is held.
-    Held(Arc<OwnedFd>, Form),
+    Held(OwnedFd, Form),
+    /// In something that lost its last name, and is held for others, too.
+    Lost(Arc<OwnedFd>, Form),
 }
 
 /// A name as it stands in a branch, most often without an allocation.
@@ -77,6 +79,7 @@ impl Where {
             Where::Named(dir, name) => dir.at(name),
             Where::Open(real) => real.at(),
             Where::Held(held, form) => At::open(held.as_fd(), *form),
+            Where::Lost(held, form) => At::open(held.as_fd(), *form),
         }
     }
 }
@@ -199,7 +202,7 @@ impl Union {
         match held {
             // it lost its last name in this moment
             Err(Errno::STALE) => self.without_name(inode),
-            held => held.map(|(held, form)| Where::Held(Arc::new(held), form)),
+            held => held.map(|(held, form)| Where::Held(held, form)),
         }
     }
 
@@ -208,7 +211,7 @@ impl Union {
             Some(open) => Ok(Where::Open(open.real())),
             None => {
                 let (held, branch) = self.held.get(inode.ino).ok_or(Errno::STALE)?;
-                Ok(Where::Held(held, self.form(Some(branch))))
+                Ok(Where::Lost(held, self.form(Some(branch))))
             }
         }
     }
