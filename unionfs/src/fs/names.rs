@@ -187,13 +187,12 @@ impl Union {
     /// # Errors
     /// ESTALE if the kernel should look its name up again.
     pub(super) fn hold_to_change(&self, inode: &Arc<Inode>) -> Result<Where, Errno> {
-        match (inode.place(), inode.open_file()) {
-            (Place::Gone(_), _) => return self.without_name(inode),
-            // not while a copy-up is about to switch it
-            (Place::Entry(branch) | Place::Record(branch), Some(open)) if open.real().branch == Some(branch) => {
-                return Ok(Where::Open(open.real()));
-            }
-            _ => {}
+        let place = inode.place();
+        if matches!(place, Place::Gone(_)) {
+            return self.without_name(inode);
+        }
+        if let Some(open) = self.held_already(inode, &place)? {
+            return Ok(open);
         }
         let held = self.by_name(inode, |dir, name| {
             let held = if name.is_empty() { dir.hold(b".")? } else { dir.hold(name)? };
@@ -203,6 +202,23 @@ impl Union {
             // it lost its last name in this moment
             Err(Errno::STALE) => self.without_name(inode),
             held => held.map(|(held, form)| Where::Held(held, form)),
+        }
+    }
+
+    /// What is open of an object anyway: the file that handles share, but for one that a copy-up is
+    /// about to switch, or the directory that is kept open.
+    fn held_already(&self, inode: &Arc<Inode>, place: &Place) -> Result<Option<Where>, Errno> {
+        match place {
+            Place::Entry(branch) | Place::Record(branch) => {
+                let real = inode.open_file().map(|open| open.real());
+                Ok(real.filter(|real| real.branch == Some(*branch)).map(Where::Open))
+            }
+            // if it cannot be opened, that is found out by its name
+            Place::Stack(stack) => match self.dir(inode, stack.top()) {
+                Ok(dir) => Ok(ours(inode, dir.stat()?).map(|_| Where::Named(dir, Component::new()))),
+                Err(_) => Ok(None),
+            },
+            Place::Gone(_) => Ok(None),
         }
     }
 
