@@ -45,6 +45,7 @@ use self::readers::Readers;
 use crate::fs::Union;
 use crate::interrupt::{self, Waiter};
 use crate::pool::Pool;
+use crate::sys;
 
 /// Nothing changes behind our back: as long as the kernel can count.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -85,6 +86,9 @@ impl Server {
         // a caller's mode is applied as it is; the umask that counts is the caller's
         rustix::process::umask(rustix::fs::Mode::empty());
         shed_limits()?;
+        if let Err(errno) = sys::schedule_for(sys::Work::Answers) {
+            tracing::debug!(%errno, "asking for short turns");
+        }
         let device = Device::new(device)?;
         let threads = union.options().threads.unwrap_or_else(default_threads).max(1);
         let Agreed { mut features, open_dir } = handshake::shake_hands(&device, union.revalidates())?;

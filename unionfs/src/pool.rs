@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::sys;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// More files than this are not copied up at one time.
@@ -75,6 +77,9 @@ impl Shared {
     }
 
     fn work(&self) {
+        if let Err(errno) = sys::schedule_for(sys::Work::Copies) {
+            tracing::debug!(%errno, "letting others go first");
+        }
         loop {
             let mut state = self.state.lock();
             let Some(key) = state.ready.pop_front() else {

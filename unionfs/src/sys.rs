@@ -132,6 +132,57 @@ pub(crate) fn give_back_memory() {
     }
 }
 
+/// How a thread is scheduled, as sched_setattr(2) has it (`struct sched_attr` of
+/// `linux/sched/types.h`, the first version).
+#[repr(C)]
+#[derive(Default)]
+struct Scheduling {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// What a thread is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// It answers at once: its turns are short, for which it comes to its turn soon (kernel 6.12).
+    Answers,
+    /// It works for long, and lets those that answer go first.
+    Copies,
+}
+
+/// Tells the scheduler what the calling thread is for, and the threads that it starts from now on.
+/// A policy that the user chose stays.
+///
+/// # Errors
+/// Those of sched_setattr(2).
+pub(crate) fn schedule_for(work: Work) -> Result<(), Errno> {
+    const TURN: u64 = 100_000;
+    let size = size_of::<Scheduling>() as u32;
+    let mut scheduling = Scheduling::default();
+    // SAFETY: the kernel fills `scheduling`, whose size is passed along, for the calling thread.
+    let got = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut scheduling, size, 0) };
+    if got != 0 {
+        return Err(last_errno());
+    }
+    if scheduling.policy != libc::SCHED_OTHER as u32 {
+        return Ok(());
+    }
+    (scheduling.policy, scheduling.runtime) = match work {
+        Work::Answers => (libc::SCHED_OTHER as u32, TURN),
+        Work::Copies => (libc::SCHED_BATCH as u32, 0),
+    };
+    scheduling.size = size;
+    // SAFETY: the kernel reads `scheduling`, which says its size, for the calling thread.
+    let set = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const scheduling, 0) };
+    if set == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
 /// Begins to write a range of a file back, without waiting for it (sync_file_range(2)).
 ///
 /// # Errors
