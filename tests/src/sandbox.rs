@@ -125,14 +125,24 @@ impl Sandbox {
     /// When the image cannot be made or mounted.
     #[must_use]
     pub fn small_ext4(&self, name: &str, mebibytes: u64, mkfs: &[&str]) -> PathBuf {
+        let target = self.file_system(name, "ext4", mebibytes, &[&["-F", "-m", "0"], mkfs].concat());
+        fs::remove_dir(target.join("lost+found")).expect("remove lost+found");
+        target
+    }
+
+    /// Makes `name` in the sandbox a file system of its own, of a kind that mkfs(8) knows. `mkfs` goes to that.
+    ///
+    /// # Panics
+    /// When the image cannot be made or mounted.
+    #[must_use]
+    pub fn file_system(&self, name: &str, kind: &str, mebibytes: u64, mkfs: &[&str]) -> PathBuf {
         let image = self.path.join(format!("{name}.img"));
         let target = self.path.join(name);
         let file = fs::File::create(&image).expect("create the image");
         file.set_len(mebibytes << 20).expect("size the image");
         fs::create_dir(&target).expect("create the mount point");
-        run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).args(mkfs).arg(&image));
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&target));
-        fs::remove_dir(target.join("lost+found")).expect("remove lost+found");
+        run(Command::new(format!("mkfs.{kind}")).arg("-q").args(mkfs).arg(&image));
+        run(Command::new("mount").args(["-o", "loop", "-t", kind]).arg(&image).arg(&target));
         target
     }
 }

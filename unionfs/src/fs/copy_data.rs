@@ -122,13 +122,18 @@ impl Copying<'_> {
         }
         // between two files that cannot share blocks, though their file systems can
         let mut way = self.way.max(Way::Range);
-        let mut end = 0;
+        let (mut end, mut has_length) = (0, false);
         let mut ranges = Ranges { file: self.from, at: 0, length };
         let whole = length <= SMALL && self.blocks.saturating_mul(512) >= length;
         while let Some((start, stop)) = if whole { ranges.rest() } else { ranges.next()? } {
+            if (start, stop) != (0, length) && !has_length {
+                // at once, so that no room is kept for more at the end of what is written
+                rustix::fs::ftruncate(self.to, length)?;
+                has_length = true;
+            }
             end = self.copy(&mut way, start, stop)?;
         }
-        if end == length { Ok(()) } else { rustix::fs::ftruncate(self.to, length) }
+        if has_length || end == length { Ok(()) } else { rustix::fs::ftruncate(self.to, length) }
     }
 
     /// Whether the copy could be made to share the blocks. Its length may be too much afterwards.

@@ -1,18 +1,28 @@
 //! Removing: unlink and rmdir (rules 18 to 22). No data is ever copied for it.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use super::records::Changing;
 use super::steps::{Carrier, Spot};
-use super::{Entry, Level, Sight, Union, name};
+use super::{Entry, Level, Progress, Sight, Union, name};
 use crate::branch::dir::Dir;
 use crate::branch::stat::{Kind, Stat};
 use crate::inode::{Inode, Place};
 use crate::links::{self, Origin};
 use crate::union::plan::Remove;
 use crate::union::{BranchIndex, Name, Resolved};
+
+/// A file of so many bytes on disk takes long to go: its blocks are freed, and its pages. It is
+/// held while its name goes, so that nobody waits for it but who removes it.
+const LARGE: u64 = 16 << 20;
+
+/// Whether the last name of a large file is asked for.
+pub(super) fn is_large(stat: &Stat) -> bool {
+    stat.kind == Kind::File && stat.nlink == 1 && stat.blocks > LARGE / 512
+}
 
 /// A name that is about to go, for the hard-link records.
 pub(super) struct Going<'a> {
@@ -63,12 +73,13 @@ impl Going<'_> {
 }
 
 impl Union {
-    /// Removes a name of what is not a directory.
+    /// Removes a name of what is not a directory, unless that takes long and `may_wait` is not set.
     ///
     /// # Errors
     /// ENOENT, EISDIR, EROFS, EPERM for `.wh.` names.
-    pub fn unlink(&self, parent: u64, bytes: &[u8]) -> Result<(), Errno> {
-        self.remove(parent, bytes, |kind| if kind == Kind::Dir { Err(Errno::ISDIR) } else { Ok(()) })
+    pub fn unlink(&self, parent: u64, bytes: &[u8], may_wait: bool) -> Result<Progress, Errno> {
+        let check = |kind| if kind == Kind::Dir { Err(Errno::ISDIR) } else { Ok(()) };
+        self.remove(parent, bytes, check, may_wait)
     }
 
     /// Removes an empty directory.
@@ -76,10 +87,17 @@ impl Union {
     /// # Errors
     /// ENOENT, ENOTDIR, ENOTEMPTY, EROFS, EBUSY if it is another branch.
     pub fn rmdir(&self, parent: u64, bytes: &[u8]) -> Result<(), Errno> {
-        self.remove(parent, bytes, |kind| if kind == Kind::Dir { Ok(()) } else { Err(Errno::NOTDIR) })
+        let check = |kind| if kind == Kind::Dir { Ok(()) } else { Err(Errno::NOTDIR) };
+        self.remove(parent, bytes, check, true).map(drop)
     }
 
-    fn remove(&self, parent: u64, bytes: &[u8], check: impl Fn(Kind) -> Result<(), Errno>) -> Result<(), Errno> {
+    fn remove(
+        &self,
+        parent: u64,
+        bytes: &[u8],
+        check: impl Fn(Kind) -> Result<(), Errno>,
+        may_wait: bool,
+    ) -> Result<Progress, Errno> {
         let name = name(bytes)?;
         let dir = self.inodes.get(parent)?;
         loop {
@@ -100,7 +118,15 @@ impl Union {
                 self.raise_dir(&dir, target)?;
                 continue;
             }
-            return self.remove_here(&dir, name, (&level, sight), target);
+            let large = top == target && is_large(&stat);
+            if large && !may_wait {
+                return Ok(Progress::TakesLong);
+            }
+            let large = large.then(|| self.hold_large(&dir, top, name)).flatten();
+            self.remove_here(&dir, name, (&level, sight), target)?;
+            drop(names);
+            drop(large);
+            return Ok(Progress::Done);
         }
     }
 
@@ -172,6 +198,24 @@ impl Union {
         }
         // any other answer has a reason that is found by looking
         Ok(into.remove_dir(name.as_bytes()).is_ok())
+    }
+
+    /// Holds a large file while its name goes.
+    pub(super) fn hold_large(&self, dir: &Arc<Inode>, top: BranchIndex, name: Name<'_>) -> Option<OwnedFd> {
+        let held = self.dir(dir, top).and_then(|dir| dir.hold(name.as_bytes()));
+        // without it, others wait a little
+        held.inspect_err(|errno| tracing::debug!(%errno, "holding a large file")).ok()
+    }
+
+    /// Whether ending a handle takes long: the last one of a large file that has no name.
+    pub fn release_takes_long(&self, handle: u64) -> bool {
+        let handle = self.handles.file(handle);
+        handle.is_ok_and(|handle| {
+            handle.open.inode.with(|state| match &state.place {
+                Place::Gone(stat) => stat.blocks > LARGE / 512,
+                _ => false,
+            })
+        })
     }
 
     /// Holds an object whose last name is about to go.

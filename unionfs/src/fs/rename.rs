@@ -2,11 +2,13 @@
 
 mod carried;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use parking_lot::RwLockWriteGuard;
 use rustix::io::Errno;
 
+use super::remove::is_large;
 use super::{Entry, Level, Sight, Union, name};
 use crate::branch::stat::Kind;
 use crate::inode::{Dentry, Inode, Place};
@@ -26,13 +28,13 @@ pub enum RenameFlags {
     Whiteout,
 }
 
-/// How far a rename came.
+/// How far a rename or removal came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// It is done.
     Done,
-    /// A file has to be copied up first, which may take long.
-    NeedsCopy,
+    /// It was not begun, for it takes long: a file has to be copied up first, or a large one goes.
+    TakesLong,
 }
 
 /// One of the two names.
@@ -70,18 +72,16 @@ impl End<'_> {
 
 /// What a try came to.
 enum Outcome {
-    Done,
+    /// With what was replaced, if it is large.
+    Done(Option<OwnedFd>),
+    /// A large file would be replaced.
+    TakesLong,
     /// Something has to be brought up first, without names held.
-    BringUp {
-        directories: Vec<Arc<Inode>>,
-        entries: Vec<(Arc<Inode>, Dentry)>,
-        branch: BranchIndex,
-    },
+    BringUp { directories: Vec<Arc<Inode>>, entries: Vec<(Arc<Inode>, Dentry)>, branch: BranchIndex },
 }
 
 impl Union {
-    /// Renames an entry, unless a file would have to be copied up for it and `may_copy` is not
-    /// set.
+    /// Renames an entry, unless that takes long and `may_wait` is not set.
     ///
     /// # Errors
     /// ENOENT, EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, EBUSY, EROFS, EPERM for `.wh.` names; EXDEV
@@ -91,19 +91,24 @@ impl Union {
         (parent, old): (u64, &[u8]),
         (new_parent, new): (u64, &[u8]),
         flags: RenameFlags,
-        may_copy: bool,
+        may_wait: bool,
     ) -> Result<Progress, Errno> {
         let (old, new) = (name(old)?, name(new)?);
         let (from, to) = (self.inodes.get(parent)?, self.inodes.get(new_parent)?);
         // each turn brings something up, so a few are enough unless others undo it all the time
         for _ in 0..32 {
             let names = lock_both(&from, &to);
-            match self.try_rename((&from, old), (&to, new), flags)? {
-                Outcome::Done => return Ok(Progress::Done),
+            match self.try_rename((&from, old), (&to, new), flags, may_wait)? {
+                Outcome::Done(large) => {
+                    drop(names);
+                    drop(large);
+                    return Ok(Progress::Done);
+                }
+                Outcome::TakesLong => return Ok(Progress::TakesLong),
                 Outcome::BringUp { directories, entries, branch } => {
                     drop(names);
-                    if !may_copy && entries.iter().any(|(inode, _)| needs_copy(inode)) {
-                        return Ok(Progress::NeedsCopy);
+                    if !may_wait && entries.iter().any(|(inode, _)| needs_copy(inode)) {
+                        return Ok(Progress::TakesLong);
                     }
                     for dir in directories {
                         self.raise_dir(&dir, branch)?;
@@ -122,6 +127,7 @@ impl Union {
         from: (&Arc<Inode>, Name<'_>),
         to: (&Arc<Inode>, Name<'_>),
         flags: RenameFlags,
+        may_wait: bool,
     ) -> Result<Outcome, Errno> {
         let (source, target) = (self.end(from)?, self.end(to)?);
         let source_top = source.top().ok_or(Errno::NOENT)?;
@@ -133,7 +139,7 @@ impl Union {
         let moved = self.entry_of(&source)?.ok_or(Errno::NOENT)?;
         let replaced = self.entry_of(&target)?;
         if replaced.as_ref().is_some_and(|entry| entry.attr.ino == moved.attr.ino) {
-            return Ok(Outcome::Done);
+            return Ok(Outcome::Done(None));
         }
         self.check_leaves(&source, Some(&moved))?;
         match flags {
@@ -172,12 +178,18 @@ impl Union {
         if let Some(outcome) = self.missing_on(carrier, &source, &target, &moved, replaced.as_ref(), flags)? {
             return Ok(outcome);
         }
+        let goes = flags != RenameFlags::Exchange && target.sight.stat.is_some_and(|stat| is_large(&stat));
+        let large = match target.top().filter(|top| goes && self.branch(*top).writable()) {
+            Some(_) if !may_wait => return Ok(Outcome::TakesLong),
+            Some(top) => self.hold_large(target.dir, top, target.name),
+            None => None,
+        };
         let renamed = self.rename_here(carrier, (&source, &moved), (&target, replaced.as_ref()), flags);
         if renamed.is_err() {
             // what a step left may have changed how its directory merges, but not what it shows
             self.refresh(&target);
         }
-        renamed.map(|()| Outcome::Done)
+        renamed.map(|()| Outcome::Done(large))
     }
 
     fn end<'a>(&self, (dir, name): (&'a Arc<Inode>, Name<'a>)) -> Result<End<'a>, Errno> {

@@ -79,7 +79,7 @@ impl Adapter {
             op::CREATE => self.create(head, arguments, reply),
             op::READ => self.read(arguments, reply),
             op::WRITE => self.write(head, arguments, reply),
-            op::RELEASE => self.release(arguments, reply),
+            op::RELEASE => self.release(head, arguments, reply),
             op::FSYNC | op::FSYNCDIR => self.sync(head, arguments, reply),
             op::OPENDIR => Some(self.open_dir(reply)),
             op::READDIR => self.read_dir(head, arguments, reply),
@@ -179,11 +179,20 @@ impl Adapter {
     }
 
     fn remove(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
-        let name = arguments.name()?;
-        Some(reply.empty(self.shared.run(|union| match head.opcode {
-            op::UNLINK => union.unlink(head.nodeid, name),
-            _ => union.rmdir(head.nodeid, name),
-        })))
+        let (parent, name) = (head.nodeid, arguments.name()?);
+        if head.opcode == op::RMDIR {
+            return Some(reply.empty(self.shared.run(|union| union.rmdir(parent, name))));
+        }
+        Some(match self.shared.run(|union| union.unlink(parent, name, false)) {
+            Ok(Progress::Done) => reply.parts(&[]),
+            Ok(Progress::TakesLong) => {
+                let name = name.to_vec();
+                self.dispatch(true, parent, head, move |shared| {
+                    reply.empty(shared.run(|union| union.unlink(parent, &name, true)).map(drop))
+                })
+            }
+            Err(errno) => reply.error(errno),
+        })
     }
 
     fn rename(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
@@ -204,7 +213,7 @@ impl Adapter {
         let (from, old, new) = (head.nodeid, arguments.name()?, arguments.name()?);
         Some(match self.shared.run(|union| union.rename((from, old), (to, new), flags, false)) {
             Ok(Progress::Done) => reply.parts(&[]),
-            Ok(Progress::NeedsCopy) => {
+            Ok(Progress::TakesLong) => {
                 let (old, new) = (old.to_vec(), new.to_vec());
                 self.dispatch(true, from, head, move |shared| {
                     let renamed = shared.run(|union| union.rename((from, &*old), (to, &*new), flags, true));
@@ -273,9 +282,12 @@ impl Adapter {
         }))
     }
 
-    fn release(&self, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
-        self.union().release(arguments.take::<abi::ReleaseIn>()?.fh);
-        Some(reply.parts(&[]))
+    fn release(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        let handle = arguments.take::<abi::ReleaseIn>()?.fh;
+        Some(self.dispatch(self.union().release_takes_long(handle), head.nodeid, head, move |shared| {
+            shared.union.release(handle);
+            reply.parts(&[])
+        }))
     }
 
     fn sync(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
