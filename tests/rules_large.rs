@@ -301,7 +301,9 @@ fn calls_of_removing(sandbox: &Sandbox, place: &Path, length: u64, (remove, left
     File::create(below.join("f")).unwrap().set_len(length).unwrap();
     fs::write(top.join("over"), "small").unwrap();
     let mut mounted = mount(sandbox, &top, &below);
-    fs::read_dir(mounted.target()).unwrap().for_each(|entry| drop(entry.unwrap().metadata().unwrap()));
+    for entry in fs::read_dir(mounted.target()).unwrap() {
+        entry.unwrap().metadata().unwrap();
+    }
     let target: PathBuf = mounted.target().to_owned();
     let life = kill_at(mounted.pid(), usize::MAX, || remove(&target));
     mounted.wait_for_the_end();
