@@ -91,8 +91,10 @@ fn copies_share_their_blocks_where_the_file_system_can() {
     }
 }
 
-/// Files with holes at different places: name, length, and where there is data.
-fn holes() -> Vec<(&'static str, u64, Vec<(u64, usize)>)> {
+/// A file with holes: name, length, and where there is data.
+type Sparse = (&'static str, u64, Vec<(u64, usize)>);
+
+fn holes() -> Vec<Sparse> {
     const M: u64 = 1 << 20;
     vec![
         ("full", 20 * M + 77, vec![(0, 20 * MEBIBYTE + 77)]),

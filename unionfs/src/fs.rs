@@ -86,6 +86,8 @@ pub struct Union {
     empty: Option<Arc<Dir>>,
     records: records::Records,
     ways: copy_data::Ways,
+    /// Whether making something durable takes time.
+    waits_for_disk: bool,
     changes: known::Changes,
     labels: known::Labels,
     /// Tells the kernel that attributes of an inode changed on their own.

@@ -44,6 +44,8 @@ pub struct Work {
     /// Whether changes of different directories may reach the disk in another order than they were
     /// made in.
     unordered: bool,
+    /// Whether it is on a disk at all.
+    on_disk: bool,
     /// Whether nothing waits for the disk.
     volatile: AtomicBool,
     /// Whether files can be prepared without a name.
@@ -84,6 +86,7 @@ impl Work {
         let links = Arc::new(make_and_open(&area, LINKS)?);
         let (numbers, epoch) = Table::open(&area)?;
         let owner = other_owner(&area)?;
+        let magic = rustix::fs::fstatfs(parent)?.f_type as u32;
         let nameless = unplaced::can_be_nameless(&temporary, b"try");
         Ok(Work {
             nameless,
@@ -95,7 +98,8 @@ impl Work {
             numbers,
             epoch,
             sequence: AtomicU64::new(0),
-            unordered: !is_ordered(parent)?,
+            unordered: !ORDERED.contains(&magic),
+            on_disk: magic != TMPFS,
             volatile: AtomicBool::new(false),
             _lock: lock,
             _claim: claim,
@@ -105,6 +109,11 @@ impl Work {
     /// Whether a change must be durable before another one that relies on it.
     pub fn needs_order(&self) -> bool {
         self.unordered
+    }
+
+    /// Whether what is made durable may have to wait for a disk.
+    pub fn is_on_disk(&self) -> bool {
+        self.on_disk
     }
 
     /// Whether files are prepared without a name.
@@ -277,13 +286,10 @@ impl Work {
     }
 }
 
+/// By `f_type`, statfs(2).
+const TMPFS: u32 = 0x0102_1994;
 /// File systems whose one journal keeps changes of names in order: ext2 to ext4, xfs, tmpfs.
-const ORDERED: [u32; 3] = [0xEF53, 0x5846_5342, 0x0102_1994];
-
-fn is_ordered(dir: &Dir) -> Result<bool, Errno> {
-    let magic = rustix::fs::fstatfs(dir)?.f_type as u32;
-    Ok(ORDERED.contains(&magic))
-}
+const ORDERED: [u32; 3] = [0xEF53, 0x5846_5342, TMPFS];
 
 /// Whether there are hard-link records in the work area of a directory.
 ///

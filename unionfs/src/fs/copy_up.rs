@@ -19,11 +19,27 @@ use crate::inode::{Dentry, Inode, Place, ROOT};
 use crate::links::{self, Gone, Origin};
 use crate::union::{BranchIndex, Name};
 
+/// Copying so many bytes within memory takes no longer than having another thread do it.
+const SHORT: u64 = 64 << 10;
+
 /// A copy that is not in its place yet.
 struct Copy<'a> {
     entry: Unplaced<'a>,
     /// Who it is.
     id: RealId,
+    /// Whether its number is on disk.
+    has_number: bool,
+}
+
+impl Copy<'_> {
+    /// Sees to it that its number outlives the mount, for a record is found by the number.
+    fn keep_number(&mut self, number: u64) -> Result<(), Errno> {
+        if !self.has_number {
+            self.entry.work().keep_number(self.id, number)?;
+            self.has_number = true;
+        }
+        Ok(())
+    }
 }
 
 /// What is copied.
@@ -59,6 +75,19 @@ impl Union {
                 branch.is_none_or(|branch| self.branch(branch).in_place())
             }
         }
+    }
+
+    /// Whether changing an inode has to wait for a copy-up that takes long: of much, or to a disk, or
+    /// one that is going on.
+    pub(super) fn copies_long(&self, inode: &Arc<Inode>) -> bool {
+        if inode.kind == Kind::Dir || self.in_place(inode) {
+            return false;
+        }
+        let size = || match inode.open_file() {
+            Some(open) => open.real().at().stat(),
+            None => self.stat_by_name(inode),
+        };
+        self.waits_for_disk || inode.gate.is_locked() || size().map_or(true, |stat| stat.size > SHORT)
     }
 
     /// Makes sure that an inode can be changed: copies it up if it lies on a branch that is not
@@ -150,7 +179,11 @@ impl Union {
         let dir = self.dir(&dentry.parent, from)?;
         let source = Source { dir: &dir, name: dentry.name.as_bytes(), branch: from, open: self.open_on(inode, from) };
         let mut copy = self.prepare(inode, &source, target, keep)?;
-        let append_only = self.put_in_place(inode, &dentry, from, target, &mut copy)?;
+        let placed = self.put_in_place(inode, &dentry, from, target, &mut copy);
+        if placed.is_err() {
+            copy.entry.work().forget_number(copy.id);
+        }
+        let append_only = placed?;
         if let (Some(open), Some(file)) = (inode.open_file(), copy.entry.into_open()) {
             let (branch, form) = (Some(target), self.form(Some(target)));
             open.switch(Real { file, writable: true, append_only, branch, form });
@@ -178,7 +211,7 @@ impl Union {
         }
         // other names may lead to the copy before the change that it is made for
         let keep = if stat.nlink > 1 { Keep::All } else { keep };
-        let copy = match stat.kind {
+        let mut copy = match stat.kind {
             Kind::File => self.copy_file(source, &stat, target, keep)?,
             _ => self.copy_other(source, &stat, target)?,
         };
@@ -192,8 +225,8 @@ impl Union {
             rustix::fs::fsync(file)?;
         }
         if stat.nlink > 1 {
-            // a record is found by the number, so that must outlive the mount, too
-            copy.entry.work().keep_number(copy.id, inode.ino)?;
+            // no names are held yet, and others may wait for those
+            copy.keep_number(inode.ino)?;
         }
         Ok(copy)
     }
@@ -216,12 +249,12 @@ impl Union {
         let to = entry.open().ok_or(Errno::IO)?;
         let Some(from) = from else {
             let id = entry.at().take_attributes(source.dir.at(source.name), stat)?;
-            return Ok(Copy { entry, id });
+            return Ok(Copy { entry, id, has_number: false });
         };
         self.copy_content(from, to.as_fd(), stat, keep, Some((source.branch, target)))?;
         flags::carry(&from, to);
         let id = entry.at().take_attributes(At::open(from, source.dir.form()), stat)?;
-        Ok(Copy { entry, id })
+        Ok(Copy { entry, id, has_number: false })
     }
 
     /// Copies content in the best way that there is between two branches.
@@ -257,7 +290,7 @@ impl Union {
             kind => into.make_node(temporary, kind, 0o600, stat.rdev),
         })?;
         let id = entry.at().take_attributes(source.dir.at(source.name), stat)?;
-        Ok(Copy { entry, id })
+        Ok(Copy { entry, id, has_number: false })
     }
 
     /// Gives a copy its name, if it still is the name of the inode; what lost its name
@@ -286,6 +319,7 @@ impl Union {
         let recorded = before.nlink > 1;
         let _changing = recorded.then(|| self.records.change());
         if recorded {
+            copy.keep_number(inode.ino)?;
             self.check_record(target, inode.ino)?;
             recording(copy, inode.ino, &before, &self.gone(parent, from, name)?, (&into, name))?;
         } else {

@@ -194,9 +194,10 @@ impl Union {
         Ok((open, real))
     }
 
-    /// Whether a write to a handle would have to copy the file up first.
+    /// Whether a write to a handle would have to copy the file up first, which takes long.
     pub fn write_copies_up(&self, handle: u64) -> bool {
-        self.handles.file(handle).is_ok_and(|handle| !handle.open.real().writable)
+        let handle = self.handles.file(handle);
+        handle.is_ok_and(|handle| !handle.open.real().writable && self.copies_long(&handle.open.inode))
     }
 
     /// Whether copying a range between handles would take long.
@@ -207,9 +208,9 @@ impl Union {
         rest.min(length) > MUCH || self.write_copies_up(to)
     }
 
-    /// Whether changing an inode would have to copy it up first.
+    /// Whether changing an inode would have to copy it up first, which takes long.
     pub fn change_copies_up(&self, ino: u64) -> bool {
-        self.inodes.get(ino).is_ok_and(|inode| inode.kind != Kind::Dir && !self.in_place(&inode))
+        self.inodes.get(ino).is_ok_and(|inode| self.copies_long(&inode))
     }
 
     /// Reads at an offset; fewer bytes than asked for at the end of the file.

@@ -107,7 +107,7 @@ impl Union {
                 Outcome::TakesLong => return Ok(Progress::TakesLong),
                 Outcome::BringUp { directories, entries, branch } => {
                     drop(names);
-                    if !may_wait && entries.iter().any(|(inode, _)| needs_copy(inode)) {
+                    if !may_wait && entries.iter().any(|(inode, _)| needs_copy(inode) && self.copies_long(inode)) {
                         return Ok(Progress::TakesLong);
                     }
                     for dir in directories {

@@ -120,7 +120,9 @@ impl Union {
         let root_inode = Arc::clone(root.inode());
         // the kernel never forgets the root
         root.hand_over();
+        let on_disk = |branch: &Branch| branch.spec.init || branch.work.as_ref().is_some_and(Work::is_on_disk);
         Ok(Arc::new(Union {
+            waits_for_disk: !options.volatile && opened.iter().any(on_disk),
             branches: opened,
             specs: branches.to_vec(),
             options: options.clone(),

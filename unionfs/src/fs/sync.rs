@@ -11,6 +11,11 @@ use crate::inode::{Inode, Place};
 use crate::union::BranchIndex;
 
 impl Union {
+    /// Whether making something durable takes time: not where nothing is on a disk.
+    pub fn waits_for_disk(&self) -> bool {
+        self.waits_for_disk
+    }
+
     /// fsync(2) or fdatasync(2) of an open file.
     ///
     /// # Errors
