@@ -57,10 +57,11 @@ impl Cell<'_> {
     /// Mounts, and says how long it took until the mount answered.
     fn mount(&self, folder: &Path) -> Result<(Mounted, Duration), String> {
         let [top, work, target] = ["top", "work", "mount"].map(|name| folder.join(name));
-        let lower = self.workload.tree.branches(self.sandbox.trees());
+        let lower = self.workload.branches(self.sandbox.trees());
         let plain = self.workload.tree.plain(self.sandbox.trees());
         let effect = self.workload.effect;
-        let stack = Stack { top: &top, work: &work, lower: &lower, plain: &plain, effect, target: &target };
+        let writable = Some(top.as_path()).filter(|_| !self.workload.read_only);
+        let stack = Stack { top: writable, work: &work, lower: &lower, plain: &plain, effect, target: &target };
         let mount = || {
             [&top, &work, &target].into_iter().try_for_each(fs::create_dir_all)?;
             self.contender.fill_top(&stack)?;

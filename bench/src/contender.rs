@@ -26,8 +26,8 @@ const VARIANTS: &[(&str, &str)] = &[("runionfs", "")];
 /// What one mount is made of.
 #[derive(Debug)]
 pub(crate) struct Stack<'a> {
-    /// The writable branch, empty.
-    pub(crate) top: &'a Path,
+    /// The writable branch, empty; a union without one cannot be written.
+    pub(crate) top: Option<&'a Path>,
     /// Overlayfs's work folder, on the file system of the top.
     pub(crate) work: &'a Path,
     /// The read-only branches, top first.
@@ -92,10 +92,11 @@ impl Contender {
     /// What must be in the top before the mount: a plain directory has no branches, so it gets a copy of what it is
     /// going to change.
     pub(crate) fn fill_top(&self, stack: &Stack<'_>) -> io::Result<()> {
-        if !matches!(self.kind, Kind::Native) || stack.effect != Effect::Changes {
+        let Some(top) = stack.top.filter(|_| matches!(self.kind, Kind::Native) && stack.effect == Effect::Changes)
+        else {
             return Ok(());
-        }
-        let copied = Command::new("cp").arg("-a").arg(stack.plain.join(".")).arg(stack.top).status()?;
+        };
+        let copied = Command::new("cp").arg("-a").arg(stack.plain.join(".")).arg(top).status()?;
         if copied.success() { Ok(()) } else { Err(io::Error::other("cannot copy the lower tree")) }
     }
 
@@ -119,7 +120,7 @@ impl Contender {
     fn attach(&self, stack: &Stack<'_>) -> io::Result<()> {
         match &self.kind {
             Kind::Native => {
-                let source = if stack.effect == Effect::Reads { stack.plain } else { stack.top };
+                let source = stack.top.filter(|_| stack.effect != Effect::Reads).unwrap_or(stack.plain);
                 Ok(mount(Some(source), stack.target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
             }
             Kind::Overlay => overlay::mount(stack),

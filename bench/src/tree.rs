@@ -45,6 +45,8 @@ pub(crate) enum Tree {
     Empty,
     /// Small files in many directories, and symbolic links to them.
     Files,
+    /// Empty directories in directories.
+    Folders,
     /// One directory with very many entries.
     Wide,
     /// Very many empty files.
@@ -92,6 +94,7 @@ impl Tree {
         match self {
             Tree::Empty => Ok(()),
             Tree::Files => files(root, scale),
+            Tree::Folders => folder_names(scale).iter().try_for_each(|name| fs::create_dir_all(root.join(name))),
             Tree::Wide => wide(root, scale),
             Tree::Crowd => write_all(root, crowd_names(scale), &[]),
             Tree::Layers(_) => layers(branches, scale),
@@ -158,6 +161,11 @@ pub(crate) fn file_names(scale: Scale) -> Vec<PathBuf> {
 /// The links of [`Tree::Files`].
 pub(crate) fn link_names(scale: Scale) -> Vec<PathBuf> {
     (0..scale.of(2000, 100)).map(|link| PathBuf::from(format!("links/l{link:04}"))).collect()
+}
+
+/// The directories of [`Tree::Folders`] that are empty.
+pub(crate) fn folder_names(scale: Scale) -> Vec<PathBuf> {
+    grid(scale.of(50, 3), 100)
 }
 
 /// The files of [`Tree::Crowd`].

@@ -14,9 +14,10 @@ mod open;
 mod readdir;
 mod real;
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::contender::{Contender, Effect};
 use crate::statistics::Better;
@@ -51,6 +52,8 @@ pub(crate) struct Workload {
     pub(crate) assets: Tree,
     /// What it does to the tree.
     pub(crate) effect: Effect,
+    /// Whether it is done in a union without a writable branch.
+    pub(crate) read_only: bool,
     /// Whether the job is run once before it is measured.
     pub(crate) warm: bool,
     /// Whether the lower files are dropped from the page cache first.
@@ -104,6 +107,7 @@ impl Workload {
             tree,
             assets: Tree::Empty,
             effect: Effect::Reads,
+            read_only: false,
             warm: false,
             evict: false,
             measure,
@@ -127,6 +131,10 @@ impl Workload {
         Workload { evict: true, ..self }
     }
 
+    const fn read_only(self) -> Workload {
+        Workload { read_only: true, ..self }
+    }
+
     const fn creates(self) -> Workload {
         Workload { effect: Effect::Creates, ..self }
     }
@@ -141,6 +149,16 @@ impl Workload {
 
     const fn of(self, family: &'static str) -> Workload {
         Workload { family, ..self }
+    }
+
+    /// The read-only branches to stack, top first. Without a writable branch overlayfs wants two at least, so there
+    /// everybody gets an empty one more.
+    pub(crate) fn branches(&self, trees: &Path) -> Vec<PathBuf> {
+        let mut branches = self.tree.branches(trees);
+        if self.read_only {
+            branches.extend(Tree::Empty.branches(trees));
+        }
+        branches
     }
 
     /// What its numbers count.
@@ -158,8 +176,9 @@ impl Workload {
         contender.can(self.effect) && (contender.has_daemon() || !needs_daemon)
     }
 
-    fn matches(&self, wanted: &str) -> bool {
-        self.family == wanted || self.name.starts_with(wanted)
+    /// `exists` tells that a workload has exactly this name: then it is not the beginning of others.
+    fn matches(&self, wanted: &str, exists: bool) -> bool {
+        if exists { self.name == wanted } else { self.family == wanted || self.name.starts_with(wanted) }
     }
 }
 
@@ -179,10 +198,17 @@ const FAMILIES: &[&[Workload]] = &[
 /// The workloads that are asked for; all where nothing is.
 pub(crate) fn select(only: &[String]) -> Result<Vec<&'static Workload>, String> {
     let all = || FAMILIES.iter().copied().flatten();
-    if let Some(unknown) = only.iter().find(|wanted| !all().any(|workload| workload.matches(wanted))) {
-        return Err(format!("--only {unknown}: there is no such workload or family (see --list)"));
+    let mut chosen = HashSet::new();
+    for wanted in only {
+        let exists = all().any(|workload| workload.name == wanted);
+        let found: Vec<&str> =
+            all().filter(|workload| workload.matches(wanted, exists)).map(|workload| workload.name).collect();
+        if found.is_empty() {
+            return Err(format!("--only {wanted}: there is no such workload or family (see --list)"));
+        }
+        chosen.extend(found);
     }
-    Ok(all().filter(|workload| only.is_empty() || only.iter().any(|wanted| workload.matches(wanted))).collect())
+    Ok(all().filter(|workload| only.is_empty() || chosen.contains(workload.name)).collect())
 }
 
 /// Names and what they do, by family.
@@ -201,8 +227,6 @@ pub(crate) fn list(workloads: &[&Workload]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
     #[test]
@@ -219,6 +243,7 @@ mod tests {
         };
         assert_eq!(names("stat-cold"), ["stat-cold"]);
         assert_eq!(names("stat"), ["stat-cold", "stat-warm"]);
+        assert_eq!(names("open-read"), ["open-read"]);
         assert!(names("readdir").contains(&"find-warm"));
         assert!(select(&["nonsense".to_owned()]).is_err());
     }

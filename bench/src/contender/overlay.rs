@@ -17,8 +17,10 @@ pub(super) fn mount(stack: &Stack<'_>) -> io::Result<()> {
     for branch in stack.lower {
         fsconfig_set_string(&context, "lowerdir+", branch)?;
     }
-    fsconfig_set_string(&context, "upperdir", stack.top)?;
-    fsconfig_set_string(&context, "workdir", stack.work)?;
+    if let Some(top) = stack.top {
+        fsconfig_set_string(&context, "upperdir", top)?;
+        fsconfig_set_string(&context, "workdir", stack.work)?;
+    }
     fsconfig_create(&context)?;
     let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
     Ok(move_mount(&mount, "", CWD, stack.target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)

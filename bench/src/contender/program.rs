@@ -85,10 +85,12 @@ impl Program {
                 options.push(
                     stack.lower.iter().map(|branch| branch.as_os_str()).collect::<Vec<_>>().join(OsStr::new(":")),
                 );
-                options.push(",upperdir=");
-                options.push(stack.top);
-                options.push(",workdir=");
-                options.push(stack.work);
+                if let Some(top) = stack.top {
+                    options.push(",upperdir=");
+                    options.push(top);
+                    options.push(",workdir=");
+                    options.push(stack.work);
+                }
                 options
             }
             // `ff`, the first found, so that new entries go to the writable branch.
@@ -100,14 +102,14 @@ impl Program {
 }
 
 fn branches(stack: &Stack<'_>, read_write: &str, read_only: &str) -> OsString {
-    let mut branches = stack.top.as_os_str().to_owned();
-    branches.push(read_write);
-    for branch in stack.lower {
-        branches.push(":");
-        branches.push(branch);
-        branches.push(read_only);
-    }
-    branches
+    let top = stack.top.map(|top| (top, read_write));
+    let lower = stack.lower.iter().map(|branch| (branch.as_path(), read_only));
+    let with_attributes = |(branch, attributes): (&Path, &str)| {
+        let mut word = branch.as_os_str().to_owned();
+        word.push(attributes);
+        word
+    };
+    top.into_iter().chain(lower).map(with_attributes).collect::<Vec<_>>().join(OsStr::new(":"))
 }
 
 /// Everybody else, found or not, in the order of the table.
@@ -174,10 +176,14 @@ mod tests {
     use super::*;
 
     fn arguments(dialect: Dialect, options: &str) -> Vec<String> {
+        told(dialect, options, Some(Path::new("/t")))
+    }
+
+    fn told(dialect: Dialect, options: &str, top: Option<&Path>) -> Vec<String> {
         let program = Program { binary: "/bin/p".into(), dialect, options: options.to_owned() };
         let lower = ["/l/0".into(), "/l/1".into()];
         let stack = Stack {
-            top: Path::new("/t"),
+            top,
             work: Path::new("/w"),
             lower: &lower,
             plain: Path::new("/l/0"),
@@ -194,6 +200,13 @@ mod tests {
         assert_eq!(arguments(Dialect::FuseOverlayfs, ""), ["-o", "lowerdir=/l/0:/l/1,upperdir=/t,workdir=/w", "/m"]);
         assert_eq!(arguments(Dialect::UnionfsFuse, ""), ["-o", "cow,allow_other", "/t=RW:/l/0=RO:/l/1=RO", "/m"]);
         assert_eq!(arguments(Dialect::Mergerfs, "")[2..], ["/t=RW:/l/0=RO:/l/1=RO", "/m"]);
+    }
+
+    #[test]
+    fn a_union_without_a_writable_branch_is_told_so() {
+        assert_eq!(told(Dialect::Runionfs, "", None), ["mount", "/l/0=ro+wh:/l/1=ro+wh", "/m"]);
+        assert_eq!(told(Dialect::FuseOverlayfs, "", None), ["-o", "lowerdir=/l/0:/l/1", "/m"]);
+        assert_eq!(told(Dialect::UnionfsFuse, "", None)[2..], ["/l/0=RO:/l/1=RO", "/m"]);
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
     Workload::timed("unlink-100x4k", "removal of 100 lower files of 4 KiB", Tree::Big, unlink_small)
         .changes()
         .of(FAMILY),
+    Workload::timed("unlink-4k", "removal of one lower file of 4 KiB", Tree::Big, unlink_one).changes().of(FAMILY),
     Workload::timed("unlink-1g", "removal of a lower file of 1 GiB", Tree::Big, unlink_large).changes().of(FAMILY),
     Workload::new(
         "latency-idle",
@@ -39,7 +40,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
     .of(FAMILY),
     Workload::new(
         "latency-copy-up",
-        "the same during the copy-up of 1 GiB",
+        "99th percentile of statx (forced) of one file during the copy-up of another of 1 GiB",
         Tree::Big,
         Measure::Value(Unit::Microseconds, latency_during_copy_up),
     )
@@ -81,6 +82,10 @@ fn chmod_large(place: &Place<'_>) -> io::Result<Job<()>> {
 
 fn unlink_small(place: &Place<'_>) -> io::Result<Job<()>> {
     each(small(place), |path| fs::remove_file(path))
+}
+
+fn unlink_one(place: &Place<'_>) -> io::Result<Job<()>> {
+    each(vec![place.root.join("small/s000")], |path| fs::remove_file(path))
 }
 
 fn unlink_large(place: &Place<'_>) -> io::Result<Job<()>> {

@@ -1,4 +1,4 @@
-//! Making, renaming and removing entries in the writable branch: 100 to a directory.
+//! Making, renaming and removing entries: in the writable branch, and what lies below it; 100 to a directory.
 
 use std::fs::{self, File};
 use std::io;
@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::{Job, Place, Workload};
-use crate::tree::Tree;
+use crate::tree::{self, Tree};
 
 const FAMILY: &str = "create";
 
@@ -21,6 +21,14 @@ pub(super) const WORKLOADS: &[Workload] = &[
     Workload::timed("rename", "rename 5,000 files in their directory", Tree::Empty, rename).creates().of(FAMILY),
     Workload::timed("symlink", "make 5,000 symbolic links", Tree::Empty, make_links).creates().of(FAMILY),
     Workload::timed("link", "make 5,000 hard links", Tree::Empty, hard_links).creates().of(FAMILY),
+    Workload::timed("create-lower", "create 5,000 empty files in directories from below", Tree::Files, create_lower)
+        .changes()
+        .of(FAMILY),
+    Workload::timed("unlink-lower", "remove 5,000 lower files", Tree::Files, unlink_lower).changes().of(FAMILY),
+    Workload::timed("rename-lower", "rename 5,000 lower files of 4 KiB", Tree::Files, rename_lower)
+        .changes()
+        .of(FAMILY),
+    Workload::timed("rmdir-lower", "remove 5,000 lower directories", Tree::Folders, rmdir_lower).changes().of(FAMILY),
 ];
 
 /// Makes the directories and says what the entries in them are to be called.
@@ -68,15 +76,13 @@ fn rmdir(place: &Place<'_>) -> io::Result<Job<()>> {
 fn rename(place: &Place<'_>) -> io::Result<Job<()>> {
     let paths = names(place)?;
     create(&paths)?;
-    let mut pairs: Vec<(PathBuf, PathBuf)> =
+    Ok(renames(paths))
+}
+
+fn renames(paths: Vec<PathBuf>) -> Job<()> {
+    let pairs: Vec<(PathBuf, PathBuf)> =
         paths.into_iter().map(|path| (path.clone(), path.with_extension("new"))).collect();
-    Ok(Box::new(move || {
-        for (from, to) in &mut pairs {
-            fs::rename(&*from, &*to)?;
-            std::mem::swap(from, to);
-        }
-        Ok(())
-    }))
+    Box::new(move || pairs.iter().try_for_each(|(from, to)| fs::rename(from, to)))
 }
 
 fn make_links(place: &Place<'_>) -> io::Result<Job<()>> {
@@ -88,4 +94,26 @@ fn hard_links(place: &Place<'_>) -> io::Result<Job<()>> {
     let target = place.root.join("target");
     fs::write(&target, b"x")?;
     Ok(each(paths, move |path| fs::hard_link(&target, path)))
+}
+
+/// Entries of the branch below; `names` are all there are.
+fn lower(place: &Place<'_>, names: Vec<PathBuf>) -> Vec<PathBuf> {
+    names.into_iter().take(place.scale.of(5000, 300)).map(|name| place.root.join(name)).collect()
+}
+
+fn create_lower(place: &Place<'_>) -> io::Result<Job<()>> {
+    let paths = lower(place, tree::file_names(place.scale));
+    Ok(each(paths, |path| File::create_new(path.with_extension("new")).map(drop)))
+}
+
+fn unlink_lower(place: &Place<'_>) -> io::Result<Job<()>> {
+    Ok(each(lower(place, tree::file_names(place.scale)), |path| fs::remove_file(path)))
+}
+
+fn rename_lower(place: &Place<'_>) -> io::Result<Job<()>> {
+    Ok(renames(lower(place, tree::file_names(place.scale))))
+}
+
+fn rmdir_lower(place: &Place<'_>) -> io::Result<Job<()>> {
+    Ok(each(lower(place, tree::folder_names(place.scale)), |path| fs::remove_dir(path)))
 }

@@ -22,16 +22,25 @@ const FSYNC: &str = include_str!("../../fio/fsync.fio");
 pub(super) const WORKLOADS: &[Workload] = &[
     read("fio-seqread-cold", "read 500 MiB once, 1 MiB at a time, not in any cache", |place| once(place, SEQREAD))
         .evicted(),
-    read("fio-seqread", "the same, cached", |place| again(place, SEQREAD, 1)).warm(),
+    read("fio-seqread", "read 500 MiB, 1 MiB at a time, cached", |place| again(place, SEQREAD, 1)).warm(),
+    read("fio-seqread-4", "the same by 4 processes", |place| again(place, SEQREAD, 4)).warm(),
+    read("fio-randread-cold", "read 4 KiB anywhere in 500 MiB, not in any cache", |place| again(place, RANDREAD, 1))
+        .evicted(),
     read("fio-randread", "read 4 KiB anywhere in 500 MiB, cached", |place| again(place, RANDREAD, 1)).warm(),
     read("fio-randread-4", "the same by 4 processes", |place| again(place, RANDREAD, 4)).warm(),
-    read("fio-mmapread", "the same through a mapping", |place| again(place, MMAPREAD, 1)).warm(),
+    read("fio-mmapread-cold", "read anywhere through a mapping, not in any cache", |place| again(place, MMAPREAD, 1))
+        .evicted(),
+    read("fio-mmapread", "read anywhere through a mapping, cached", |place| again(place, MMAPREAD, 1)).warm(),
+    read("fio-mmapread-4", "the same by 4 processes", |place| again(place, MMAPREAD, 4)).warm(),
     write("fio-seqwrite", "write a new file, 1 MiB at a time", |place| again(place, SEQWRITE, 1)),
-    write("fio-seqwrite-4k", "the same, 4 KiB at a time", |place| again(place, SEQWRITE_SMALL, 1)),
+    write("fio-seqwrite-4", "the same by 4 processes, a file each", |place| again(place, SEQWRITE, 4)),
+    write("fio-seqwrite-4k", "write a new file, 4 KiB at a time", |place| again(place, SEQWRITE_SMALL, 1)),
     write("fio-randwrite", "write 4 KiB anywhere in a file of the top", |place| again(place, RANDWRITE, 1)),
     write("fio-randwrite-4", "the same by 4 processes, a file each", |place| again(place, RANDWRITE, 4)),
     write("fio-mmapwrite", "write through a mapping of a file of the top", |place| again(place, MMAPWRITE, 1)),
+    write("fio-mmapwrite-4", "the same by 4 processes, a file each", |place| again(place, MMAPWRITE, 4)),
     write("fio-fsync", "write 4 KiB and fsync, again and again", |place| again(place, FSYNC, 1)),
+    write("fio-fsync-4", "the same by 4 processes, a file each", |place| again(place, FSYNC, 4)),
 ];
 
 const fn read(name: &'static str, about: &'static str, run: fn(&Place<'_>) -> io::Result<Job<f64>>) -> Workload {

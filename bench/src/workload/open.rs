@@ -12,15 +12,30 @@ const FAMILY: &str = "open";
 pub(super) const WORKLOADS: &[Workload] = &[
     Workload::timed("open-close", "open and close 10,000 files", Tree::Files, open_close).warm().of(FAMILY),
     Workload::timed("open-close-4", "the same by 4 threads", Tree::Files, open_close_by_four).warm().of(FAMILY),
+    Workload::timed("open-read-cold", "open, read and close 10,000 files of 4 KiB, fresh mount", Tree::Files, read_all)
+        .of(FAMILY),
+    Workload::timed("open-read-cold-4", "the same by 4 threads", Tree::Files, read_all_by_four).of(FAMILY),
+    Workload::timed("open-read", "open, read and close 10,000 files of 4 KiB again", Tree::Files, read_all)
+        .warm()
+        .of(FAMILY),
+    Workload::timed("open-read-4", "the same by 4 threads", Tree::Files, read_all_by_four).warm().of(FAMILY),
     Workload::timed(
-        "open-read-cold",
-        "open, read and close 10,000 files of 4 KiB, fresh mount",
+        "ro-open-close",
+        "open and close 10,000 files in a union without a writable branch",
         Tree::Files,
-        open_read,
+        open_close,
     )
+    .read_only()
+    .warm()
     .of(FAMILY),
-    Workload::timed("open-read", "the same again", Tree::Files, open_read).warm().of(FAMILY),
-    Workload::timed("open-read-4", "the same by 4 threads", Tree::Files, open_read_by_four).warm().of(FAMILY),
+    Workload::timed("ro-open-read", "open, read and close 10,000 files of 4 KiB there", Tree::Files, read_all)
+        .read_only()
+        .warm()
+        .of(FAMILY),
+    Workload::timed("ro-open-read-4", "the same by 4 threads", Tree::Files, read_all_by_four)
+        .read_only()
+        .warm()
+        .of(FAMILY),
 ];
 
 fn open_close(place: &Place<'_>) -> io::Result<Job<()>> {
@@ -31,11 +46,11 @@ fn open_close_by_four(place: &Place<'_>) -> io::Result<Job<()>> {
     each(place, 4, |path| File::open(path).map(drop))
 }
 
-fn open_read(place: &Place<'_>) -> io::Result<Job<()>> {
+fn read_all(place: &Place<'_>) -> io::Result<Job<()>> {
     each(place, 1, read)
 }
 
-fn open_read_by_four(place: &Place<'_>) -> io::Result<Job<()>> {
+fn read_all_by_four(place: &Place<'_>) -> io::Result<Job<()>> {
     each(place, 4, read)
 }
 
