@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::contender::{Contender, Stack};
 use crate::mounted::Mounted;
 use crate::requests::{Counter, Requests};
 use crate::sandbox::Sandbox;
 use crate::tree;
+use crate::user_namespace;
 use crate::watchdog::Watchdog;
 use crate::workload::{Job, Measure, Place, Workload};
 
@@ -28,7 +31,7 @@ pub(crate) struct Cell<'a> {
 }
 
 /// What came out.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Measured {
     /// In the workload's unit.
     pub(crate) value: f64,
@@ -37,11 +40,16 @@ pub(crate) struct Measured {
 }
 
 impl Cell<'_> {
-    /// Measures once.
+    /// Measures once, where the contender wants it.
     ///
     /// # Errors
     /// What went wrong, in one line.
     pub(crate) fn measure(&self) -> Result<Measured, String> {
+        if self.contender.rootless { user_namespace::measure(self) } else { self.measure_here() }
+    }
+
+    /// The same in the namespaces in which this process is.
+    pub(crate) fn measure_here(&self) -> Result<Measured, String> {
         let folder = Folder::new(self.sandbox.tops()).map_err(|error| format!("cannot make a folder: {error}"))?;
         if self.workload.evict {
             let branches = self.workload.tree.branches(self.sandbox.trees());

@@ -20,8 +20,17 @@ pub(crate) const OVERLAY: &str = "overlay";
 /// The name of the contender that ratios are taken to second.
 pub(crate) const FUSE_OVERLAYFS: &str = "fuse-overlayfs";
 
-/// The ways of mounting runionfs that are measured where nothing else is asked for: a name and mount options.
-const VARIANTS: &[(&str, &str)] = &[("runionfs", "")];
+/// The name of ours as it is used.
+pub(crate) const RUNIONFS: &str = "runionfs";
+/// Ours as it is on kernels and for users without passthrough.
+pub(crate) const NO_PASSTHROUGH: &str = "runionfs-no-passthrough";
+/// Ours, mounted by root of a user namespace.
+pub(crate) const ROOTLESS: &str = "runionfs-rootless";
+/// The second peer in the same way.
+pub(crate) const FUSE_OVERLAYFS_ROOTLESS: &str = "fuse-overlayfs-rootless";
+
+/// The mount option that turns passthrough off.
+const PASSTHROUGH_OFF: &str = "passthrough=off";
 
 /// What one mount is made of.
 #[derive(Debug)]
@@ -56,6 +65,8 @@ pub(crate) enum Effect {
 pub(crate) struct Contender {
     /// What it is called in the table.
     pub(crate) name: String,
+    /// Whether everything is done as root of a user namespace.
+    pub(crate) rootless: bool,
     kind: Kind,
 }
 
@@ -132,47 +143,63 @@ impl Contender {
 /// A name, and how to mount it or why it is not there.
 type Candidate = (String, Result<Kind, String>);
 
+/// Who is measured in a quick run where nobody is named.
+const QUICK: &[&str] = &["native", OVERLAY, RUNIONFS, NO_PASSTHROUGH, ROOTLESS, FUSE_OVERLAYFS];
+
+/// Those that mount in a user namespace.
+const IN_A_USER_NAMESPACE: &[&str] = &[ROOTLESS, FUSE_OVERLAYFS_ROOTLESS];
+
 /// Looks for everybody that is asked for.
 pub(crate) fn find(options: &Options) -> Result<Contenders, String> {
     let mut present = Vec::new();
     let mut missing = Vec::new();
     for (name, kind) in all(options)? {
         match kind {
-            Ok(kind) => present.push(Contender { name, kind }),
+            Ok(kind) => present.push(Contender { rootless: IN_A_USER_NAMESPACE.contains(&&*name), name, kind }),
             Err(reason) => missing.push((name, reason)),
         }
     }
     if present.iter().any(Contender::is_runionfs) {
-        Ok(Contenders { present, missing })
-    } else {
-        Err("runionfs is missing: run 'cargo build --release -p unionfs' first, or name it in $RUNIONFS".to_owned())
+        return Ok(Contenders { present, missing });
     }
+    let reasons: Vec<String> = missing.into_iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
+    let remedy = "run 'cargo build --release -p unionfs' first, or name it in $RUNIONFS";
+    Err(format!("there is no runionfs to measure ({}): {remedy}", reasons.join("; ")))
+}
+
+/// The one of this name.
+pub(crate) fn named(options: &Options, name: &str) -> Result<Contender, String> {
+    let found = find(options)?.present.into_iter().find(|contender| contender.name == name);
+    found.ok_or_else(|| format!("{name} is missing"))
 }
 
 fn all(options: &Options) -> Result<Vec<Candidate>, String> {
     let mut all = vec![("native".to_owned(), Ok(Kind::Native)), (OVERLAY.to_owned(), overlay_in_kernel())];
-    for (name, words) in VARIANTS {
-        all.push(((*name).to_owned(), Program::runionfs(words).map(Kind::Program)));
-    }
-    for variant in &options.variant {
-        let (name, words) = variant.split_once('=').ok_or(format!("--variant {variant}: NAME=OPTIONS is needed"))?;
+    for (name, words) in [(RUNIONFS, ""), (NO_PASSTHROUGH, PASSTHROUGH_OFF), (ROOTLESS, "")] {
         all.push((name.to_owned(), Program::runionfs(words).map(Kind::Program)));
     }
     for (name, program) in program::peers() {
         all.push((name.to_owned(), program.map(Kind::Program)));
     }
-    choose(all, options.against.as_deref())
+    let quick = || QUICK.iter().copied().map(str::to_owned).collect();
+    let against = options.against.clone().or_else(|| options.quick.then(quick));
+    let mut chosen = choose(all, against.as_deref())?;
+    for variant in &options.variant {
+        let (name, words) = variant.split_once('=').ok_or(format!("--variant {variant}: NAME=OPTIONS is needed"))?;
+        chosen.push((name.to_owned(), Program::runionfs(words).map(Kind::Program)));
+    }
+    Ok(chosen)
 }
 
-/// Keeps runionfs and those that were asked for.
+/// Keeps those that were asked for, and runionfs where none of ours was.
 fn choose(mut all: Vec<Candidate>, against: Option<&[String]>) -> Result<Vec<Candidate>, String> {
     let Some(against) = against else { return Ok(all) };
     if let Some(unknown) = against.iter().find(|wanted| !all.iter().any(|(name, _)| name == *wanted)) {
         let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
         return Err(format!("--against {unknown}: there are {}", names.join(", ")));
     }
-    let is_ours = |kind: &Result<Kind, String>| matches!(kind, Ok(Kind::Program(program)) if program.is_runionfs());
-    all.retain(|(name, kind)| is_ours(kind) || against.contains(name));
+    let none_of_ours = !against.iter().any(|name| name.starts_with(RUNIONFS));
+    all.retain(|(name, _)| against.contains(name) || none_of_ours && name == RUNIONFS);
     Ok(all)
 }
 
@@ -188,10 +215,12 @@ fn overlay_in_kernel() -> Result<Kind, String> {
 mod tests {
     use super::*;
 
-    fn three() -> Vec<Candidate> {
+    fn some() -> Vec<Candidate> {
         vec![
             ("native".to_owned(), Ok(Kind::Native)),
             ("overlay".to_owned(), Ok(Kind::Overlay)),
+            ("runionfs".to_owned(), Err("not built".to_owned())),
+            ("runionfs-rootless".to_owned(), Err("not built".to_owned())),
             ("mergerfs".to_owned(), Err("not found".to_owned())),
         ]
     }
@@ -202,14 +231,20 @@ mod tests {
 
     #[test]
     fn only_those_asked_for_are_measured() {
+        let wanted = ["mergerfs".to_owned(), "runionfs-rootless".to_owned()];
+        assert_eq!(names(&choose(some(), Some(&wanted)).unwrap()), ["runionfs-rootless", "mergerfs"]);
+        assert_eq!(names(&choose(some(), None).unwrap()), names(&some()));
+    }
+
+    #[test]
+    fn ours_is_measured_where_none_of_ours_is_named() {
         let wanted = ["mergerfs".to_owned(), "overlay".to_owned()];
-        assert_eq!(names(&choose(three(), Some(&wanted)).unwrap()), ["overlay", "mergerfs"]);
-        assert_eq!(names(&choose(three(), None).unwrap()), ["native", "overlay", "mergerfs"]);
+        assert_eq!(names(&choose(some(), Some(&wanted)).unwrap()), ["overlay", "runionfs", "mergerfs"]);
     }
 
     #[test]
     fn an_unknown_contender_is_refused_by_name() {
-        let refused = choose(three(), Some(&["aufs".to_owned()])).unwrap_err();
-        assert_eq!(refused, "--against aufs: there are native, overlay, mergerfs");
+        let refused = choose(some(), Some(&["aufs".to_owned()])).unwrap_err();
+        assert_eq!(refused, "--against aufs: there are native, overlay, runionfs, runionfs-rootless, mergerfs");
     }
 }

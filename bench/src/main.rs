@@ -14,6 +14,7 @@
 //! | `watchdog` | how a hung daemon cannot hang the bench |
 //! | `workload`, `workload/*` | what is measured, a family per file |
 //! | `cell` | one measurement: mount, prepare, run, read the result |
+//! | `user_namespace` | the same as root of a user namespace |
 //! | `requests` | what the kernel asked a daemon for during a workload |
 //! | `rounds` | the order of the cells, and the progress shown |
 //! | `statistics` | median, best, spread, ratio |
@@ -31,6 +32,7 @@ mod rounds;
 mod sandbox;
 mod statistics;
 mod tree;
+mod user_namespace;
 mod watchdog;
 mod workload;
 
@@ -61,6 +63,10 @@ fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     }
     if !options.inside {
         return Ok(sandbox::run_inside()?);
+    }
+    if !options.cell.is_empty() {
+        user_namespace::inside(options)?;
+        return Ok(ExitCode::SUCCESS);
     }
     let sandbox = Sandbox::set_up(options)?;
     let contenders = contender::find(options)?;

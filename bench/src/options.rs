@@ -14,7 +14,9 @@ pub(crate) struct Options {
     /// Only these workloads: names, the beginnings of names, or families (see --list)
     #[arg(long, value_name = "W[,W]...", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
-    /// Only these contenders beside runionfs: native, overlay, fuse-overlayfs, fuse-overlayfs-1, unionfs-fuse, mergerfs
+    /// Only these contenders, and runionfs where none of ours is among them: native, overlay, runionfs,
+    /// runionfs-no-passthrough, runionfs-rootless, fuse-overlayfs, fuse-overlayfs-rootless, fuse-overlayfs-1,
+    /// unionfs-fuse, mergerfs
     #[arg(long, value_name = "C[,C]...", value_delimiter = ',')]
     pub(crate) against: Option<Vec<String>>,
     /// One more way to mount runionfs, with these mount options; may be given several times
@@ -47,6 +49,15 @@ pub(crate) struct Options {
     /// This is the process inside the namespaces
     #[arg(long, hide = true)]
     pub(crate) inside: bool,
+    /// This is the process inside a user namespace, for this workload
+    #[arg(long, hide = true)]
+    pub(crate) cell: Vec<String>,
+    /// For this contender
+    #[arg(long, hide = true, default_value = "")]
+    pub(crate) contender: String,
+    /// And it counts requests
+    #[arg(long, hide = true)]
+    pub(crate) count: bool,
 }
 
 impl Options {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::contender::{Contenders, FUSE_OVERLAYFS, OVERLAY};
+use crate::contender::{Contenders, FUSE_OVERLAYFS, FUSE_OVERLAYFS_ROOTLESS, OVERLAY, ROOTLESS};
 use crate::options::Options;
 use crate::requests::Requests;
 use crate::rounds::{Column, Row};
@@ -65,7 +65,7 @@ pub(crate) struct ReportCell {
     pub(crate) summary: Option<Summary>,
     /// The median of the ratios to overlayfs in the same round.
     pub(crate) to_overlay: Option<f64>,
-    /// The same to fuse-overlayfs 2.
+    /// The same to fuse-overlayfs 2, to the rootless one where this is ours that is rootless.
     pub(crate) to_fuse_overlayfs: Option<f64>,
     /// What went wrong.
     pub(crate) failure: Option<String>,
@@ -123,13 +123,16 @@ fn report_row(row: &Row, names: &[String]) -> ReportRow {
     };
     let overlay = samples(OVERLAY);
     let fuse_overlayfs = samples(FUSE_OVERLAYFS);
+    let rootless = samples(FUSE_OVERLAYFS_ROOTLESS);
     let unit = row.workload.unit();
-    let cell = |column: &Column| {
+    let cell = |(column, name): (&Column, &String)| {
+        // Who is rootless has a peer that is, too.
+        let peer = rootless.as_ref().filter(|_| name == ROOTLESS).or(fuse_overlayfs.as_ref());
         let known: Vec<f64> = column.samples.iter().flatten().copied().collect();
         ReportCell {
             summary: Summary::of(&known, unit.better()),
             to_overlay: overlay.as_ref().and_then(|overlay| ratio(&column.samples, overlay)),
-            to_fuse_overlayfs: fuse_overlayfs.as_ref().and_then(|peer| ratio(&column.samples, peer)),
+            to_fuse_overlayfs: peer.and_then(|peer| ratio(&column.samples, peer)),
             samples: column.samples.clone(),
             failure: column.failure.clone(),
             requests: column.requests.clone(),
@@ -140,6 +143,6 @@ fn report_row(row: &Row, names: &[String]) -> ReportRow {
         family: row.workload.family,
         about: row.workload.about,
         unit,
-        cells: row.columns.iter().map(cell).collect(),
+        cells: row.columns.iter().zip(names).map(cell).collect(),
     }
 }

@@ -22,6 +22,8 @@ const BUFFER_KIB: &str = "32768";
 #[derive(Debug)]
 pub(crate) struct Counter {
     instance: PathBuf,
+    /// Whether this one has made the instance, and takes it away.
+    owned: bool,
 }
 
 impl Counter {
@@ -33,14 +35,21 @@ impl Counter {
         if !Path::new(TRACING).join("events").exists() {
             mount(Some("tracefs"), TRACING, Some("tracefs"), MsFlags::empty(), None::<&str>)?;
         }
-        let instance = Path::new(TRACING).join(format!("instances/runionfs-bench-{key}"));
+        let instance = instance(key);
         match fs::create_dir(&instance) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             result => result?,
         }
-        let counter = Counter { instance };
+        let counter = Counter { instance, owned: true };
         counter.set(&format!("{EVENT}/enable"), "0")?;
         counter.set("buffer_size_kb", BUFFER_KIB)?;
+        Ok(counter)
+    }
+
+    /// Uses what another process has opened with this key.
+    pub(crate) fn join(key: u64) -> io::Result<Counter> {
+        let counter = Counter { instance: instance(key), owned: false };
+        counter.set(&format!("{EVENT}/enable"), "0")?;
         Ok(counter)
     }
 
@@ -70,9 +79,15 @@ impl Counter {
 
 impl Drop for Counter {
     fn drop(&mut self) {
-        // What cannot be removed is used again by the next run.
-        fs::remove_dir(&self.instance).unwrap_or_default();
+        if self.owned {
+            // What cannot be removed is used again by the next run.
+            fs::remove_dir(&self.instance).unwrap_or_default();
+        }
     }
+}
+
+fn instance(key: u64) -> PathBuf {
+    Path::new(TRACING).join(format!("instances/runionfs-bench-{key}"))
 }
 
 /// A count that is going on.

@@ -48,7 +48,7 @@ pub(crate) struct Sandbox {
     /// How long one measurement may take.
     pub(crate) limit: Duration,
     // Two runs at the same time would disturb each other and could make the same tree twice.
-    _lock: Flock<File>,
+    _lock: Option<Flock<File>>,
 }
 
 impl Sandbox {
@@ -66,19 +66,29 @@ impl Sandbox {
         }
 
         fs::create_dir_all(&options.store)?;
-        let store = options.store.canonicalize()?;
-        let lock = lock(&store)?;
-        let key = fs::metadata(&store)?.ino();
-        let scale = if options.quick { Scale::Quick } else { Scale::Full };
-        let trees = store.join(scale.folder());
-        let tops = store.join("tops");
-        fs::create_dir_all(&trees)?;
-        fs::create_dir_all(&tops)?;
+        let lock = lock(&options.store)?;
+        let sandbox = Sandbox { _lock: Some(lock), ..Sandbox::join(options)? };
+        fs::create_dir_all(&sandbox.trees)?;
+        fs::create_dir_all(&sandbox.tops)?;
         match &options.top {
-            Some(top) => mount(Some(&scratch(top)?), &tops, none(), MsFlags::MS_BIND, none())?,
-            None => mount(Some("tmpfs"), &tops, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?,
+            Some(top) => mount(Some(&scratch(top)?), &sandbox.tops, none(), MsFlags::MS_BIND, none())?,
+            None => mount(Some("tmpfs"), &sandbox.tops, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?,
         }
-        Ok(Sandbox { trees, tops, key, scale, limit: Duration::from_secs(options.timeout()), _lock: lock })
+        Ok(sandbox)
+    }
+
+    /// Uses what the parent of this process has set up with the same options.
+    pub(crate) fn join(options: &Options) -> io::Result<Sandbox> {
+        let store = options.store.canonicalize()?;
+        let scale = if options.quick { Scale::Quick } else { Scale::Full };
+        Ok(Sandbox {
+            trees: store.join(scale.folder()),
+            tops: store.join("tops"),
+            key: fs::metadata(&store)?.ino(),
+            scale,
+            limit: Duration::from_secs(options.timeout()),
+            _lock: None,
+        })
     }
 
     /// The folder of the lower trees of this scale.

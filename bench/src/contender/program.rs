@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{FUSE_OVERLAYFS, Stack};
+use super::{FUSE_OVERLAYFS, FUSE_OVERLAYFS_ROOTLESS, Stack};
 
 /// A FUSE file system that a command mounts.
 #[derive(Debug)]
@@ -35,6 +35,12 @@ impl Program {
         };
         if !binary.is_file() {
             return Err(format!("{} is not there", binary.display()));
+        }
+        // A release before an option has nothing to be measured with it.
+        if let Some(name) = options.split_once('=').map(|(name, _)| name)
+            && !says(&binary, &["mount", "--help"]).contains(&format!("{name}="))
+        {
+            return Err(format!("{} has no option {name}", binary.display()));
         }
         Ok(Program { binary, dialect: Dialect::Runionfs, options: options.to_owned() })
     }
@@ -116,6 +122,7 @@ fn branches(stack: &Stack<'_>, read_write: &str, read_only: &str) -> OsString {
 pub(super) fn peers() -> Vec<(&'static str, Result<Program, String>)> {
     vec![
         (FUSE_OVERLAYFS, find("fuse-overlayfs", "version 2.", Dialect::FuseOverlayfs)),
+        (FUSE_OVERLAYFS_ROOTLESS, find("fuse-overlayfs", "version 2.", Dialect::FuseOverlayfs)),
         ("fuse-overlayfs-1", find("fuse-overlayfs", "version 1.", Dialect::FuseOverlayfs)),
         ("unionfs-fuse", find("unionfs", "unionfs-fuse version", Dialect::UnionfsFuse)),
         ("mergerfs", find("mergerfs", "mergerfs version", Dialect::Mergerfs)),
@@ -123,14 +130,14 @@ pub(super) fn peers() -> Vec<(&'static str, Result<Program, String>)> {
 }
 
 /// Two releases of one program may be installed, so what counts is what it says of itself.
-fn find(name: &str, says: &str, dialect: Dialect) -> Result<Program, String> {
+fn find(name: &str, sign: &str, dialect: Dialect) -> Result<Program, String> {
     let candidates = places().into_iter().map(|place| place.join(name)).filter(|path| path.is_file());
     for binary in candidates {
-        if version(&binary).contains(says) {
+        if says(&binary, &["--version"]).contains(sign) {
             return Ok(Program { binary, dialect, options: String::new() });
         }
     }
-    Err(format!("no {name} that says '{says}' found (bench/setup installs it)"))
+    Err(format!("no {name} that says '{sign}' found (bench/setup installs it)"))
 }
 
 /// The folder that `bench/setup` fills, and PATH.
@@ -143,12 +150,13 @@ fn places() -> Vec<PathBuf> {
     places
 }
 
-fn version(binary: &Path) -> String {
+/// What a program prints.
+fn says(binary: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new(binary);
     if let Some(libraries) = libraries_beside(binary) {
         command.env("LD_LIBRARY_PATH", libraries);
     }
-    let output = command.arg("--version").stdin(Stdio::null()).output();
+    let output = command.args(arguments).stdin(Stdio::null()).output();
     output.map_or_else(
         |_| String::new(),
         |output| String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
