@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::contender::{Contender, Stack};
+use crate::medium::{Ground, Medium};
 use crate::mounted::Mounted;
 use crate::requests::{Counter, Requests};
 use crate::sandbox::Sandbox;
@@ -50,9 +51,9 @@ impl Cell<'_> {
 
     /// The same in the namespaces in which this process is.
     pub(crate) fn measure_here(&self) -> Result<Measured, String> {
-        let folder = Folder::new(self.sandbox.tops()).map_err(|error| format!("cannot make a folder: {error}"))?;
+        let folder = Folder::new(&self.ground().tops).map_err(|error| format!("cannot make a folder: {error}"))?;
         if self.workload.evict {
-            let branches = self.workload.tree.branches(self.sandbox.trees());
+            let branches = self.workload.tree.branches(&self.ground().trees);
             branches.iter().try_for_each(|branch| tree::evict(branch)).map_err(|error| format!("evict: {error}"))?;
         }
         let count = if let Measure::PageCache(count, _) = self.workload.measure { count } else { 1 };
@@ -62,11 +63,15 @@ impl Cell<'_> {
         self.guarded(connections, || self.work(&mounts))
     }
 
+    fn ground(&self) -> Ground {
+        self.sandbox.ground(self.workload.medium)
+    }
+
     /// Mounts, and says how long it took until the mount answered.
     fn mount(&self, folder: &Path) -> Result<(Mounted, Duration), String> {
         let [top, work, target] = ["top", "work", "mount"].map(|name| folder.join(name));
-        let lower = self.workload.branches(self.sandbox.trees());
-        let plain = self.workload.tree.plain(self.sandbox.trees());
+        let trees = self.ground().trees;
+        let (lower, plain) = (self.workload.branches(&trees), self.workload.tree.plain(&trees));
         let effect = self.workload.effect;
         let writable = Some(top.as_path()).filter(|_| !self.workload.read_only);
         let stack = Stack { top: writable, work: &work, lower: &lower, plain: &plain, effect, target: &target };
@@ -115,7 +120,7 @@ impl Cell<'_> {
     }
 
     fn prepare<T>(&self, mount: &Mounted, prepare: fn(&Place<'_>) -> io::Result<Job<T>>) -> io::Result<Job<T>> {
-        let assets = self.workload.assets.plain(self.sandbox.trees());
+        let assets = self.workload.assets.plain(&self.sandbox.ground(Medium::Usual).trees);
         prepare(&Place { root: mount.target(), assets: &assets, scale: self.sandbox.scale })
     }
 

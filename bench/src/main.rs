@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `options` | what the command line asks for |
 //! | `sandbox` | where the measuring happens: a mount namespace of its own, the scratch file systems, the CPU |
+//! | `medium` | the file systems that branches lie on |
 //! | `tree`, `tree/*` | the lower trees: made once, kept between runs, read-only while contenders run |
 //! | `contender`, `contender/*` | who is measured and how it mounts |
 //! | `mounted` | one mount and its daemon: taken away whatever state they are in |
@@ -24,6 +25,7 @@
 
 mod cell;
 mod contender;
+mod medium;
 mod mounted;
 mod options;
 mod report;
@@ -43,6 +45,7 @@ use clap::Parser as _;
 
 use crate::options::Options;
 use crate::report::Report;
+use crate::rounds::Plan;
 use crate::sandbox::Sandbox;
 
 fn main() -> ExitCode {
@@ -70,11 +73,12 @@ fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     }
     let sandbox = Sandbox::set_up(options)?;
     let contenders = contender::find(options)?;
-    tree::prepare(&sandbox, &workloads)?;
+    let broken = tree::prepare(&sandbox, &workloads);
     sandbox.protect_lower_trees()?;
 
     let mut report = Report::new(&[], &contenders, options);
-    rounds::run(&sandbox, &contenders.present, &workloads, options, |rows| {
+    let plan = Plan { sandbox: &sandbox, contenders: &contenders.present, workloads: &workloads, broken: &broken };
+    rounds::run(&plan, options, |rows| {
         report = Report::new(rows, &contenders, options);
         report.write(&options.output)
     })?;

@@ -9,6 +9,7 @@ use crate::contender::Contender;
 use crate::options::Options;
 use crate::requests::{Counter, Requests};
 use crate::sandbox::Sandbox;
+use crate::tree::Broken;
 use crate::workload::Workload;
 
 /// All measurements of one workload.
@@ -31,20 +32,34 @@ pub(crate) struct Column {
     pub(crate) requests: Option<Requests>,
 }
 
+/// What is to be measured.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    /// Where.
+    pub(crate) sandbox: &'a Sandbox,
+    /// On whom.
+    pub(crate) contenders: &'a [Contender],
+    /// What.
+    pub(crate) workloads: &'a [&'static Workload],
+    /// Which of that cannot be measured.
+    pub(crate) broken: &'a Broken,
+}
+
 /// Does it all, and tells after each row what there is until then: a run that is interrupted has not been in vain.
 /// Failures are results, too.
 pub(crate) fn run(
-    sandbox: &Sandbox,
-    contenders: &[Contender],
-    workloads: &[&'static Workload],
+    plan: &Plan<'_>,
     options: &Options,
     mut tell: impl FnMut(&[Row]) -> Result<(), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
+    let Plan { sandbox, contenders, workloads, broken } = *plan;
     let counter = if options.quick { None } else { counter(sandbox) };
     let bar = bar(workloads.len() * contenders.len() * passes(options).len());
     let mut rows = Vec::new();
     for workload in workloads {
-        let mut columns: Vec<Column> = contenders.iter().map(|_| Column::default()).collect();
+        let failure = broken.get(workload.name).cloned();
+        let column = || Column { failure: failure.clone(), ..Column::default() };
+        let mut columns: Vec<Column> = contenders.iter().map(|_| column()).collect();
         for pass in &passes(options) {
             for (contender, column) in contenders.iter().zip(&mut columns) {
                 bar.set_message(format!("{} on {}", workload.name, contender.name));

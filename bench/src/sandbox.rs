@@ -18,6 +18,7 @@ use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use crate::medium::{self, Ground, Medium};
 use crate::options::Options;
 use crate::tree::Scale;
 use crate::watchdog::CONNECTIONS;
@@ -39,8 +40,7 @@ pub(crate) fn run_inside() -> io::Result<ExitCode> {
 /// The places where trees and mounts lie.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
-    trees: PathBuf,
-    tops: PathBuf,
+    store: PathBuf,
     /// A number that no other run has at the same time.
     pub(crate) key: u64,
     /// The size of the trees.
@@ -68,11 +68,12 @@ impl Sandbox {
         fs::create_dir_all(&options.store)?;
         let lock = lock(&options.store)?;
         let sandbox = Sandbox { _lock: Some(lock), ..Sandbox::join(options)? };
-        fs::create_dir_all(&sandbox.trees)?;
-        fs::create_dir_all(&sandbox.tops)?;
+        let Ground { trees, tops } = sandbox.ground(Medium::Usual);
+        fs::create_dir_all(&trees)?;
+        fs::create_dir_all(&tops)?;
         match &options.top {
-            Some(top) => mount(Some(&scratch(top)?), &sandbox.tops, none(), MsFlags::MS_BIND, none())?,
-            None => mount(Some("tmpfs"), &sandbox.tops, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?,
+            Some(top) => mount(Some(&scratch(top)?), &tops, none(), MsFlags::MS_BIND, none())?,
+            None => mount(Some("tmpfs"), &tops, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?,
         }
         Ok(sandbox)
     }
@@ -82,30 +83,36 @@ impl Sandbox {
         let store = options.store.canonicalize()?;
         let scale = if options.quick { Scale::Quick } else { Scale::Full };
         Ok(Sandbox {
-            trees: store.join(scale.folder()),
-            tops: store.join("tops"),
             key: fs::metadata(&store)?.ino(),
+            store,
             scale,
             limit: Duration::from_secs(options.timeout()),
             _lock: None,
         })
     }
 
-    /// The folder of the lower trees of this scale.
-    pub(crate) fn trees(&self) -> &Path {
-        &self.trees
+    /// The folders of a medium, for this scale.
+    pub(crate) fn ground(&self, medium: Medium) -> Ground {
+        medium.ground(&self.store, self.scale)
     }
 
-    /// The folder where cells make their tops and mount points.
-    pub(crate) fn tops(&self) -> &Path {
-        &self.tops
+    /// Mounts a medium, so that its folders are there.
+    pub(crate) fn mount(&self, medium: Medium) -> io::Result<()> {
+        medium.mount(&self.store, self.scale)
     }
 
     /// From now on nobody can change the lower trees, however wrong a contender is.
     pub(crate) fn protect_lower_trees(&self) -> io::Result<()> {
-        mount(Some(&self.trees), &self.trees, none(), MsFlags::MS_BIND, none())?;
-        let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOATIME;
-        Ok(mount(none(), &self.trees, none(), read_only, none())?)
+        for medium in [Medium::Usual, Medium::Btrfs, Medium::Xfs] {
+            let trees = self.ground(medium).trees;
+            // A medium that no workload needs is not mounted.
+            if trees.is_dir() {
+                mount(Some(&trees), &trees, none(), MsFlags::MS_BIND, none())?;
+                let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOATIME;
+                mount(none(), &trees, none(), read_only, none())?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -128,9 +135,6 @@ fn lock(store: &Path) -> io::Result<Flock<File>> {
 /// A folder of our own below the one that was given, emptied of what a run that was killed has left.
 fn scratch(top: &Path) -> io::Result<PathBuf> {
     let scratch = top.canonicalize()?.join("runionfs-bench-tops");
-    match fs::remove_dir_all(&scratch) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => fs::create_dir(&scratch)?,
-    }
+    medium::empty(&scratch)?;
     Ok(scratch)
 }

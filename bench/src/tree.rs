@@ -4,6 +4,7 @@
 
 pub(crate) mod project;
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::symlink;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
+use crate::medium::{self, Medium};
 use crate::sandbox::Sandbox;
 use crate::workload::Workload;
 
@@ -109,16 +111,36 @@ impl Tree {
     }
 }
 
-/// Makes the trees that these workloads need and that are not there yet.
-pub(crate) fn prepare(sandbox: &Sandbox, workloads: &[&Workload]) -> io::Result<()> {
-    for workload in workloads {
-        let plain = if let Tree::Layers(_) = workload.tree { Tree::Layers(1) } else { workload.tree };
-        // The archive is made of the files.
-        let source = if workload.assets == Tree::Archive { Tree::Files } else { workload.assets };
-        for tree in [workload.tree, plain, source, workload.assets] {
-            make(tree, sandbox.trees(), sandbox.scale)
-                .map_err(|error| io::Error::new(error.kind(), format!("cannot make the tree {tree:?}: {error}")))?;
+/// Workloads that cannot be measured, by name, and why.
+pub(crate) type Broken = HashMap<&'static str, String>;
+
+/// Makes the trees that these workloads need and that are not there yet, and says which workloads have to go without.
+pub(crate) fn prepare(sandbox: &Sandbox, workloads: &[&'static Workload]) -> Broken {
+    let mut broken = Broken::new();
+    for medium in [Medium::Usual, Medium::Btrfs, Medium::Xfs] {
+        let here: Vec<_> = workloads.iter().filter(|workload| workload.medium == medium).collect();
+        let mounted = if here.is_empty() { Ok(()) } else { sandbox.mount(medium) };
+        for workload in here {
+            let made = match &mounted {
+                Ok(()) => make_for(workload, sandbox),
+                Err(error) => Err(format!("cannot mount {medium:?}: {error}")),
+            };
+            if let Err(reason) = made {
+                broken.insert(workload.name, reason);
+            }
         }
+    }
+    broken
+}
+
+fn make_for(workload: &Workload, sandbox: &Sandbox) -> Result<(), String> {
+    // The archive is made of the files.
+    let source = if workload.assets == Tree::Archive { Tree::Files } else { workload.assets };
+    let plain = if let Tree::Layers(_) = workload.tree { Tree::Layers(1) } else { workload.tree };
+    let own = [(workload.medium, Tree::Empty), (workload.medium, workload.tree), (workload.medium, plain)];
+    for (medium, tree) in own.into_iter().chain([source, workload.assets].map(|tree| (Medium::Usual, tree))) {
+        make(tree, &sandbox.ground(medium).trees, sandbox.scale)
+            .map_err(|error| format!("cannot make the tree {tree:?}: {error}"))?;
     }
     Ok(())
 }
@@ -130,10 +152,7 @@ fn make(tree: Tree, trees: &Path, scale: Scale) -> io::Result<()> {
         return Ok(());
     }
     let unfinished = trees.join("unfinished");
-    match fs::remove_dir_all(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    medium::empty(&unfinished)?;
     let count = tree.branches(trees).len();
     let branches: Vec<PathBuf> = (0..count).map(|index| unfinished.join(index.to_string())).collect();
     branches.iter().try_for_each(fs::create_dir_all)?;

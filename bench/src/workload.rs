@@ -13,6 +13,7 @@ mod metadata;
 mod open;
 mod readdir;
 mod real;
+mod reflink;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -20,6 +21,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::contender::{Contender, Effect};
+use crate::medium::Medium;
 use crate::statistics::Better;
 use crate::tree::{Scale, Tree};
 
@@ -50,6 +52,8 @@ pub(crate) struct Workload {
     pub(crate) tree: Tree,
     /// What it reads from outside the mount.
     pub(crate) assets: Tree,
+    /// Where the branches lie.
+    pub(crate) medium: Medium,
     /// What it does to the tree.
     pub(crate) effect: Effect,
     /// Whether it is done in a union without a writable branch.
@@ -106,6 +110,7 @@ impl Workload {
             about,
             tree,
             assets: Tree::Empty,
+            medium: Medium::Usual,
             effect: Effect::Reads,
             read_only: false,
             warm: false,
@@ -133,6 +138,10 @@ impl Workload {
 
     const fn read_only(self) -> Workload {
         Workload { read_only: true, ..self }
+    }
+
+    const fn lies_on(self, medium: Medium) -> Workload {
+        Workload { medium, ..self }
     }
 
     const fn creates(self) -> Workload {
@@ -189,6 +198,7 @@ const FAMILIES: &[&[Workload]] = &[
     open::WORKLOADS,
     create::WORKLOADS,
     copy_up::WORKLOADS,
+    reflink::WORKLOADS,
     depth::WORKLOADS,
     real::WORKLOADS,
     fio::WORKLOADS,

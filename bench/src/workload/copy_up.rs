@@ -56,27 +56,27 @@ fn each(paths: Vec<PathBuf>, act: fn(&Path) -> io::Result<()>) -> io::Result<Job
     Ok(Box::new(move || paths.iter().try_for_each(|path| act(path))))
 }
 
-fn write_small(place: &Place<'_>) -> io::Result<Job<()>> {
+pub(super) fn write_small(place: &Place<'_>) -> io::Result<Job<()>> {
     each(small(place), append)
 }
 
-fn write_medium(place: &Place<'_>) -> io::Result<Job<()>> {
+pub(super) fn write_medium(place: &Place<'_>) -> io::Result<Job<()>> {
     each(vec![place.root.join("medium")], append)
 }
 
-fn write_large(place: &Place<'_>) -> io::Result<Job<()>> {
+pub(super) fn write_large(place: &Place<'_>) -> io::Result<Job<()>> {
     each(vec![place.root.join("large")], append)
 }
 
-fn chmod_small(place: &Place<'_>) -> io::Result<Job<()>> {
+pub(super) fn chmod_small(place: &Place<'_>) -> io::Result<Job<()>> {
     each(small(place), chmod)
 }
 
-fn chmod_medium(place: &Place<'_>) -> io::Result<Job<()>> {
+pub(super) fn chmod_medium(place: &Place<'_>) -> io::Result<Job<()>> {
     each(vec![place.root.join("medium")], chmod)
 }
 
-fn chmod_large(place: &Place<'_>) -> io::Result<Job<()>> {
+pub(super) fn chmod_large(place: &Place<'_>) -> io::Result<Job<()>> {
     each(vec![place.root.join("large")], chmod)
 }
 
