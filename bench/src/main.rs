@@ -13,21 +13,25 @@
 //! | `contender`, `contender/*` | who is measured and how it mounts |
 //! | `mounted` | one mount and its daemon: taken away whatever state they are in |
 //! | `watchdog` | how a hung daemon cannot hang the bench |
+//! | `installed` | what `bench/setup` and cargo have put where |
 //! | `workload`, `workload/*` | what is measured, a family per file |
 //! | `cell` | one measurement: mount, prepare, run, read the result |
 //! | `user_namespace` | the same as root of a user namespace |
 //! | `requests` | what the kernel asked a daemon for during a workload |
 //! | `rounds` | the order of the cells, and the progress shown |
 //! | `statistics` | median, best, spread, ratio |
-//! | `report`, `report/*` | the table as Markdown, JSON and SVG |
+//! | `report`, `report/*` | the table as Markdown, JSON and SVG, and README's tables of several runs |
+//! | `readme` | the runs that README's tables are made of |
 
 #![forbid(unsafe_code)]
 
 mod cell;
 mod contender;
+mod installed;
 mod medium;
 mod mounted;
 mod options;
+mod readme;
 mod report;
 mod requests;
 mod rounds;
@@ -62,6 +66,13 @@ fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     let workloads = workload::select(&options.only)?;
     if options.list {
         print!("{}", workload::list(&workloads));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !options.readme.is_empty() {
+        return readme::make(&options.readme, options);
+    }
+    if !options.merge.is_empty() {
+        readme::merge(&options.merge, options)?;
         return Ok(ExitCode::SUCCESS);
     }
     if !options.inside {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::readme::Part;
+
 /// Measures runionfs beside its peers: interleaved rounds of the same work on each
 ///
 /// Needs root. Everything is mounted in a mount namespace of its own. The results go to standard output and, as
@@ -25,6 +27,20 @@ pub(crate) struct Options {
     /// Rounds that count; one more comes first and does not
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
+    /// Instead of a number of rounds, how long all may take: cheap rows get more rounds, 3 at least, 9 at most
+    #[arg(long, value_name = "N", conflicts_with_all = ["rounds", "quick"])]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) minutes: Option<u64>,
+    /// Make README's tables and plots: all the runs that it takes, or only these parts
+    #[arg(long, value_name = "PART[,PART]...", value_delimiter = ',', num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "quiet,1cpu,modes", conflicts_with_all = ["rounds", "minutes", "only", "against", "pin"])]
+    pub(crate) readme: Vec<Part>,
+    /// Make README's tables and plots of the results.json of these runs; what a later one has counts
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "readme")]
+    pub(crate) merge: Vec<PathBuf>,
+    /// Where README's tables and plots go [default: bench, with --quick where the other results go]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) table: Option<PathBuf>,
     /// Small trees and one round, to see that everything works; its times mean nothing
     #[arg(long, conflicts_with = "rounds")]
     pub(crate) quick: bool,
@@ -61,9 +77,10 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Rounds that count.
-    pub(crate) fn rounds(&self) -> u32 {
-        if self.quick { 1 } else { self.rounds }
+    /// Where README's tables and plots go.
+    pub(crate) fn table(&self) -> PathBuf {
+        let usual = || if self.quick { self.output.clone() } else { PathBuf::from("bench") };
+        self.table.clone().unwrap_or_else(usual)
     }
 
     /// Seconds that one measurement may take.
@@ -88,6 +105,13 @@ mod tests {
         assert_eq!(Options::parse_from(["bench", "--pin"]).pin, Some(0));
         assert_eq!(Options::parse_from(["bench", "--pin", "1"]).pin, Some(1));
         assert_eq!(Options::parse_from(["bench"]).pin, None);
+    }
+
+    #[test]
+    fn readme_is_made_of_all_parts_or_of_some() {
+        assert_eq!(Options::parse_from(["bench", "--readme"]).readme, [Part::Quiet, Part::OneCpu, Part::Modes]);
+        assert_eq!(Options::parse_from(["bench", "--readme=1cpu"]).readme, [Part::OneCpu]);
+        assert_eq!(Options::parse_from(["bench"]).readme, []);
     }
 
     #[test]

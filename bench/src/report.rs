@@ -1,13 +1,16 @@
 //! The results: what is written, and whether it is sound.
 
+pub(crate) mod lines;
 pub(crate) mod markdown;
+pub(crate) mod merged;
 mod plot;
+pub(crate) mod table;
 
 use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::contender::{Contenders, FUSE_OVERLAYFS, FUSE_OVERLAYFS_ROOTLESS, OVERLAY, ROOTLESS};
 use crate::options::Options;
@@ -17,16 +20,18 @@ use crate::statistics::{Summary, ratio};
 use crate::workload::Unit;
 
 /// Everything that is told of a run; its JSON form is `results.json`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Report {
+    /// Its processor and memory.
+    pub(crate) machine: String,
+    /// How the bench was called.
+    pub(crate) command: String,
     /// The release of the kernel.
     pub(crate) kernel: String,
     /// How many CPUs could be used.
     pub(crate) cpus: usize,
     /// The only CPU that was used, where there was one.
     pub(crate) pinned_to: Option<usize>,
-    /// Rounds that count.
-    pub(crate) rounds: u32,
     /// Small trees: the times mean nothing.
     pub(crate) quick: bool,
     /// Where the tops lay.
@@ -42,14 +47,14 @@ pub(crate) struct Report {
 }
 
 /// One workload.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ReportRow {
     /// The workload's name.
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// Its family.
-    pub(crate) family: &'static str,
+    pub(crate) family: String,
     /// What it does.
-    pub(crate) about: &'static str,
+    pub(crate) about: String,
     /// What the numbers count.
     pub(crate) unit: Unit,
     /// In the order of [`Report::contenders`].
@@ -57,7 +62,7 @@ pub(crate) struct ReportRow {
 }
 
 /// One workload on one contender.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ReportCell {
     /// In the order of the rounds, in the row's unit; `null` where it failed or cannot be done.
     pub(crate) samples: Vec<Option<f64>>,
@@ -79,10 +84,11 @@ impl Report {
         let names: Vec<String> = contenders.present.iter().map(|contender| contender.name.clone()).collect();
         let ours = contenders.present.iter().filter(|contender| contender.is_runionfs());
         Report {
+            machine: machine(),
+            command: command(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             pinned_to: options.pin,
-            rounds: options.rounds(),
             quick: options.quick,
             top: options.top.as_ref().map_or_else(|| "tmpfs".to_owned(), |top| top.display().to_string()),
             ours: ours.map(|contender| contender.name.clone()).collect(),
@@ -108,12 +114,43 @@ impl Report {
         })
     }
 
+    /// The least and the most rounds that a row had.
+    fn rounds(&self) -> (usize, usize) {
+        let rounds = self.rows.iter().filter_map(|row| row.cells.iter().map(|cell| cell.samples.len()).max());
+        (rounds.clone().min().unwrap_or(0), rounds.max().unwrap_or(0))
+    }
+
+    /// Which CPUs, in words.
+    fn cpus_used(&self) -> String {
+        match self.pinned_to {
+            Some(cpu) => format!("everything on CPU {cpu}"),
+            None => format!("{} CPUs", self.cpus),
+        }
+    }
+
     /// The families in the order of the table.
-    fn families(&self) -> Vec<&'static str> {
-        let mut families: Vec<&'static str> = self.rows.iter().map(|row| row.family).collect();
+    fn families(&self) -> Vec<&str> {
+        let mut families: Vec<&str> = self.rows.iter().map(|row| row.family.as_str()).collect();
         families.dedup();
         families
     }
+}
+
+/// What the machine says of itself: `Intel(R) Xeon(R) Processor, 23 GiB`.
+fn machine() -> String {
+    let said = |file: &str, key: &str| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().to_owned();
+        line.trim_start_matches([':', ' ', '\t']).to_owned()
+    };
+    let kibibytes: f64 = said("/proc/meminfo", "MemTotal:").trim_end_matches(" kB").parse().unwrap_or_default();
+    format!("{}, {:.0} GiB", said("/proc/cpuinfo", "model name"), kibibytes / f64::from(1 << 20))
+}
+
+/// The words that this program was given, but those that it gives itself.
+fn command() -> String {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--inside").collect();
+    format!("bench {}", words.join(" ")).trim_end().to_owned()
 }
 
 fn report_row(row: &Row, names: &[String]) -> ReportRow {
@@ -139,9 +176,9 @@ fn report_row(row: &Row, names: &[String]) -> ReportRow {
         }
     };
     ReportRow {
-        name: row.workload.name,
-        family: row.workload.family,
-        about: row.workload.about,
+        name: row.workload.name.to_owned(),
+        family: row.workload.family.to_owned(),
+        about: row.workload.about.to_owned(),
         unit,
         cells: row.columns.iter().zip(names).map(cell).collect(),
     }

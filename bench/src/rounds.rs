@@ -1,6 +1,7 @@
 //! The order of the measurements: for each workload, round after round over all contenders.
 
 use std::error::Error;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -22,7 +23,7 @@ pub(crate) struct Row {
 }
 
 /// All measurements of one workload on one contender.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Column {
     /// One per round; `None` where it failed or cannot be done.
     pub(crate) samples: Vec<Option<f64>>,
@@ -52,23 +53,25 @@ pub(crate) fn run(
     options: &Options,
     mut tell: impl FnMut(&[Row]) -> Result<(), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
-    let Plan { sandbox, contenders, workloads, broken } = *plan;
-    let counter = if options.quick { None } else { counter(sandbox) };
-    let bar = bar(workloads.len() * contenders.len() * passes(options).len());
+    let counter = if options.quick { None } else { counter(plan.sandbox) };
+    let pace = Pace::of(options);
+    let row_length = |rounds: u32| plan.contenders.len() as u64 * u64::from(rounds);
+    let bar = bar(row_length(pace.least() + u32::from(!options.quick)) * plan.workloads.len() as u64);
     let mut rows = Vec::new();
-    for workload in workloads {
-        let failure = broken.get(workload.name).cloned();
-        let column = || Column { failure: failure.clone(), ..Column::default() };
-        let mut columns: Vec<Column> = contenders.iter().map(|_| column()).collect();
-        for pass in &passes(options) {
-            for (contender, column) in contenders.iter().zip(&mut columns) {
-                bar.set_message(format!("{} on {}", workload.name, contender.name));
-                let counter = counter.as_ref().filter(|_| *pass == Pass::WarmUp);
-                measure(&Cell { sandbox, contender, workload, counter }, *pass, column);
-                bar.inc(1);
-            }
+    for workload in plan.workloads {
+        let failure = plan.broken.get(workload.name).cloned();
+        let columns = vec![Column { failure, ..Column::default() }; plan.contenders.len()];
+        let mut row = Row { workload, columns };
+        let start = Instant::now();
+        if !options.quick {
+            pass(plan, &mut row, Pass::WarmUp, counter.as_ref(), &bar);
         }
-        rows.push(Row { workload, columns });
+        let rounds = pace.rounds(start.elapsed(), plan.workloads.len() - rows.len());
+        bar.inc_length(row_length(rounds - pace.least()));
+        for _ in 0..rounds {
+            pass(plan, &mut row, Pass::Counts, None, &bar);
+        }
+        rows.push(row);
         tell(&rows)?;
     }
     bar.finish_and_clear();
@@ -79,6 +82,50 @@ fn counter(sandbox: &Sandbox) -> Option<Counter> {
     Counter::open(sandbox.key).map_err(|error| eprintln!("bench: requests are not counted: {error}")).ok()
 }
 
+/// How many rounds that count a row gets.
+#[derive(Debug, Clone, Copy)]
+enum Pace {
+    /// So many.
+    Fixed(u32),
+    /// As many as there is time for.
+    Until(Instant),
+}
+
+/// Fewer have no median that says something.
+const LEAST: u32 = 3;
+/// More do not make it better.
+const MOST: u32 = 9;
+
+impl Pace {
+    fn of(options: &Options) -> Pace {
+        match options.minutes {
+            _ if options.quick => Pace::Fixed(1),
+            None => Pace::Fixed(options.rounds),
+            Some(minutes) => Pace::Until(Instant::now() + Duration::from_secs(60 * minutes)),
+        }
+    }
+
+    fn least(self) -> u32 {
+        if let Pace::Fixed(rounds) = self { rounds } else { LEAST }
+    }
+
+    /// `warm_up` is how long one round of this row has taken; `rows` are still to be measured, this one included.
+    fn rounds(self, warm_up: Duration, rows: usize) -> u32 {
+        match self {
+            Pace::Fixed(rounds) => rounds,
+            Pace::Until(end) => rounds_within(end.saturating_duration_since(Instant::now()), rows, warm_up),
+        }
+    }
+}
+
+/// Each row may have its share of the time that is left; what a cheap one does not need is left for the others.
+fn rounds_within(left: Duration, rows: usize, round: Duration) -> u32 {
+    let share = left.as_secs_f64() / rows.max(1) as f64;
+    let rounds = share / round.as_secs_f64().max(1e-3);
+    // Between two small numbers, so nothing is cut off.
+    rounds.clamp(f64::from(LEAST), f64::from(MOST)) as u32
+}
+
 /// Whether a round counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pass {
@@ -86,9 +133,15 @@ enum Pass {
     Counts,
 }
 
-fn passes(options: &Options) -> Vec<Pass> {
-    let warm_up = if options.quick { None } else { Some(Pass::WarmUp) };
-    warm_up.into_iter().chain((0..options.rounds()).map(|_| Pass::Counts)).collect()
+/// One round over all contenders.
+fn pass(plan: &Plan<'_>, row: &mut Row, pass: Pass, counter: Option<&Counter>, bar: &ProgressBar) {
+    let Plan { sandbox, contenders, .. } = *plan;
+    let workload = row.workload;
+    for (contender, column) in contenders.iter().zip(&mut row.columns) {
+        bar.set_message(format!("{} on {}", workload.name, contender.name));
+        measure(&Cell { sandbox, contender, workload, counter }, pass, column);
+        bar.inc(1);
+    }
 }
 
 fn measure(cell: &Cell<'_>, pass: Pass, column: &mut Column) {
@@ -111,7 +164,22 @@ fn measure(cell: &Cell<'_>, pass: Pass, column: &mut Column) {
 }
 
 /// Drawn between measurements only: a thread that draws would disturb them. Hidden where nobody looks.
-fn bar(length: usize) -> ProgressBar {
+fn bar(length: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} of {duration} {msg}");
-    ProgressBar::new(length as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cheap_rows_get_more_rounds_and_none_gets_too_few() {
+        let rounds = |left, rows, round| rounds_within(Duration::from_secs(left), rows, Duration::from_millis(round));
+        assert_eq!(rounds(60, 6, 10), MOST);
+        assert_eq!(rounds(60, 6, 2000), 5);
+        assert_eq!(rounds(60, 6, 30_000), LEAST);
+        assert_eq!(rounds(0, 6, 10), LEAST);
+        assert_eq!(rounds(60, 6, 0), MOST);
+    }
 }

@@ -10,7 +10,7 @@ pub(crate) enum Better {
 }
 
 /// What is said of the samples of one cell.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Summary {
     /// The middle sample, or the mean of the two in the middle.
     pub(crate) median: f64,

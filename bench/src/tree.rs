@@ -2,6 +2,7 @@
 //!
 //! Workloads know what is in a tree by its kind and [`Scale`]; the names are made here and nowhere else.
 
+mod debian;
 pub(crate) mod project;
 
 use std::collections::HashMap;
@@ -69,6 +70,10 @@ pub(crate) enum Tree {
     RustSources,
     /// The standard library of Python.
     Python,
+    /// The root file system of a Debian.
+    Debian,
+    /// Packages to install in [`Tree::Debian`].
+    Packages,
 }
 
 impl Tree {
@@ -107,6 +112,8 @@ impl Tree {
             Tree::CSources => project::c_sources(root, scale),
             Tree::RustSources => project::rust_sources(root, scale),
             Tree::Python => project::python(root),
+            Tree::Debian => debian::root(root),
+            Tree::Packages => debian::packages(root, scale),
         }
     }
 }

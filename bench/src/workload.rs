@@ -14,6 +14,7 @@ mod open;
 mod readdir;
 mod real;
 mod reflink;
+mod system;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -82,7 +83,7 @@ pub(crate) enum Measure {
 }
 
 /// What the numbers of a row count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Unit {
     /// Time.
@@ -201,6 +202,7 @@ const FAMILIES: &[&[Workload]] = &[
     reflink::WORKLOADS,
     depth::WORKLOADS,
     real::WORKLOADS,
+    system::WORKLOADS,
     fio::WORKLOADS,
     memory::WORKLOADS,
 ];

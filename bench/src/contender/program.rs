@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::{FUSE_OVERLAYFS, FUSE_OVERLAYFS_ROOTLESS, Stack};
+use crate::installed;
 
 /// A FUSE file system that a command mounts.
 #[derive(Debug)]
@@ -29,13 +30,7 @@ enum Dialect {
 impl Program {
     /// Ours: `$RUNIONFS`, or what lies beside the bench's own binary.
     pub(super) fn runionfs(options: &str) -> Result<Program, String> {
-        let binary = match std::env::var_os("RUNIONFS") {
-            Some(path) => PathBuf::from(path),
-            None => std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("runionfs"),
-        };
-        if !binary.is_file() {
-            return Err(format!("{} is not there", binary.display()));
-        }
+        let binary = installed::program("RUNIONFS", "runionfs").map_err(|error| error.to_string())?;
         // A release before an option has nothing to be measured with it.
         if let Some(name) = options.split_once('=').map(|(name, _)| name)
             && !says(&binary, &["mount", "--help"]).contains(&format!("{name}="))
@@ -142,8 +137,7 @@ fn find(name: &str, sign: &str, dialect: Dialect) -> Result<Program, String> {
 
 /// The folder that `bench/setup` fills, and PATH.
 fn places() -> Vec<PathBuf> {
-    let cache = std::env::var_os("RUNIONFS_CACHE").unwrap_or_else(|| "/var/cache/runionfs-tests".into());
-    let cache = PathBuf::from(cache);
+    let cache = installed::cache();
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places = vec![cache.join("cargo/bin"), cache.join("debian/usr/bin")];
     places.extend(std::env::split_paths(&path));

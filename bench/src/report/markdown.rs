@@ -29,11 +29,10 @@ fn write_page(page: &mut String, report: &Report) -> fmt::Result {
 }
 
 fn heading(page: &mut String, report: &Report) -> fmt::Result {
-    let cpus = match report.pinned_to {
-        Some(cpu) => format!("everything on CPU {cpu}"),
-        None => format!("{} CPUs", report.cpus),
-    };
-    writeln!(page, "Linux {}, {cpus}, tops on {}, {} interleaved rounds.", report.kernel, report.top, report.rounds)?;
+    let (least, most) = report.rounds();
+    let rounds = if least == most { least.to_string() } else { format!("{least} to {most}") };
+    let Report { machine, kernel, top, .. } = report;
+    writeln!(page, "{machine}, Linux {kernel}, {}, tops on {top}, {rounds} interleaved rounds.", report.cpus_used())?;
     if report.quick {
         writeln!(page, "\n**A quick run on small trees: it shows that everything works; its numbers mean nothing.**")?;
     }
@@ -53,8 +52,7 @@ fn ratios(page: &mut String, report: &Report, rows: &[&ReportRow]) -> fmt::Resul
             header.push(format!("÷ {FUSE_OVERLAYFS}"));
         }
     }
-    write_row(page, &header)?;
-    write_row(page, &vec!["---".to_owned(); header.len()])?;
+    write_head(page, &header)?;
     for row in rows {
         let mut cells = vec![format!("{}: {}{}", row.name, row.about, hint(row.unit))];
         for (name, cell) in report.contenders.iter().zip(&row.cells) {
@@ -86,7 +84,7 @@ fn nothing(cell: &ReportCell) -> String {
 }
 
 /// Two digits that count.
-fn factor(ratio: f64) -> String {
+pub(super) fn factor(ratio: f64) -> String {
     match ratio {
         ratio if ratio < 0.1 => format!("{ratio:.3}"),
         ratio if ratio < 10.0 => format!("{ratio:.2}"),
@@ -95,7 +93,7 @@ fn factor(ratio: f64) -> String {
     }
 }
 
-fn quantity(value: f64, unit: Unit) -> String {
+pub(super) fn quantity(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Seconds if value < 1.0 => format!("{} ms", factor(value * 1e3)),
         Unit::Seconds => format!("{} s", factor(value)),
@@ -107,10 +105,9 @@ fn quantity(value: f64, unit: Unit) -> String {
 
 fn medians(page: &mut String, report: &Report) -> fmt::Result {
     let header: Vec<String> = std::iter::once("workload".to_owned()).chain(report.contenders.iter().cloned()).collect();
-    write_row(page, &header)?;
-    write_row(page, &vec!["---".to_owned(); header.len()])?;
+    write_head(page, &header)?;
     for row in &report.rows {
-        let mut cells = vec![row.name.to_owned()];
+        let mut cells = vec![row.name.clone()];
         cells.extend(row.cells.iter().map(|cell| match &cell.summary {
             None => nothing(cell),
             Some(summary) => format!(
@@ -130,12 +127,11 @@ fn requests(page: &mut String, report: &Report) -> fmt::Result {
         return Ok(());
     }
     writeln!(page, "\n## Requests to the daemon\n")?;
-    write_row(page, &["workload".to_owned(), "contender".to_owned(), "requests".to_owned()])?;
-    write_row(page, &vec!["---".to_owned(); 3])?;
+    write_head(page, &["workload".to_owned(), "contender".to_owned(), "requests".to_owned()])?;
     for row in &report.rows {
         for (name, cell) in report.contenders.iter().zip(&row.cells) {
             if let Some(requests) = &cell.requests {
-                write_row(page, &[row.name.to_owned(), name.clone(), sentence(requests)])?;
+                write_row(page, &[row.name.clone(), name.clone(), sentence(requests)])?;
             }
         }
     }
@@ -153,7 +149,7 @@ fn sentence(requests: &Requests) -> String {
 fn failures(page: &mut String, report: &Report) -> fmt::Result {
     let failed = report.rows.iter().flat_map(|row| {
         let cells = report.contenders.iter().zip(&row.cells);
-        cells.filter_map(|(name, cell)| Some((row.name, name, cell.failure.as_ref()?)))
+        cells.filter_map(|(name, cell)| Some((&row.name, name, cell.failure.as_ref()?)))
     });
     for (index, (workload, name, failure)) in failed.enumerate() {
         if index == 0 {
@@ -164,7 +160,13 @@ fn failures(page: &mut String, report: &Report) -> fmt::Result {
     Ok(())
 }
 
-fn write_row(page: &mut String, cells: &[String]) -> fmt::Result {
+/// The first two lines of a table.
+pub(super) fn write_head(page: &mut String, titles: &[String]) -> fmt::Result {
+    write_row(page, titles)?;
+    write_row(page, &vec!["---".to_owned(); titles.len()])
+}
+
+pub(super) fn write_row(page: &mut String, cells: &[String]) -> fmt::Result {
     writeln!(page, "| {} |", cells.join(" | "))
 }
 
@@ -184,22 +186,17 @@ mod tests {
         ours.requests = Some([("LOOKUP".to_owned(), 7), ("OPEN".to_owned(), 9)].into());
         let failed = ReportCell { failure: Some("given up after 20 s".to_owned()), ..ReportCell::default() };
         Report {
-            kernel: "6.18".to_owned(),
-            cpus: 2,
-            pinned_to: None,
-            rounds: 3,
-            quick: false,
-            top: "tmpfs".to_owned(),
             contenders: ["overlay", "runionfs", "fuse-overlayfs", "mergerfs"].map(str::to_owned).into(),
             ours: vec!["runionfs".to_owned()],
             missing: vec![("unionfs-fuse".to_owned(), "not found".to_owned())],
             rows: vec![ReportRow {
-                name: "stat-cold",
-                family: "metadata",
-                about: "stat",
+                name: "stat-cold".to_owned(),
+                family: "metadata".to_owned(),
+                about: "stat".to_owned(),
                 unit: Unit::Seconds,
                 cells: vec![cell(0.02, Some(1.0), Some(0.1)), ours, cell(0.2, Some(10.0), Some(1.0)), failed],
             }],
+            ..Report::default()
         }
     }
 
