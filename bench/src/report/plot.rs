@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::path::Path;
 
+use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::{Report, ReportRow};
@@ -10,8 +11,10 @@ use crate::contender::OVERLAY;
 
 /// Pixels that a bar is high.
 const BAR: u32 = 11;
-/// Pixels for the title, the legend and the scale.
-const FRAME: u32 = 90;
+/// Pixels for the title and the legend.
+const HEAD: u32 = 50;
+/// Pixels for the scale.
+const FOOT: u32 = 40;
 const WIDTH: u32 = 900;
 /// Pixels for the names of the rows.
 const NAMES: u32 = 250;
@@ -64,40 +67,61 @@ impl Chart<'_> {
             return Ok(());
         }
         let rows_high = u32::try_from(self.rows.len() * (self.series.len() + 1))?;
-        let area = SVGBackend::new(file, (WIDTH, rows_high * BAR + FRAME)).into_drawing_area();
+        let area = SVGBackend::new(file, (WIDTH, rows_high * BAR + HEAD + FOOT)).into_drawing_area();
         area.fill(&WHITE)?;
-        let smallest = bars.iter().fold(0.5_f64, |least, bar| least.min(bar.2)) / 1.2;
+        let smallest = bars.iter().fold(0.8_f64, |least, bar| least.min(bar.2)) / 1.2;
         let largest = bars.iter().fold(2.0_f64, |most, bar| most.max(bar.2)) * 1.2;
         // Upside down, so that the first row is at the top; each row is one unit high.
         let height = f64::from(u32::try_from(self.rows.len())?);
-        let mut chart = ChartBuilder::on(&area)
-            .caption(&self.title, ("sans-serif", 16))
+        let (head, body) = area.split_vertically(HEAD);
+        self.draw_head(&head)?;
+        let mut chart = ChartBuilder::on(&body)
             .margin(8)
             .x_label_area_size(28)
             .y_label_area_size(NAMES)
             .build_cartesian_2d((smallest..largest).log_scale(), height..0.0)?;
-        chart.configure_mesh().disable_y_mesh().disable_y_axis().y_labels(0).draw()?;
+        chart
+            .configure_mesh()
+            .disable_y_mesh()
+            .disable_y_axis()
+            .y_labels(0)
+            .x_labels(6)
+            .light_line_style(TRANSPARENT)
+            .draw()?;
 
         let step = 1.0 / (f64::from(u32::try_from(self.series.len())?) + 1.0);
-        for (place, name) in self.series.iter().enumerate() {
-            let color = Palette99::pick(place).to_rgba();
+        for place in 0..self.series.len() {
             let own = bars.iter().filter(|bar| bar.1 == place);
-            let rectangles = own.map(|(row, place, ratio)| {
+            chart.draw_series(own.map(|(row, place, ratio)| {
                 let top = *row as f64 + (*place as f64 + 0.5) * step;
-                Rectangle::new([(1.0, top), (*ratio, top + step)], color.filled())
-            });
-            let legend = move |(x, y)| Rectangle::new([(x, y - 5), (x + 10, y + 5)], color.filled());
-            chart.draw_series(rectangles)?.label(*name).legend(legend);
+                Rectangle::new([(1.0, top), (*ratio, top + step)], color(*place).filled())
+            }))?;
         }
         chart.draw_series(std::iter::once(PathElement::new([(1.0, 0.0), (1.0, height)], BLACK)))?;
         for (row, name) in self.rows.iter().enumerate() {
             let middle = chart.backend_coord(&(smallest, row as f64 + 0.5));
-            area.draw(&Text::new(*name, (8, middle.1 - 6), ("sans-serif", 13)))?;
+            body.draw(&Text::new(*name, (8, middle.1 - 6 - i32::try_from(HEAD)?), ("sans-serif", 13)))?;
         }
-        chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
         area.present()?;
         Ok(())
     }
+
+    /// The title, and what the colours stand for. A legend among the bars would hide some.
+    fn draw_head(&self, head: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), Box<dyn Error>> {
+        head.draw(&Text::new(self.title.as_str(), (8, 8), ("sans-serif", 16)))?;
+        let mut left = 8;
+        for (place, name) in self.series.iter().enumerate() {
+            head.draw(&Rectangle::new([(left, 34), (left + 10, 44)], color(place).filled()))?;
+            head.draw(&Text::new(*name, (left + 14, 33), ("sans-serif", 13)))?;
+            // Wide enough for any letters of this size.
+            left += 34 + 8 * i32::try_from(name.len())?;
+        }
+        Ok(())
+    }
+}
+
+fn color(place: usize) -> RGBAColor {
+    Palette99::pick(place).to_rgba()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The tables and plots for the project's README, from several runs: what is said of speed in short.
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::fs;
@@ -82,18 +83,21 @@ fn write_page(page: &mut String, merged: &Merged) -> fmt::Result {
 
 /// Under which conditions each run was made.
 fn heading(page: &mut String, merged: &Merged) -> fmt::Result {
+    let mut told = HashSet::new();
     for report in &merged.0 {
         let (least, most) = report.rounds();
         let rounds = if least == most { least.to_string() } else { format!("{least} to {most}") };
-        writeln!(
-            page,
+        let line = format!(
             "- {}, Linux {}, {}, tops on {}, medians of {rounds} interleaved rounds{}",
             report.machine,
             report.kernel,
             report.cpus_used(),
             report.top,
             if report.quick { " **(a quick run: its numbers mean nothing)**" } else { "" },
-        )?;
+        );
+        if told.insert(line.clone()) {
+            writeln!(page, "{line}")?;
+        }
     }
     writeln!(page, "\nMade by `{COMMAND}`.")
 }
@@ -119,9 +123,9 @@ fn rows(
     Ok(())
 }
 
-/// Overlayfs itself, and what cannot be compared with it, is shown as it is.
+/// Overlayfs itself, memory, and what cannot be compared, is shown as it is.
 fn ratio(column: &Column, found: Found<'_>) -> String {
-    match found.cell.to_overlay.filter(|_| column.contender != OVERLAY) {
+    match found.cell.to_overlay.filter(|_| column.contender != OVERLAY && found.unit != Unit::Mebibytes) {
         Some(ratio) => factor(ratio),
         None => found.cell.summary.map_or_else(|| "—".to_owned(), |summary| quantity(summary.median, found.unit)),
     }
