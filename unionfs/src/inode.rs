@@ -66,6 +66,8 @@ pub struct State {
     pub absent: Absent,
     /// Copied up, and the names that lead to it are not known to be on disk.
     pub unsynced: bool,
+    /// Somebody held it open when it was about to lose its last name.
+    pub held: bool,
 }
 
 /// What was found out about a directory, and holds until something of it changes. Most inodes are
@@ -310,7 +312,7 @@ impl Inode {
     fn leave(&mut self) -> SmallVec<[Dentry; 1]> {
         if let Some(home) = self.home.upgrade() {
             home.table.remove_if(&self.ino, |_, slot| slot.inode.strong_count() == 0);
-            home.left(self.ino, self.kind);
+            home.on_leave.left(self.ino, self.kind, self.state.get_mut().held);
         }
         std::mem::take(&mut self.state.get_mut().dentries)
     }
@@ -357,8 +359,8 @@ const WORTHWHILE: usize = 16_384;
 
 /// What is told of inodes that leave.
 pub trait LeaveHook: Send + Sync + std::fmt::Debug {
-    /// The number is free.
-    fn left(&self, ino: u64, kind: Kind);
+    /// The number is free. `held` is [`State::held`].
+    fn left(&self, ino: u64, kind: Kind, held: bool);
 }
 
 /// Where and how an inode begins.
@@ -389,10 +391,6 @@ impl Inodes {
             forgets: AtomicU64::new(0),
             peak: AtomicUsize::new(0),
         })
-    }
-
-    fn left(&self, ino: u64, kind: Kind) {
-        self.on_leave.left(ino, kind);
     }
 
     /// The inode of a number.
@@ -432,7 +430,7 @@ impl Inodes {
                 inode
             }
         };
-        Ok(Ref { inode: Some(inode), home: Arc::clone(self) })
+        Ok(Ref(Some(inode)))
     }
 
     fn make(self: &Arc<Self>, birth: Birth) -> Arc<Inode> {
@@ -453,6 +451,7 @@ impl Inodes {
                 learned: None,
                 absent: Absent::NOTHING,
                 unsynced: false,
+                held: false,
             }),
             home: Arc::downgrade(self),
         })
@@ -521,28 +520,28 @@ impl Inode {
 
 /// One lookup owed to the kernel, given back unless it is handed over.
 #[derive(Debug)]
-pub struct Ref {
-    inode: Option<Arc<Inode>>,
-    home: Arc<Inodes>,
-}
+pub struct Ref(Option<Arc<Inode>>);
 
 impl Ref {
     /// The inode.
     pub fn inode(&self) -> &Arc<Inode> {
-        self.inode.as_ref().expect("it is taken by hand_over only, which consumes the value")
+        self.0.as_ref().expect("it is taken by hand_over only, which consumes the value")
     }
 
     /// The kernel has it from now on, and will give it back by a forget.
     pub fn hand_over(mut self) {
-        self.inode = None;
+        self.0 = None;
     }
 }
 
 impl Drop for Ref {
     fn drop(&mut self) {
-        if let Some(inode) = self.inode.take() {
+        if let Some(inode) = self.0.take()
+            && let Some(home) = inode.home.upgrade()
+        {
             let ino = inode.ino;
-            self.home.forget(ino, 1);
+            drop(inode);
+            home.forget(ino, 1);
         }
     }
 }

@@ -118,11 +118,13 @@ pub(super) struct Purge {
 }
 
 impl LeaveHook for Purge {
-    fn left(&self, ino: u64, kind: Kind) {
+    fn left(&self, ino: u64, kind: Kind, held: bool) {
         if kind == Kind::Dir {
             self.dirs.remove(ino);
             self.listings.remove(ino);
-        } else {
+        }
+        // one lock for all, which few of those that leave need
+        if held {
             self.held.remove(ino);
         }
     }

@@ -230,6 +230,7 @@ impl Union {
         let by_its_name = matches!(inode.place(), Place::Entry(branch) if Some(branch) == top);
         let (Some(top), 1, true) = (top, entry.attr.stat.nlink, by_its_name) else { return Ok(()) };
         let held = self.dir(dir, top)?.hold(name.as_bytes())?;
+        inode.with(|state| state.held = true);
         self.held.keep(inode.ino, held, top);
         Ok(())
     }
