@@ -58,7 +58,7 @@ fn once(place: &Place<'_>, job: &'static str) -> io::Result<Job<f64>> {
 
 /// For a while.
 fn again(place: &Place<'_>, job: &'static str, processes: usize) -> io::Result<Job<f64>> {
-    let seconds = if place.scale.of(1, 0) == 1 { "--runtime=2s" } else { "--runtime=50ms" };
+    let seconds = if place.scale.of(1, 0) == 1 { "--runtime=1s" } else { "--runtime=50ms" };
     bandwidth(place, job, processes, &["--time_based", seconds])
 }
 
