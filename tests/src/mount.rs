@@ -17,6 +17,8 @@ use nix::unistd::Pid;
 use crate::rootless;
 use crate::sandbox::{self, MountEntry, abort_connections_below, mount_table};
 
+/// Names more options for every mount of the tests: another way of serving them.
+const EXTRA_OPTIONS: &str = "RUNIONFS_TEST_OPTIONS";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How a command ended and what it said.
@@ -123,6 +125,10 @@ impl Mounted {
         let mut arguments: Vec<OsString> = vec!["mount".into(), branches.as_ref().into(), target.into()];
         for option in options {
             arguments.extend(["-o".into(), OsString::from(option)]);
+        }
+        // first, so that a test which is about an option has its own
+        if let Some(options) = std::env::var_os(EXTRA_OPTIONS) {
+            arguments.splice(3..3, ["-o".into(), options]);
         }
         if rootless::has_ordinary_daemons() {
             arguments.extend(["-o".into(), "allow_other".into()]);

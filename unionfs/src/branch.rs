@@ -81,6 +81,16 @@ pub fn has_honest_listing(dir: &Dir) -> Result<bool, Errno> {
     Ok(HONEST.contains(&magic))
 }
 
+/// File systems (by `f_type`) whose files may be those of another below them: overlayfs, FUSE,
+/// eCryptfs.
+const STACKED: [u32; 3] = [0x794C_7630, 0x6573_5546, 0xF15F];
+
+/// Whether a directory may lie on a file system that is stacked on another.
+pub fn is_stacked(dir: &Dir) -> Result<bool, Errno> {
+    let magic = rustix::fs::fstatfs(dir)?.f_type as u32;
+    Ok(STACKED.contains(&magic))
+}
+
 impl Branch {
     /// Whether whiteouts and opaque marks count here.
     pub fn honours_whiteouts(&self) -> bool {

@@ -12,10 +12,11 @@
 //!    which no other lock but the flush is;
 //! 3. names of directories ([`Inode::names`]): parents before children, two unrelated ones by
 //!    number. The kernel already keeps operations apart that hold more than one;
-//! 4. the checks of hard-link records after a crash, once for each record;
-//! 5. the tree (`Union::tree`): shared to walk from a directory to its parents, exclusive to
+//! 4. the way to the content of an open file ([`crate::handle::OpenFile::way`]), while it is chosen;
+//! 5. the checks of hard-link records after a crash, once for each record;
+//! 6. the tree (`Union::tree`): shared to walk from a directory to its parents, exclusive to
 //!    move a directory;
-//! 6. the state of an inode, then tables. No system call is made under either.
+//! 7. the state of an inode, then tables. No system call is made under either.
 
 mod attr;
 mod copy_data;
@@ -25,6 +26,7 @@ mod dirs;
 mod file;
 mod flags;
 mod flush;
+mod io;
 mod known;
 mod listing;
 mod lookup;
@@ -90,6 +92,7 @@ pub struct Union {
     waits_for_disk: bool,
     changes: known::Changes,
     labels: known::Labels,
+    data: io::Data,
     /// Tells the kernel that attributes of an inode changed on their own.
     on_stale: OnceLock<StaleHook>,
 }
@@ -120,6 +123,8 @@ pub struct Attr {
     pub ino: u64,
     /// All else.
     pub stat: Stat,
+    /// Whether they change by requests only, so that the kernel may remember them.
+    pub lasting: bool,
 }
 
 /// An entry that is handed to the kernel.

@@ -27,7 +27,7 @@ mod readers;
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,8 +40,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use self::abi::InHeader;
 pub use self::counts::Counts;
 use self::device::{Answered, Device};
-use self::handshake::{Agreed, MAX_WRITE, OpenDir};
+use self::handshake::{Agreed, MAX_WRITE, OpenDir, Wishes};
 use self::readers::Readers;
+use crate::backing::Backings;
 use crate::fs::Union;
 use crate::interrupt::{self, Waiter};
 use crate::pool::Pool;
@@ -91,7 +92,11 @@ impl Server {
         }
         let device = Device::new(device)?;
         let threads = union.options().threads.unwrap_or_else(default_threads).max(1);
-        let Agreed { mut features, open_dir } = handshake::shake_hands(&device, union.revalidates())?;
+        let wishes = Wishes { revalidates: union.revalidates(), passthrough_depth: union.passthrough_depth() };
+        let Agreed { mut features, open_dir, passthrough } = handshake::shake_hands(&device, wishes)?;
+        if passthrough {
+            union.use_backings(Backings::new(device.as_fd().try_clone_to_owned()?)?);
+        }
         features.push(format!("threads={threads}"));
         let notified = Arc::clone(&device);
         union.on_stale(move |ino| match notified.invalidate_inode(ino, -1, 0) {
@@ -137,6 +142,8 @@ fn shed_limits() -> io::Result<()> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGXFSZ);
     signals.add(Signal::SIGXCPU);
+    // somebody opens a file while we ask by a lease who writes to it
+    signals.add(Signal::SIGIO);
     // inherited by the threads that are started later
     signals.thread_block()?;
     Ok(())

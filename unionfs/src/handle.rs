@@ -5,12 +5,13 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 
+use crate::backing::Backing;
 use crate::branch::at::At;
 use crate::branch::form::Form;
 use crate::inode::Inode;
@@ -46,17 +47,69 @@ pub struct OpenFile {
     real: RwLock<Arc<Real>>,
     /// The real file is only held: we may not read it, but it may be written anew.
     unread: AtomicBool,
+    /// How the kernel gets at the content; decided with the first handle. While one is open, the
+    /// kernel refuses others that are not of its kind.
+    way: Mutex<Option<Way>>,
+    /// Handles by which the kernel writes without our knowledge.
+    writers: AtomicUsize,
+}
+
+/// How the kernel gets at the content of an open file.
+#[derive(Debug, Clone)]
+pub enum Way {
+    /// By asking us, and by what it remembers.
+    Cached,
+    /// By itself.
+    Passthrough(Arc<Backing>),
+}
+
+/// A handle by which the kernel writes without our knowledge, until it is dropped.
+#[derive(Debug)]
+pub struct Writer(Arc<OpenFile>);
+
+impl Writer {
+    /// One more.
+    pub fn new(open: &Arc<OpenFile>) -> Writer {
+        open.writers.fetch_add(1, Ordering::SeqCst);
+        Writer(Arc::clone(open))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.writers.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl OpenFile {
     /// An open file of an inode.
     pub fn new(inode: Arc<Inode>, real: Real) -> Arc<OpenFile> {
-        Arc::new(OpenFile { inode, real: RwLock::new(Arc::new(real)), unread: false.into() })
+        OpenFile::made(inode, real, false)
+    }
+
+    fn made(inode: Arc<Inode>, real: Real, unread: bool) -> Arc<OpenFile> {
+        let real = RwLock::new(Arc::new(real));
+        Arc::new(OpenFile { inode, real, unread: unread.into(), way: Mutex::new(None), writers: AtomicUsize::new(0) })
     }
 
     /// An open file of an inode whose content we may not read: of it only an empty copy can be made.
     pub fn unread(inode: Arc<Inode>, real: Real) -> Arc<OpenFile> {
-        Arc::new(OpenFile { inode, real: RwLock::new(Arc::new(real)), unread: true.into() })
+        OpenFile::made(inode, real, true)
+    }
+
+    /// The way to the content, chosen if no handle has one yet.
+    ///
+    /// # Errors
+    /// Those of `choose`, which is told what was chosen before.
+    pub fn way(&self, choose: impl FnOnce(Option<&Way>) -> Result<Way, Errno>) -> Result<Way, Errno> {
+        let mut way = self.way.lock();
+        let chosen = choose(way.as_ref())?;
+        Ok(way.get_or_insert(chosen).clone())
+    }
+
+    /// Whether the kernel may be writing without our knowledge.
+    pub fn has_writers(&self) -> bool {
+        self.writers.load(Ordering::SeqCst) > 0
     }
 
     /// Whether its content can be had.
@@ -88,6 +141,8 @@ pub struct FileHandle {
     pub open: Arc<OpenFile>,
     /// Whether the caller may write.
     pub writes: bool,
+    /// Where it does so without our knowledge.
+    pub writer: Option<Writer>,
 }
 
 /// All handles, by number.

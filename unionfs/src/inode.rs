@@ -5,6 +5,7 @@
 //! [`crate::fs`] states.
 
 use std::collections::hash_map::RandomState;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -68,6 +69,10 @@ pub struct State {
     pub unsynced: bool,
     /// Somebody held it open when it was about to lose its last name.
     pub held: bool,
+    /// Of a file that the kernel may be writing without our knowledge, which open it was that last
+    /// let it: size and times are not to be remembered by it. A mapping writes when all handles are
+    /// closed already.
+    pub written: Option<NonZeroU32>,
 }
 
 /// What was found out about a directory, and holds until something of it changes. Most inodes are
@@ -452,6 +457,7 @@ impl Inodes {
                 absent: Absent::NOTHING,
                 unsynced: false,
                 held: false,
+                written: None,
             }),
             home: Arc::downgrade(self),
         })

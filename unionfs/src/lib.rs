@@ -53,6 +53,7 @@
 //! | [`fuse`] | the transport and the adapter: the only module that knows the protocol, and the only one that replies |
 //! | [`fs`] | the state, the lock order, and one file for each family of operations |
 //! | [`handle`], [`inode`] | open files and directories; identity, names, lookup counts |
+//! | [`backing`] | files that the kernel reads and writes itself |
 //! | [`identity`], [`links`] | inode numbers; hard links that outlive a copy-up |
 //! | [`branch`] | one branch, its work area, and calls that cannot leave a directory |
 //! | [`acl`] | what a new entry inherits from a default ACL |
@@ -61,6 +62,7 @@
 #![deny(unsafe_code)]
 
 pub mod acl;
+pub mod backing;
 pub mod branch;
 mod caller;
 pub mod check;

@@ -71,6 +71,16 @@ pub enum Whiteout {
     Overlay,
 }
 
+/// Whether something is used where it can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Wish {
+    /// Where it can be, and where it is of use. The default.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
 /// What shapes the union, apart from its branches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
@@ -86,6 +96,8 @@ pub struct Options {
     pub workdir: Option<PathBuf>,
     /// Number of event loops; the number of CPUs, but 2 at least, where not given.
     pub threads: Option<usize>,
+    /// Whether the kernel reads and writes files of the top itself.
+    pub passthrough: Wish,
     /// What `/proc/mounts` shows as the source; the branches where not given.
     pub fsname: Option<OsString>,
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::OnceLock;
 
 use rustix::io::Errno;
-use rustix::ioctl::{Getter, Setter, Updater, ioctl, opcode};
+use rustix::ioctl::{Getter, Ioctl, IoctlOutput, Opcode, Setter, Updater, ioctl, opcode};
 use rustix::path::Arg as _;
 
 /// Makes a detached mount read-only and keeps reading from changing access times
@@ -298,4 +298,79 @@ pub(crate) fn version(file: impl AsFd) -> Result<u32, Errno> {
     // SAFETY: the request fills an int, whatever its number says, and there is room for a long.
     unsafe { ioctl(file, Updater::<GET_VERSION, _>::new(&mut filled)) }?;
     Ok(filled[0])
+}
+
+/// A file that the kernel shall read and write itself (`struct fuse_backing_map` of `linux/fuse.h`).
+#[repr(C)]
+struct BackingMap {
+    file: i32,
+    flags: u32,
+    padding: u64,
+}
+
+/// FUSE_DEV_IOC_BACKING_OPEN, which returns the number of the backing.
+struct OpenBacking(BackingMap);
+
+// SAFETY: the request reads a `struct fuse_backing_map`, which `BackingMap` is, and writes nothing.
+unsafe impl Ioctl for OpenBacking {
+    type Output = i32;
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        opcode::write::<BackingMap>(229, 1)
+    }
+
+    fn as_ptr(&mut self) -> *mut libc::c_void {
+        (&raw mut self.0).cast()
+    }
+
+    unsafe fn output_from_ptr(out: IoctlOutput, _: *mut libc::c_void) -> Result<i32, Errno> {
+        Ok(out)
+    }
+}
+
+/// Gives the kernel a file to read and write itself, with the rights of this thread (kernel 6.9).
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN, ELOOP for a file of a file system that is stacked too high.
+pub(crate) fn open_backing(device: impl AsFd, file: BorrowedFd<'_>) -> Result<i32, Errno> {
+    let map = BackingMap { file: file.as_raw_fd(), flags: 0, padding: 0 };
+    // SAFETY: the implementation above describes the request.
+    unsafe { ioctl(device, OpenBacking(map)) }
+}
+
+/// FUSE_DEV_IOC_BACKING_CLOSE.
+const CLOSE_BACKING: u32 = opcode::write::<u32>(229, 2);
+
+/// Ends what [`open_backing`] began. Who has the file open goes on.
+///
+/// # Errors
+/// ENOENT for a number that is not in use.
+pub(crate) fn close_backing(device: impl AsFd, backing: i32) -> Result<(), Errno> {
+    // SAFETY: the request reads a `uint32_t`.
+    unsafe { ioctl(device, Setter::<CLOSE_BACKING, i32>::new(backing)) }
+}
+
+/// Whether nobody has a file open for writing, or mapped from such a descriptor. `file` is open for
+/// reading.
+///
+/// The kernel gives out a lease for reading (fcntl(2)) on just this condition; it ends at once.
+///
+/// # Errors
+/// EACCES without CAP_LEASE over another's file, EINVAL where the file system has no leases.
+pub(crate) fn has_no_writer(file: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let lease = |kind: i32| {
+        // SAFETY: the descriptor is open for the length of the call, which takes an int.
+        let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) };
+        let errno = || std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+        if result == -1 { Err(errno()) } else { Ok(()) }
+    };
+    match lease(libc::F_RDLCK) {
+        Err(Errno::AGAIN) => Ok(false),
+        leased => {
+            leased?;
+            // closing the file ends it as well
+            lease(libc::F_UNLCK).map(|()| true)
+        }
+    }
 }

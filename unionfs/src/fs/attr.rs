@@ -47,6 +47,7 @@ impl Union {
     /// ESTALE if the kernel should look its name up again.
     pub fn getattr(&self, ino: u64) -> Result<Attr, Errno> {
         let inode = self.inode(ino)?;
+        self.settle_written(&inode);
         for _ in 0..LOOKS {
             let moment = self.records.moment();
             let stat = self.stat_of(&inode)?;

@@ -125,22 +125,24 @@ impl Union {
         if matches!(made, Err(Errno::EXIST)) && flags & O_EXCL == 0 {
             return self.open_existing(parent, bytes, flags);
         }
-        let (entry, real) = made?;
+        let (mut entry, real) = made?;
         let (file, branch) = real.ok_or(Errno::IO)?;
         let real =
             Real { file, writable: true, append_only: false, branch: Some(branch), form: self.form(Some(branch)) };
-        let opened = self.open_made(entry.lookup.inode(), real, flags);
+        let opened = self.open_made(entry.lookup.inode(), real, flags)?;
+        entry.attr.lasting = opened.backing.is_none();
         Ok((entry, opened))
     }
 
     /// Somebody else made the file since the kernel looked.
     fn open_existing(&self, parent: u64, bytes: &[u8], flags: u32) -> Result<(Entry, Opened), Errno> {
-        let entry = self.lookup(parent, bytes)?.ok_or(Errno::STALE)?;
+        let mut entry = self.lookup(parent, bytes)?.ok_or(Errno::STALE)?;
         if entry.lookup.inode().kind != Kind::File {
             // the kernel looks again, and finds what it is
             return Err(Errno::STALE);
         }
         let opened = self.open_handle(entry.attr.ino, flags)?;
+        entry.attr.lasting &= opened.backing.is_none();
         Ok((entry, opened))
     }
 

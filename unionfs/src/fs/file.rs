@@ -11,7 +11,7 @@ use super::names::is_ours;
 use super::{Caller, Union};
 use crate::branch::dir::open_again;
 use crate::branch::stat::{Kind, RealId, Stat};
-use crate::handle::{FileHandle, OpenFile, Real};
+use crate::handle::{OpenFile, Real};
 use crate::inode::{Inode, Place};
 
 /// Whether a caller may keep set-id bits.
@@ -30,6 +30,8 @@ pub struct Opened {
     pub handle: u64,
     /// Whether the kernel may keep the pages that it has of the file.
     pub keep_cache: bool,
+    /// The number of the file that the kernel reads and writes itself, if it is to.
+    pub backing: Option<i32>,
 }
 
 impl Union {
@@ -57,13 +59,11 @@ impl Union {
         if writes && (known || open.real().append_only || !in_place) {
             check_open(&open, OFlags::from_bits_retain(flags))?;
         }
-        let keep_cache = self.may_keep_cache(&inode, &open)?;
-        let handle = self.handles.add_file(FileHandle { open, writes });
-        Ok(Opened { handle, keep_cache })
+        self.add_handle(open, OFlags::from_bits_retain(flags))
     }
 
     /// A handle on a file that was just made.
-    pub(super) fn open_made(&self, inode: &Arc<Inode>, real: Real, flags: u32) -> Opened {
+    pub(super) fn open_made(&self, inode: &Arc<Inode>, real: Real, flags: u32) -> Result<Opened, Errno> {
         let made = OpenFile::new(Arc::clone(inode), real);
         let open = inode.with(|state| match state.open.upgrade() {
             // somebody found the name and opened it already
@@ -73,8 +73,7 @@ impl Union {
                 Arc::clone(&made)
             }
         });
-        let writes = writes(OFlags::from_bits_retain(flags));
-        Opened { handle: self.handles.add_file(FileHandle { open, writes }), keep_cache: true }
+        self.add_handle(open, OFlags::from_bits_retain(flags))
     }
 
     /// The open file of an inode, opened if no handle is on it yet.
@@ -334,20 +333,6 @@ impl Union {
         }
         Ok(())
     }
-
-    /// Cached pages may stay, unless somebody changed the file behind the mount's back.
-    fn may_keep_cache(&self, inode: &Inode, open: &OpenFile) -> Result<bool, Errno> {
-        if !self.revalidates() {
-            return Ok(true);
-        }
-        let stat = Stat::of_file(&open.real().file)?;
-        let mut seen = stat.size.wrapping_mul(31);
-        for time in [stat.mtime, stat.ctime] {
-            seen = seen.wrapping_mul(1_000_003).wrapping_add(time.sec as u64);
-            seen = seen.wrapping_mul(1_000_003).wrapping_add(time.nsec.into());
-        }
-        Ok(inode.with(|state| std::mem::replace(&mut state.seen, seen)) == seen)
-    }
 }
 
 /// Refuses to open for writing what its flags protect; where the file was opened anew for that, the
@@ -357,6 +342,6 @@ fn check_open(open: &OpenFile, flags: OFlags) -> Result<(), Errno> {
     if guard.immutable || guard.append_only && !flags.contains(OFlags::APPEND) { Err(Errno::PERM) } else { Ok(()) }
 }
 
-fn writes(flags: OFlags) -> bool {
+pub(super) fn writes(flags: OFlags) -> bool {
     matches!(flags & OFlags::RWMODE, OFlags::WRONLY | OFlags::RDWR)
 }

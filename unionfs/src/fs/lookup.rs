@@ -180,7 +180,7 @@ impl Union {
 
     /// The attributes of an inode as the kernel is told them, from those of its topmost entry.
     pub(super) fn attr(&self, inode: &Inode, mut stat: Stat) -> Attr {
-        let place = inode.place();
+        let (place, lasting) = inode.with(|state| (state.place.clone(), state.written.is_none()));
         stat.nlink = match place {
             Place::Stack(stack) if stack.branches.len() > 1 => 1,
             Place::Stack(_) => stat.nlink,
@@ -197,7 +197,7 @@ impl Union {
                 record.map_or(stat.nlink, |record| record.nlink_of_copy(&stat))
             }
         };
-        Attr { ino: inode.ino, stat }
+        Attr { ino: inode.ino, stat, lasting }
     }
 
     /// What the records on these branches say of an object, each of names that went on its branch: of

@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 use super::Union;
 use super::copy_data::Ways;
 use super::dirs::{DirCache, Held, Purge};
+use super::io::Data;
 use super::known::{Changes, LABEL, Labels};
 use super::names::Renames;
 use super::places::{Relation, Site};
@@ -121,6 +122,8 @@ impl Union {
         // the kernel never forgets the root
         root.hand_over();
         let on_disk = |branch: &Branch| branch.spec.init || branch.work.as_ref().is_some_and(Work::is_on_disk);
+        let data = Data::of(&opened, options)
+            .map_err(|(branch, errno)| SetupError::Open(branches[branch].path.clone(), errno))?;
         Ok(Arc::new(Union {
             waits_for_disk: !options.volatile && opened.iter().any(on_disk),
             branches: opened,
@@ -140,6 +143,7 @@ impl Union {
             ways: Ways::default(),
             changes: Changes::default(),
             labels,
+            data,
             on_stale: OnceLock::new(),
         }))
     }

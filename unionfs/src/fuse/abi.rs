@@ -71,6 +71,8 @@ pub(super) mod init {
     /// The kernel reads directories that nobody opened. It counts only in its own request.
     pub(in crate::fuse) const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
     pub(in crate::fuse) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
+    /// Files are given to the kernel, which reads and writes them itself.
+    pub(in crate::fuse) const PASSTHROUGH: u64 = 1 << 37;
     /// The upper half of the flags counts.
     pub(in crate::fuse) const INIT_EXT: u64 = 1 << 30;
 }
@@ -89,8 +91,10 @@ pub(super) mod fattr {
 
 /// Flags of the reply to OPEN and CREATE.
 pub(super) mod fopen {
+    pub(in crate::fuse) const DIRECT_IO: u32 = 1 << 0;
     pub(in crate::fuse) const KEEP_CACHE: u32 = 1 << 1;
     pub(in crate::fuse) const CACHE_DIR: u32 = 1 << 3;
+    pub(in crate::fuse) const PASSTHROUGH: u32 = 1 << 7;
 }
 
 /// A write by who may not keep set-id bits.

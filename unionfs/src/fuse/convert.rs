@@ -5,10 +5,10 @@ use std::time::Duration;
 use rustix::fs::FileType as RawFileType;
 use rustix::io::Errno;
 
-use super::abi::{self, SetattrIn, fattr};
+use super::abi::{self, SetattrIn, fattr, fopen};
 use crate::branch::at::SetTime;
 use crate::branch::stat::{Kind, Time};
-use crate::fs::{Attr, Change};
+use crate::fs::{Attr, Change, Opened};
 use crate::inode::Ref;
 
 /// The type in the mode of mknod(2), where none means a regular file.
@@ -57,13 +57,13 @@ pub(super) fn entry(lookup: &Ref, attr: &Attr, valid: Duration) -> abi::EntryOut
         nodeid: lookup.inode().ino,
         generation: lookup.inode().incarnation.into(),
         attr: attributes(attr),
-        ..believed(valid)
+        ..believed(valid, if attr.lasting { valid } else { Duration::ZERO })
     }
 }
 
 /// "There is nothing, and you may remember it": number 0, and how long.
 pub(super) fn no_entry(valid: Duration) -> abi::EntryOut {
-    believed(valid)
+    believed(valid, valid)
 }
 
 /// Number and type; the rest is nothing that the kernel may believe.
@@ -82,23 +82,35 @@ pub(super) fn no_lookup(attr: &Attr) -> abi::EntryOut {
     abi::EntryOut { attr: attributes(attr), ..abi::EntryOut::default() }
 }
 
-fn believed(valid: Duration) -> abi::EntryOut {
+fn believed(entry: Duration, attr: Duration) -> abi::EntryOut {
     abi::EntryOut {
-        entry_valid: valid.as_secs(),
-        entry_valid_nsec: valid.subsec_nanos(),
-        attr_valid: valid.as_secs(),
-        attr_valid_nsec: valid.subsec_nanos(),
+        entry_valid: entry.as_secs(),
+        entry_valid_nsec: entry.subsec_nanos(),
+        attr_valid: attr.as_secs(),
+        attr_valid_nsec: attr.subsec_nanos(),
         ..abi::EntryOut::default()
     }
 }
 
 /// Attributes, and how long they may be believed.
 pub(super) fn attr_out(attr: &Attr, valid: Duration) -> abi::AttrOut {
+    let valid = if attr.lasting { valid } else { Duration::ZERO };
     abi::AttrOut {
         attr_valid: valid.as_secs(),
         attr_valid_nsec: valid.subsec_nanos(),
         dummy: 0,
         attr: attributes(attr),
+    }
+}
+
+/// A handle as the kernel is told it.
+pub(super) fn open_out(opened: &Opened) -> abi::OpenOut {
+    let flag = |wanted: bool, flag: u32| if wanted { flag } else { 0 };
+    let passthrough = flag(opened.backing.is_some(), fopen::PASSTHROUGH);
+    abi::OpenOut {
+        fh: opened.handle,
+        open_flags: flag(opened.keep_cache, fopen::KEEP_CACHE) | flag(opened.direct, fopen::DIRECT_IO) | passthrough,
+        backing_id: opened.backing.unwrap_or_default(),
     }
 }
 

@@ -32,12 +32,23 @@ const WANTED: [(u64, &str); 10] = [
     (init::HANDLE_KILLPRIV_V2, "handle_killpriv_v2"),
 ];
 
+/// What a union would like to be.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wishes {
+    /// Branches may change on their own.
+    pub(super) revalidates: bool,
+    /// The kernel is given files, and so many file systems may be stacked below this one.
+    pub(super) passthrough_depth: Option<u32>,
+}
+
 /// What came of it.
 #[derive(Debug, Clone)]
 pub(super) struct Agreed {
     /// The kernel's version, and the names of the features that are on.
     pub(super) features: Vec<String>,
     pub(super) open_dir: OpenDir,
+    /// Whether the kernel takes files.
+    pub(super) passthrough: bool,
 }
 
 /// What the kernel is told when a directory is opened. No handle is needed to read one.
@@ -51,11 +62,11 @@ pub(super) enum OpenDir {
     Fresh,
 }
 
-/// Answers the kernel's first request. `revalidates` if branches may change on their own.
+/// Answers the kernel's first request.
 ///
 /// # Errors
 /// That the kernel is too old, and what reading the device answers.
-pub(super) fn shake_hands(device: &Arc<Device>, revalidates: bool) -> io::Result<Agreed> {
+pub(super) fn shake_hands(device: &Arc<Device>, wishes: Wishes) -> io::Result<Agreed> {
     let mut buffer = vec![0; MIN_READ_BUFFER];
     let (unique, asked) = loop {
         let length = match device.read(&mut buffer) {
@@ -77,20 +88,20 @@ pub(super) fn shake_hands(device: &Arc<Device>, revalidates: bool) -> io::Result
         let (major, minor) = (asked.major, asked.minor);
         return Err(io::Error::other(format!("its FUSE protocol is {major}.{minor}, and 7.{OLDEST_MINOR} is needed")));
     }
-    let (answer, agreed) = agree(&asked, revalidates);
+    let (answer, agreed) = agree(&asked, wishes);
     drop(reply.message(Ok(answer)));
     Ok(agreed)
 }
 
-fn agree(asked: &InitIn, revalidates: bool) -> (InitOut, Agreed) {
+fn agree(asked: &InitIn, wishes: Wishes) -> (InitOut, Agreed) {
     let offered = u64::from(asked.flags) | u64::from(asked.flags2) << 32;
     let mut features = vec![format!("protocol={}.{}", asked.major, asked.minor)];
     let mut flags = 0;
-    let extra: &[_] = match revalidates {
+    let extra: &[_] = match wishes.revalidates {
         true => &[(init::AUTO_INVAL_DATA, "auto_inval_data")],
         false => &[(init::CACHE_SYMLINKS, "cache_symlinks"), (init::NO_OPENDIR_SUPPORT, "no_opendir")],
     };
-    let open_dir = match revalidates {
+    let open_dir = match wishes.revalidates {
         true => OpenDir::Fresh,
         false if offered & init::NO_OPENDIR_SUPPORT != 0 => OpenDir::Never,
         false => OpenDir::Cached,
@@ -100,6 +111,11 @@ fn agree(asked: &InitIn, revalidates: bool) -> (InitOut, Agreed) {
             flags |= flag;
             features.push(name.to_owned());
         }
+    }
+    let depth = wishes.passthrough_depth.filter(|_| offered & init::PASSTHROUGH != 0);
+    if depth.is_some() {
+        flags |= init::PASSTHROUGH;
+        features.push("passthrough".to_owned());
     }
     if offered & init::INIT_EXT != 0 {
         flags |= init::INIT_EXT;
@@ -115,9 +131,10 @@ fn agree(asked: &InitIn, revalidates: bool) -> (InitOut, Agreed) {
         max_write: MAX_WRITE,
         time_gran: 1,
         max_pages: (MAX_WRITE / PAGE) as u16,
+        max_stack_depth: depth.unwrap_or_default(),
         ..InitOut::default()
     };
-    (answer, Agreed { features, open_dir })
+    (answer, Agreed { features, open_dir, passthrough: depth.is_some() })
 }
 
 #[cfg(test)]
@@ -127,16 +144,16 @@ mod tests {
     #[test]
     fn nothing_is_asked_for_that_the_kernel_cannot_do() {
         let old = InitIn { major: 7, minor: 23, flags: init::ASYNC_READ as u32, ..InitIn::default() };
-        let (answer, agreed) = agree(&old, false);
+        let (answer, agreed) = agree(&old, Wishes { passthrough_depth: Some(1), ..Wishes::default() });
         assert_eq!((answer.minor, answer.flags, answer.flags2), (23, init::ASYNC_READ as u32, 0));
         assert_eq!(agreed.features, ["protocol=7.23", "async_read"]);
-        assert_eq!(agreed.open_dir, OpenDir::Cached);
+        assert_eq!((agreed.open_dir, agreed.passthrough, answer.max_stack_depth), (OpenDir::Cached, false, 0));
         let new = InitIn { major: 7, minor: 99, flags: u32::MAX, flags2: u32::MAX, ..InitIn::default() };
-        let (answer, agreed) = agree(&new, true);
+        let (answer, agreed) = agree(&new, Wishes { revalidates: true, ..Wishes::default() });
         assert_eq!(answer.minor, MINOR);
         assert_eq!(u64::from(answer.flags) & init::CACHE_SYMLINKS, 0);
         assert!(agreed.features.iter().any(|feature| feature == "auto_inval_data"));
         assert_eq!(agreed.open_dir, OpenDir::Fresh);
-        assert_eq!(agree(&new, false).1.open_dir, OpenDir::Never);
+        assert_eq!(agree(&new, Wishes::default()).1.open_dir, OpenDir::Never);
     }
 }

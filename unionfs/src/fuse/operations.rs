@@ -235,11 +235,7 @@ impl Adapter {
     fn open(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let flags = arguments.take::<abi::OpenIn>()?.flags;
         let opened = self.shared.run(|union| union.open_handle(head.nodeid, flags));
-        Some(reply.message(opened.map(|opened| abi::OpenOut {
-            fh: opened.handle,
-            open_flags: if opened.keep_cache { fopen::KEEP_CACHE } else { 0 },
-            backing_id: 0,
-        })))
+        Some(reply.message(opened.map(|opened| convert::open_out(&opened))))
     }
 
     fn create(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
@@ -251,8 +247,7 @@ impl Adapter {
         Some(reply.message(made.map(|(made, opened)| {
             let entry = convert::entry(&made.lookup, &made.attr, self.shared.valid);
             made.lookup.hand_over();
-            let open = abi::OpenOut { fh: opened.handle, open_flags: fopen::KEEP_CACHE, backing_id: 0 };
-            abi::CreateOut { entry, open }
+            abi::CreateOut { entry, open: convert::open_out(&opened) }
         })))
     }
 

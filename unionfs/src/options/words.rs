@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use nix::mount::MsFlags;
 
-use super::{Dirren, Options, Udba, Whiteout};
+use super::{Dirren, Options, Udba, Whiteout, Wish};
 
 /// More event loops than this only cost memory.
 const MOST_THREADS: usize = 256;
@@ -93,6 +93,8 @@ enum Effect {
     Workdir,
     /// Says how many event loops there are.
     Threads,
+    /// Says whether the kernel reads and writes files itself.
+    Passthrough,
     /// Says what `/proc/mounts` shows.
     Fsname,
     /// Lets other users in.
@@ -155,6 +157,12 @@ pub const WORDS: &[Word] = &[
         Some("N"),
         Effect::Threads,
         "number of threads that take requests; twice the number of CPUs by default, 4 to 16",
+    ),
+    word(
+        "passthrough",
+        Some("auto|off"),
+        Effect::Passthrough,
+        "let the kernel read and write files of the top itself where it can: as root, from kernel 6.9 (default auto)",
     ),
     word("fsname", Some("NAME"), Effect::Fsname, "what /proc/mounts shows as the source; the branches by default"),
     word("ro", None, Effect::Set(MsFlags::MS_RDONLY), "mount read-only"),
@@ -234,6 +242,7 @@ pub fn print(options: &Options) -> Vec<OsString> {
         options.volatile.then(|| "volatile".into()),
         options.workdir.as_ref().map(|dir| with("workdir", dir.as_os_str())),
         options.threads.map(|threads| format!("threads={threads}").into()),
+        (options.passthrough == Wish::Off).then(|| "passthrough=off".into()),
         options.fsname.as_ref().map(|name| with("fsname", name)),
     ]
     .into_iter()
@@ -288,6 +297,7 @@ impl Words {
             Effect::Volatile => self.options.volatile = true,
             Effect::Workdir => self.options.workdir = Some(directory(word, value)?),
             Effect::Threads => self.options.threads = Some(threads(word, value)?),
+            Effect::Passthrough => self.options.passthrough = wish(word, value)?,
             Effect::Fsname => self.options.fsname = Some(text()),
             Effect::AllowOther => self.allow_other = true,
             Effect::Set(flags) => {
@@ -369,6 +379,14 @@ fn whiteout(word: &Word, value: &[u8]) -> Result<Whiteout, WordsError> {
         b"wh" => Ok(Whiteout::Wh),
         b"overlay" => Ok(Whiteout::Overlay),
         _ => Err(bad_value(word, value, "wh and overlay are known")),
+    }
+}
+
+fn wish(word: &Word, value: &[u8]) -> Result<Wish, WordsError> {
+    match value {
+        b"auto" => Ok(Wish::Auto),
+        b"off" => Ok(Wish::Off),
+        _ => Err(bad_value(word, value, "auto and off are known")),
     }
 }
 

@@ -1,0 +1,100 @@
+//! Files that the kernel reads and writes itself (FUSE passthrough, kernel 6.9).
+//!
+//! The kernel keeps a file that it was given under a number, for the mount whose device it was given
+//! to. It opens it once more for each handle of the union that names that number in its answer, with
+//! the credentials of the thread that gave it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+
+use crate::sys;
+
+/// What a mount needs to give files to the kernel.
+#[derive(Debug)]
+pub struct Backings {
+    /// `/dev/fuse`, as the mount has it.
+    device: OwnedFd,
+    /// The capabilities of the daemon's threads.
+    capabilities: CapabilitySets,
+    /// The kernel takes none: it would refuse every one.
+    refused: AtomicBool,
+}
+
+/// A file that the kernel has; it gives it back when this is dropped, for handles to come.
+#[derive(Debug)]
+pub struct Backing {
+    number: i32,
+    home: Arc<Backings>,
+}
+
+impl Backings {
+    /// For the mount of an open `/dev/fuse`.
+    ///
+    /// # Errors
+    /// Those of capget(2).
+    pub fn new(device: OwnedFd) -> Result<Arc<Backings>, Errno> {
+        Ok(Arc::new(Backings { device, capabilities: capabilities(None)?, refused: false.into() }))
+    }
+
+    /// Whether this process may give files to the kernel at all: CAP_SYS_ADMIN in the first user
+    /// namespace.
+    pub fn are_permitted() -> bool {
+        let effective = capabilities(None).map(|sets| sets.effective);
+        crate::branch::rights::in_first_namespace()
+            && effective.is_ok_and(|effective| effective.contains(CapabilitySet::SYS_ADMIN))
+    }
+
+    /// Whether the kernel has refused a file for a reason that holds for all.
+    pub fn are_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Gives a file to the kernel.
+    ///
+    /// # Errors
+    /// What the kernel answers; the file is to be read and written by us then.
+    pub fn open(self: &Arc<Self>, file: BorrowedFd<'_>) -> Result<Backing, Errno> {
+        match self.without_set_id(|| sys::open_backing(&self.device, file)) {
+            Ok(number) => Ok(Backing { number, home: Arc::clone(self) }),
+            Err(errno) => {
+                if matches!(errno, Errno::PERM | Errno::LOOP | Errno::NOTTY | Errno::OPNOTSUPP) {
+                    self.refused.store(true, Ordering::Relaxed);
+                }
+                Err(errno)
+            }
+        }
+    }
+
+    /// Does something without CAP_FSETID in force. A file that is written with the credentials of now
+    /// loses its set-id bits on its branch with every write, as it must: the kernel asks nobody
+    /// whether the writer may keep them.
+    fn without_set_id<T>(&self, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        let mut less = self.capabilities;
+        less.effective.remove(CapabilitySet::FSETID);
+        set_capabilities(None, less)?;
+        let done = act();
+        set_capabilities(None, self.capabilities)?;
+        done
+    }
+}
+
+impl Backing {
+    /// The number by which an answer names it.
+    pub fn number(&self) -> i32 {
+        self.number
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        match sys::close_backing(self.home.device.as_fd(), self.number) {
+            // the mount is gone, and all of them with it
+            Ok(()) | Err(Errno::PERM | Errno::NOENT) => {}
+            Err(errno) => tracing::warn!(%errno, "taking a file back from the kernel"),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! How the kernel gets at the content of files: by asking us, with what it remembers, or by itself
+//! (passthrough).
+//!
+//! The kernel lets the handles of one inode be of one kind only, and of one real file. So the way is
+//! chosen with an inode's first handle, and stays until its last is closed:
+//!
+//! - A file of the topmost writable branch is given to the kernel. It stays on that branch for good,
+//!   for nothing is copied up from there.
+//! - A file of any other branch is read and written through us. When it is copied up while it is
+//!   open, it stays so: all handles have one real file from then on (rule 31).
+//! - A file with set-id bits is written through us, who know whether the writer may keep them. Bits
+//!   that appear while the kernel has a file go with the next write to it: see [`Backings`].
+//!
+//! What the kernel writes itself, it does not always notice: a mapping moves the times of the real
+//! file only. So attributes of such a file are not to be remembered ([`State::written`]), until it is
+//! known that nobody has it open for writing or mapped.
+//!
+//! [`State::written`]: crate::inode::State::written
+
+use std::num::NonZeroU32;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::Union;
+use super::file::{Opened, writes};
+use super::names::is_ours;
+use crate::backing::Backings;
+use crate::branch::dir::open_again;
+use crate::branch::kept::Kept;
+use crate::branch::stat::{Kind, Stat};
+use crate::branch::{Branch, is_stacked};
+use crate::handle::{FileHandle, OpenFile, Real, Way, Writer};
+use crate::inode::Inode;
+use crate::options::{Options, Wish};
+use crate::sys::has_no_writer;
+use crate::union::BranchIndex;
+
+/// What the kernel gets at by itself.
+#[derive(Debug, Default)]
+pub(super) struct Data {
+    /// The branch whose files it is given, if any.
+    branch: Option<BranchIndex>,
+    /// Whether they may be those of yet another file system.
+    stacked: bool,
+    backings: OnceLock<Arc<Backings>>,
+    /// Counts opens that let the kernel write by itself.
+    opens: AtomicU32,
+}
+
+impl Data {
+    /// What can be given to the kernel of these branches; fails with the branch that cannot be asked.
+    pub(super) fn of(branches: &[Branch], options: &Options) -> Result<Data, (usize, Errno)> {
+        let top = branches.iter().position(|branch| branch.work.is_some());
+        let Some(top) = top.filter(|_| options.passthrough == Wish::Auto) else { return Ok(Data::default()) };
+        let stacked = is_stacked(&branches[top].root).map_err(|errno| (top, errno))?;
+        let branch = u16::try_from(top).ok().map(BranchIndex);
+        Ok(Data { branch, stacked, ..Data::default() })
+    }
+
+    /// What tells an open from others; never the same twice but after 2^32 of them.
+    fn next_open(&self) -> NonZeroU32 {
+        NonZeroU32::new(self.opens.fetch_add(1, Ordering::Relaxed)).unwrap_or(NonZeroU32::MAX)
+    }
+}
+
+impl Union {
+    /// How many file systems may be stacked below this one for the kernel to be given files
+    /// (`max_stack_depth` of FUSE_INIT); nothing if it is to be given none.
+    pub fn passthrough_depth(&self) -> Option<u32> {
+        self.data.branch.filter(|_| Backings::are_permitted())?;
+        Some(if self.data.stacked { 2 } else { 1 })
+    }
+
+    /// From now on files are given to the kernel by these. Only the first call counts.
+    pub fn use_backings(&self, backings: Arc<Backings>) {
+        if self.data.backings.set(backings).is_err() {
+            tracing::debug!("files are given to the kernel already");
+        }
+    }
+
+    /// Adds a handle to an open file.
+    pub(super) fn add_handle(&self, open: Arc<OpenFile>, flags: OFlags) -> Result<Opened, Errno> {
+        let way = open.way(|way| self.choose_way(way, &open, flags))?;
+        let writes = writes(flags);
+        let (keep_cache, backing, writer) = match way {
+            Way::Cached => (self.may_keep_cache(&open)?, None, None),
+            Way::Passthrough(backing) => (false, Some(backing.number()), writes.then(|| self.note_writer(&open))),
+        };
+        let handle = self.handles.add_file(FileHandle { open, writes, writer });
+        Ok(Opened { handle, keep_cache, backing })
+    }
+
+    fn choose_way(&self, chosen: Option<&Way>, open: &OpenFile, flags: OFlags) -> Result<Way, Errno> {
+        let real = open.real();
+        // the kernel would fail with EIO where the branch cannot do it
+        let direct = || !flags.contains(OFlags::DIRECT) || takes_direct(&real);
+        match chosen {
+            Some(Way::Passthrough(_)) if !direct() => Err(Errno::INVAL),
+            Some(way) => Ok(way.clone()),
+            None => {
+                let backings = self.data.backings.get().filter(|backings| !backings.are_refused());
+                let Some(backings) = backings.filter(|_| self.is_for_kernel(&open.inode, &real) && direct()) else {
+                    return Ok(Way::Cached);
+                };
+                Ok(backings.open(real.file.as_fd()).map_or_else(
+                    |errno| {
+                        tracing::debug!(%errno, ino = open.inode.ino, "the kernel does not take a file");
+                        Way::Cached
+                    },
+                    |backing| Way::Passthrough(Arc::new(backing)),
+                ))
+            }
+        }
+    }
+
+    fn is_for_kernel(&self, inode: &Inode, real: &Real) -> bool {
+        // of bits that were kept in the place of real ones the kernel knows nothing
+        let plain = inode.kind == Kind::File && !real.form.kept.is_some_and(Kept::is_marked);
+        let without_set_id = || Stat::of_file(&real.file).is_ok_and(|stat| stat.mode & 0o6000 == 0);
+        plain && real.branch.is_some() && real.branch == self.data.branch && without_set_id()
+    }
+
+    /// The kernel writes to an open file by itself from now on; it forgets what it knew of it.
+    fn note_writer(&self, open: &Arc<OpenFile>) -> Writer {
+        let writer = Writer::new(open);
+        let number = self.data.next_open();
+        let before = open.inode.with(|state| state.written.replace(number));
+        if before.is_none() {
+            self.tell_stale(open.inode.ino);
+        }
+        writer
+    }
+
+    /// Lets the kernel remember attributes again, if nobody can change them unseen any more.
+    pub(super) fn settle_written(&self, inode: &Arc<Inode>) {
+        let Some(number) = inode.with(|state| state.written) else { return };
+        match self.is_unwritten(inode) {
+            // an open in this moment has another number
+            Ok(true) => inode.with(|state| state.written = state.written.filter(|now| *now != number)),
+            Ok(false) => {}
+            // they are asked for each time
+            Err(errno) => tracing::debug!(%errno, ino = inode.ino, "asking who writes to a file"),
+        }
+    }
+
+    /// Whether nobody has the real file open for writing, or mapped so.
+    fn is_unwritten(&self, inode: &Arc<Inode>) -> Result<bool, Errno> {
+        let open = inode.open_file();
+        if self.data.stacked || open.as_ref().is_some_and(|open| open.has_writers()) {
+            return Ok(false);
+        }
+        match open.map(|open| open.real()) {
+            // by ourselves, until it is closed
+            Some(real) if real.writable => Ok(false),
+            Some(real) => has_no_writer(real.file.as_fd()),
+            None => {
+                let file = self.by_name(inode, |dir, name| {
+                    let file = dir.open_file(name, OFlags::RDONLY)?;
+                    Ok(is_ours(inode, Stat::of_file(&file)?.id).then_some(file))
+                });
+                // without a name and closed, or changed directly
+                let Ok(file) = file else { return Ok(false) };
+                has_no_writer(file.as_fd())
+            }
+        }
+    }
+
+    /// Cached pages may stay, unless somebody changed the file behind our back.
+    fn may_keep_cache(&self, open: &OpenFile) -> Result<bool, Errno> {
+        if open.inode.with(|state| state.written.is_some()) {
+            // a mapping of the time when the kernel had the file
+            return Ok(false);
+        }
+        if !self.revalidates() {
+            return Ok(true);
+        }
+        let stat = Stat::of_file(&open.real().file)?;
+        let mut seen = stat.size.wrapping_mul(31);
+        for time in [stat.mtime, stat.ctime] {
+            seen = seen.wrapping_mul(1_000_003).wrapping_add(time.sec as u64);
+            seen = seen.wrapping_mul(1_000_003).wrapping_add(time.nsec.into());
+        }
+        Ok(open.inode.with(|state| std::mem::replace(&mut state.seen, seen)) == seen)
+    }
+}
+
+/// Whether a real file can be read and written without the page cache.
+fn takes_direct(real: &Real) -> bool {
+    open_again(real.file.as_fd(), OFlags::RDONLY | OFlags::DIRECT).is_ok()
+}
