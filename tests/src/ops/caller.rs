@@ -100,6 +100,14 @@ impl Caller {
         }
     }
 
+    /// Whether root is about to write through a handle to a file with set-id bits.
+    #[must_use]
+    pub fn writes_set_id_file(&self, act: &Act) -> bool {
+        let Op::Use { handle, what: HandleUse::Write { .. } } = act.op else { return false };
+        let stat = self.handle(handle).map(rustix::fs::fstat);
+        act.who.id == 0 && stat.is_some_and(|stat| stat.is_ok_and(|stat| stat.st_mode & 0o6000 != 0))
+    }
+
     fn data(&self, op: &Op) -> Result<Sight, Errno> {
         match op {
             Op::Open { at, how, mode, write } => {

@@ -24,7 +24,7 @@ pub(super) enum Privilege {
 }
 
 /// An opened file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Opened {
     /// The number of the handle.
     pub handle: u64,
@@ -32,6 +32,8 @@ pub struct Opened {
     pub keep_cache: bool,
     /// The number of the file that the kernel reads and writes itself, if it is to.
     pub backing: Option<i32>,
+    /// Whether single reads and writes are to come to us even so (FOPEN_DIRECT_IO).
+    pub direct: bool,
 }
 
 impl Union {

@@ -9,7 +9,8 @@
 //! - A file of any other branch is read and written through us. When it is copied up while it is
 //!   open, it stays so: all handles have one real file from then on (rule 31).
 //! - A file with set-id bits is written through us, who know whether the writer may keep them. Bits
-//!   that appear while the kernel has a file go with the next write to it: see [`Backings`].
+//!   that appear while the kernel has a file go with the next write of a handle that is older than
+//!   they are, root's, too: see [`Backings`].
 //!
 //! What the kernel writes itself, it does not always notice: a mapping moves the times of the real
 //! file only. So attributes of such a file are not to be remembered ([`State::written`]), until it is
@@ -84,14 +85,26 @@ impl Union {
 
     /// Adds a handle to an open file.
     pub(super) fn add_handle(&self, open: Arc<OpenFile>, flags: OFlags) -> Result<Opened, Errno> {
-        let way = open.way(|way| self.choose_way(way, &open, flags))?;
+        let mut first = false;
+        let way = open.way(|way| {
+            first = way.is_none();
+            self.choose_way(way, &open, flags)
+        })?;
         let writes = writes(flags);
-        let (keep_cache, backing, writer) = match way {
-            Way::Cached => (self.may_keep_cache(&open)?, None, None),
-            Way::Passthrough(backing) => (false, Some(backing.number()), writes.then(|| self.note_writer(&open))),
+        let (handle, opened) = match way {
+            Way::Cached => {
+                let keep_cache = self.may_keep_cache(&open)?;
+                (FileHandle { open, writes, writer: None }, Opened { keep_cache, ..Opened::default() })
+            }
+            Way::Passthrough(backing) => {
+                let writer = writes.then(|| self.note_writer(&open));
+                // the bits are younger than the first handle; whether they may stay is known to us alone
+                let direct = writes && !first && has_set_id(&open.real());
+                let opened = Opened { backing: Some(backing.number()), direct, ..Opened::default() };
+                (FileHandle { open, writes, writer }, opened)
+            }
         };
-        let handle = self.handles.add_file(FileHandle { open, writes, writer });
-        Ok(Opened { handle, keep_cache, backing })
+        Ok(Opened { handle: self.handles.add_file(handle), ..opened })
     }
 
     fn choose_way(&self, chosen: Option<&Way>, open: &OpenFile, flags: OFlags) -> Result<Way, Errno> {
@@ -120,8 +133,7 @@ impl Union {
     fn is_for_kernel(&self, inode: &Inode, real: &Real) -> bool {
         // of bits that were kept in the place of real ones the kernel knows nothing
         let plain = inode.kind == Kind::File && !real.form.kept.is_some_and(Kept::is_marked);
-        let without_set_id = || Stat::of_file(&real.file).is_ok_and(|stat| stat.mode & 0o6000 == 0);
-        plain && real.branch.is_some() && real.branch == self.data.branch && without_set_id()
+        plain && real.branch.is_some() && real.branch == self.data.branch && !has_set_id(real)
     }
 
     /// The kernel writes to an open file by itself from now on; it forgets what it knew of it.
@@ -186,6 +198,11 @@ impl Union {
         }
         Ok(open.inode.with(|state| std::mem::replace(&mut state.seen, seen)) == seen)
     }
+}
+
+/// Whether a real file has set-id bits.
+fn has_set_id(real: &Real) -> bool {
+    Stat::of_file(&real.file).map_or(true, |stat| stat.mode & 0o6000 != 0)
 }
 
 /// Whether a real file can be read and written without the page cache.
