@@ -97,8 +97,17 @@ pub struct Union {
     on_stale: OnceLock<StaleHook>,
 }
 
-/// Told the number of an inode whose attributes the kernel must ask for again.
-pub struct StaleHook(Box<dyn Fn(u64) + Send + Sync>);
+/// Told the number of an inode of which the kernel must ask for something again.
+pub struct StaleHook(Box<dyn Fn(u64, Stale) + Send + Sync>);
+
+/// What the kernel must ask for again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stale {
+    /// Attributes.
+    Attributes,
+    /// The content, too; what it has gathered of it is written before that call returns.
+    Content,
+}
 
 impl std::fmt::Debug for StaleHook {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -169,16 +178,20 @@ impl Union {
         self.options.udba == Udba::Reval
     }
 
-    /// Sets who is told of attributes that changed on their own. Only the first call counts.
-    pub fn on_stale(&self, hook: impl Fn(u64) + Send + Sync + 'static) {
+    /// Sets who is told of what changed on its own. Only the first call counts.
+    pub fn on_stale(&self, hook: impl Fn(u64, Stale) + Send + Sync + 'static) {
         if self.on_stale.set(StaleHook(Box::new(hook))).is_err() {
             tracing::debug!("somebody is told of stale attributes already");
         }
     }
 
     fn tell_stale(&self, ino: u64) {
+        self.tell(ino, Stale::Attributes);
+    }
+
+    fn tell(&self, ino: u64, stale: Stale) {
         if let Some(StaleHook(hook)) = self.on_stale.get() {
-            hook(ino);
+            hook(ino, stale);
         }
     }
 

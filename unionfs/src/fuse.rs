@@ -43,7 +43,7 @@ use self::device::{Answered, Device};
 use self::handshake::{Agreed, MAX_WRITE, OpenDir, Wishes};
 use self::readers::Readers;
 use crate::backing::Backings;
-use crate::fs::Union;
+use crate::fs::{Stale, Union};
 use crate::interrupt::{self, Waiter};
 use crate::pool::Pool;
 use crate::sys;
@@ -92,16 +92,26 @@ impl Server {
         }
         let device = Device::new(device)?;
         let threads = union.options().threads.unwrap_or_else(default_threads).max(1);
-        let wishes = Wishes { revalidates: union.revalidates(), passthrough_depth: union.passthrough_depth() };
-        let Agreed { mut features, open_dir, passthrough } = handshake::shake_hands(&device, wishes)?;
+        let wishes = Wishes {
+            revalidates: union.revalidates(),
+            passthrough_depth: union.passthrough_depth(),
+            writeback: union.wants_writeback(),
+        };
+        let Agreed { mut features, open_dir, passthrough, writeback } = handshake::shake_hands(&device, wishes)?;
         if passthrough {
             union.use_backings(Backings::new(device.as_fd().try_clone_to_owned()?)?);
         }
+        if writeback {
+            union.use_writeback();
+        }
         features.push(format!("threads={threads}"));
         let notified = Arc::clone(&device);
-        union.on_stale(move |ino| match notified.invalidate_inode(ino, -1, 0) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => tracing::debug!(%errno, "telling the kernel of changed attributes"),
+        union.on_stale(move |ino, stale| {
+            let from = if stale == Stale::Content { 0 } else { -1 };
+            match notified.invalidate_inode(ino, from, 0) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => tracing::debug!(%errno, "telling the kernel of a change"),
+            }
         });
         union.begin()?;
         let valid = if union.revalidates() { REVALIDATE } else { FOR_EVER };

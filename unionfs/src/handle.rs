@@ -50,7 +50,7 @@ pub struct OpenFile {
     /// How the kernel gets at the content; decided with the first handle. While one is open, the
     /// kernel refuses others that are not of its kind.
     way: Mutex<Option<Way>>,
-    /// Handles by which the kernel writes without our knowledge.
+    /// Handles by which the kernel writes without our knowledge, or gathers writes.
     writers: AtomicUsize,
 }
 
@@ -63,7 +63,7 @@ pub enum Way {
     Passthrough(Arc<Backing>),
 }
 
-/// A handle by which the kernel writes without our knowledge, until it is dropped.
+/// A handle by which the kernel writes without our knowledge, or gathers writes, until it is dropped.
 #[derive(Debug)]
 pub struct Writer(Arc<OpenFile>);
 
@@ -107,7 +107,7 @@ impl OpenFile {
         Ok(way.get_or_insert(chosen).clone())
     }
 
-    /// Whether the kernel may be writing without our knowledge.
+    /// Whether the kernel may be writing without our knowledge, or gathering writes.
     pub fn has_writers(&self) -> bool {
         self.writers.load(Ordering::SeqCst) > 0
     }
@@ -141,7 +141,7 @@ pub struct FileHandle {
     pub open: Arc<OpenFile>,
     /// Whether the caller may write.
     pub writes: bool,
-    /// Where it does so without our knowledge.
+    /// Where it does so without our knowledge, or later.
     pub writer: Option<Writer>,
 }
 

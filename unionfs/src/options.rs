@@ -98,6 +98,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Whether the kernel reads and writes files of the top itself.
     pub passthrough: Wish,
+    /// Whether writes are gathered by the kernel where it does not write files itself.
+    pub writeback: Wish,
     /// What `/proc/mounts` shows as the source; the branches where not given.
     pub fsname: Option<OsString>,
 }

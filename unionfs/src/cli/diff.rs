@@ -9,6 +9,7 @@ use super::{DiffArgs, Failure, daemon, print};
 pub(super) fn run(args: &DiffArgs) -> Result<(), Failure> {
     daemon::prepare()?;
     let union = Asked::find(&args.union, Options::default(), Alone::IsNoUnion)?;
+    union.write_out()?;
     let mut text = Vec::new();
     for change in diff(union.branches(), union.workdir())? {
         text.extend_from_slice(change.kind.to_string().as_bytes());

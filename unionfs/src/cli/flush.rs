@@ -10,7 +10,9 @@ pub(super) fn run(args: &FlushArgs) -> Result<(), Failure> {
     daemon::prepare()?;
     let mut words = Words::default();
     args.options.iter().try_for_each(|argument| words.add(argument))?;
-    let flushed = Asked::find(&args.union, words.options, Alone::IsNoUnion)?.flush_links()?;
+    let union = Asked::find(&args.union, words.options, Alone::IsNoUnion)?;
+    union.write_out()?;
+    let flushed = union.flush_links()?;
     if flushed.pending == 0 {
         return Ok(());
     }

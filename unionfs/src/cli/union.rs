@@ -96,11 +96,7 @@ impl Asked {
     /// the kernel still holds of a mount is written.
     pub(super) fn settle(&self) -> Result<(), Failure> {
         match &self.mount {
-            Some(mount) => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let synced = rustix::fs::open(&mount.target, flags, Mode::empty()).and_then(rustix::fs::syncfs);
-                synced.map_err(|error| format!("cannot sync {}: {error}", mount.target.display()))?;
-            }
+            Some(_) => self.write_out()?,
             None if !self.has_links()? => return Ok(()),
             None => {}
         }
@@ -108,6 +104,14 @@ impl Asked {
             0 => Ok(()),
             count => Err(format!("{count} hard-linked files have names below that could not be brought up").into()),
         }
+    }
+
+    /// Writes what the kernel still holds of a mount to the branches.
+    pub(super) fn write_out(&self) -> Result<(), Failure> {
+        let Some(mount) = &self.mount else { return Ok(()) };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let synced = rustix::fs::open(&mount.target, flags, Mode::empty()).and_then(rustix::fs::syncfs);
+        synced.map_err(|error| format!("cannot sync {}: {error}", mount.target.display()).into())
     }
 
     /// Whether there is something to flush in branches that are not mounted; refuses what nobody can

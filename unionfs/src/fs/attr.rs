@@ -96,7 +96,7 @@ impl Union {
             (Some(_), kind) if kind != Kind::File => return Err(Errno::INVAL),
             _ => {}
         }
-        if change.is_empty() {
+        if change.is_empty() || self.is_known(&inode, &change)? {
             return self.getattr(ino);
         }
         self.check_attributes(&inode, &change)?;
@@ -108,6 +108,17 @@ impl Union {
         }
         let stat = changed?;
         if is_linked(&inode, &stat) { self.getattr(ino) } else { Ok(self.attr(&inode, stat)) }
+    }
+
+    /// Whether a change is only what the kernel has to tell of its own times where it gathers writes,
+    /// and they are so already. It tells them with every new name and every name less, and a file of a
+    /// read-only branch is not copied up for that.
+    fn is_known(&self, inode: &Arc<Inode>, change: &Change) -> Result<bool, Errno> {
+        let SetTime::To(mtime) = change.mtime else { return Ok(false) };
+        if !self.gathers_writes() || !(Change { mtime: SetTime::Keep, ..*change }).is_empty() {
+            return Ok(false);
+        }
+        Ok(self.stat_of(inode)?.mtime == mtime)
     }
 
     /// Changes attributes of the object itself; they are returned.

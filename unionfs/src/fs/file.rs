@@ -282,6 +282,7 @@ impl Union {
     pub fn seek(&self, handle: u64, offset: i64, whence: u32) -> Result<u64, Errno> {
         let handle = self.handles.file(handle)?;
         handle.open.check_readable()?;
+        self.fetch_gathered(&handle.open);
         let real = handle.open.real();
         let at = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
         let to = match i32::try_from(whence) {

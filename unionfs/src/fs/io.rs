@@ -20,15 +20,15 @@
 
 use std::num::NonZeroU32;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::Union;
 use super::file::{Opened, writes};
 use super::names::is_ours;
+use super::{Stale, Union};
 use crate::backing::Backings;
 use crate::branch::dir::open_again;
 use crate::branch::kept::Kept;
@@ -48,6 +48,8 @@ pub(super) struct Data {
     /// Whether they may be those of yet another file system.
     stacked: bool,
     backings: OnceLock<Arc<Backings>>,
+    /// The kernel gathers writes.
+    writeback: AtomicBool,
     /// Counts opens that let the kernel write by itself.
     opens: AtomicU32,
 }
@@ -83,6 +85,34 @@ impl Union {
         }
     }
 
+    /// Whether the kernel shall gather writes. Not where branches change directly: it would believe
+    /// in its own size and times of a file.
+    pub fn wants_writeback(&self) -> bool {
+        self.options.writeback == Wish::Auto && !self.revalidates() && self.writable().next().is_some()
+    }
+
+    /// The kernel gathers writes from now on.
+    pub fn use_writeback(&self) {
+        self.data.writeback.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the kernel gathers writes.
+    pub(super) fn gathers_writes(&self) -> bool {
+        self.data.writeback.load(Ordering::Relaxed)
+    }
+
+    /// Whether the kernel may have gathered writes to the file of a handle.
+    pub fn may_have_gathered(&self, handle: u64) -> bool {
+        self.gathers_writes() && self.handles.file(handle).is_ok_and(|handle| handle.open.has_writers())
+    }
+
+    /// Makes the kernel write what it has gathered of a file, where only the real one can be asked.
+    pub(super) fn fetch_gathered(&self, open: &OpenFile) {
+        if self.gathers_writes() && open.has_writers() {
+            self.tell(open.inode.ino, Stale::Content);
+        }
+    }
+
     /// Adds a handle to an open file.
     pub(super) fn add_handle(&self, open: Arc<OpenFile>, flags: OFlags) -> Result<Opened, Errno> {
         let mut first = false;
@@ -94,7 +124,10 @@ impl Union {
         let (handle, opened) = match way {
             Way::Cached => {
                 let keep_cache = self.may_keep_cache(&open)?;
-                (FileHandle { open, writes, writer: None }, Opened { keep_cache, ..Opened::default() })
+                // whole pages would come, and of an append-only file only the end is written
+                let direct = writes && self.gathers_writes() && open.real().append_only;
+                let writer = (writes && self.gathers_writes()).then(|| Writer::new(&open));
+                (FileHandle { open, writes, writer }, Opened { keep_cache, direct, ..Opened::default() })
             }
             Way::Passthrough(backing) => {
                 let writer = writes.then(|| self.note_writer(&open));

@@ -64,6 +64,8 @@ pub(super) mod init {
     pub(in crate::fuse) const DO_READDIRPLUS: u64 = 1 << 13;
     pub(in crate::fuse) const READDIRPLUS_AUTO: u64 = 1 << 14;
     pub(in crate::fuse) const ASYNC_DIO: u64 = 1 << 15;
+    /// Writes are gathered in the page cache; size and times of files are the kernel's then.
+    pub(in crate::fuse) const WRITEBACK_CACHE: u64 = 1 << 16;
     pub(in crate::fuse) const PARALLEL_DIROPS: u64 = 1 << 18;
     pub(in crate::fuse) const POSIX_ACL: u64 = 1 << 20;
     pub(in crate::fuse) const MAX_PAGES: u64 = 1 << 22;

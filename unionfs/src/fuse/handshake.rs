@@ -39,6 +39,8 @@ pub(super) struct Wishes {
     pub(super) revalidates: bool,
     /// The kernel is given files, and so many file systems may be stacked below this one.
     pub(super) passthrough_depth: Option<u32>,
+    /// The kernel gathers writes where it is given no files.
+    pub(super) writeback: bool,
 }
 
 /// What came of it.
@@ -49,6 +51,8 @@ pub(super) struct Agreed {
     pub(super) open_dir: OpenDir,
     /// Whether the kernel takes files.
     pub(super) passthrough: bool,
+    /// Whether the kernel gathers writes.
+    pub(super) writeback: bool,
 }
 
 /// What the kernel is told when a directory is opened. No handle is needed to read one.
@@ -117,6 +121,12 @@ fn agree(asked: &InitIn, wishes: Wishes) -> (InitOut, Agreed) {
         flags |= init::PASSTHROUGH;
         features.push("passthrough".to_owned());
     }
+    // the kernel does one or the other
+    let writeback = wishes.writeback && depth.is_none() && offered & init::WRITEBACK_CACHE != 0;
+    if writeback {
+        flags |= init::WRITEBACK_CACHE;
+        features.push("writeback_cache".to_owned());
+    }
     if offered & init::INIT_EXT != 0 {
         flags |= init::INIT_EXT;
     }
@@ -134,7 +144,7 @@ fn agree(asked: &InitIn, wishes: Wishes) -> (InitOut, Agreed) {
         max_stack_depth: depth.unwrap_or_default(),
         ..InitOut::default()
     };
-    (answer, Agreed { features, open_dir, passthrough: depth.is_some() })
+    (answer, Agreed { features, open_dir, passthrough: depth.is_some(), writeback })
 }
 
 #[cfg(test)]
@@ -155,5 +165,15 @@ mod tests {
         assert!(agreed.features.iter().any(|feature| feature == "auto_inval_data"));
         assert_eq!(agreed.open_dir, OpenDir::Fresh);
         assert_eq!(agree(&new, Wishes::default()).1.open_dir, OpenDir::Never);
+    }
+
+    #[test]
+    fn the_kernel_writes_files_itself_or_gathers_writes() {
+        let new = InitIn { major: 7, minor: 99, flags: u32::MAX, flags2: u32::MAX, ..InitIn::default() };
+        let both = Wishes { passthrough_depth: Some(2), writeback: true, ..Wishes::default() };
+        let (answer, agreed) = agree(&new, both);
+        assert_eq!((agreed.passthrough, agreed.writeback, answer.max_stack_depth), (true, false, 2));
+        let (_, agreed) = agree(&new, Wishes { passthrough_depth: None, ..both });
+        assert_eq!((agreed.passthrough, agreed.writeback), (false, true));
     }
 }

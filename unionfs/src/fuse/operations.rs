@@ -90,7 +90,7 @@ impl Adapter {
             op::REMOVEXATTR => self.remove_xattr(head, arguments, reply),
             op::FALLOCATE => self.fallocate(head, arguments, reply),
             op::IOCTL => self.ioctl(head, arguments, reply),
-            op::LSEEK => self.seek(arguments, reply),
+            op::LSEEK => self.seek(head, arguments, reply),
             op::COPY_FILE_RANGE => self.copy_range(head, arguments, reply),
             op::RELEASEDIR | op::DESTROY => Some(reply.parts(&[])),
             op::INTERRUPT => self.interrupt(arguments, reply),
@@ -415,10 +415,14 @@ impl Adapter {
         }))
     }
 
-    fn seek(&self, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+    fn seek(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let asked = arguments.take::<abi::LseekIn>()?;
-        let at = self.shared.run(|union| union.seek(asked.fh, asked.offset as i64, asked.whence));
-        Some(reply.message(at.map(|offset| abi::LseekOut { offset })))
+        // it waits for writes to the file, which must not queue behind it
+        let queue = !head.nodeid;
+        Some(self.dispatch(self.union().may_have_gathered(asked.fh), queue, head, move |shared| {
+            let at = shared.run(|union| union.seek(asked.fh, asked.offset as i64, asked.whence));
+            reply.message(at.map(|offset| abi::LseekOut { offset }))
+        }))
     }
 
     fn copy_range(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {

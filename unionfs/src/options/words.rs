@@ -95,6 +95,8 @@ enum Effect {
     Threads,
     /// Says whether the kernel reads and writes files itself.
     Passthrough,
+    /// Says whether the kernel gathers writes.
+    Writeback,
     /// Says what `/proc/mounts` shows.
     Fsname,
     /// Lets other users in.
@@ -163,6 +165,12 @@ pub const WORDS: &[Word] = &[
         Some("auto|off"),
         Effect::Passthrough,
         "let the kernel read and write files of the top itself where it can: as root, from kernel 6.9 (default auto)",
+    ),
+    word(
+        "writeback",
+        Some("auto|off"),
+        Effect::Writeback,
+        "let the kernel gather writes to files that it does not write itself; not with udba=reval (default auto)",
     ),
     word("fsname", Some("NAME"), Effect::Fsname, "what /proc/mounts shows as the source; the branches by default"),
     word("ro", None, Effect::Set(MsFlags::MS_RDONLY), "mount read-only"),
@@ -243,6 +251,7 @@ pub fn print(options: &Options) -> Vec<OsString> {
         options.workdir.as_ref().map(|dir| with("workdir", dir.as_os_str())),
         options.threads.map(|threads| format!("threads={threads}").into()),
         (options.passthrough == Wish::Off).then(|| "passthrough=off".into()),
+        (options.writeback == Wish::Off).then(|| "writeback=off".into()),
         options.fsname.as_ref().map(|name| with("fsname", name)),
     ]
     .into_iter()
@@ -298,6 +307,7 @@ impl Words {
             Effect::Workdir => self.options.workdir = Some(directory(word, value)?),
             Effect::Threads => self.options.threads = Some(threads(word, value)?),
             Effect::Passthrough => self.options.passthrough = wish(word, value)?,
+            Effect::Writeback => self.options.writeback = wish(word, value)?,
             Effect::Fsname => self.options.fsname = Some(text()),
             Effect::AllowOther => self.allow_other = true,
             Effect::Set(flags) => {
