@@ -50,6 +50,8 @@ pub struct OpenFile {
     /// How the kernel gets at the content; decided with the first handle. While one is open, the
     /// kernel refuses others that are not of its kind.
     way: Mutex<Option<Way>>,
+    /// Held by who sets times, or puts them back after a write.
+    times: Mutex<()>,
     /// Handles by which the kernel writes without our knowledge, or gathers writes.
     writers: AtomicUsize,
 }
@@ -89,7 +91,14 @@ impl OpenFile {
 
     fn made(inode: Arc<Inode>, real: Real, unread: bool) -> Arc<OpenFile> {
         let real = RwLock::new(Arc::new(real));
-        Arc::new(OpenFile { inode, real, unread: unread.into(), way: Mutex::new(None), writers: AtomicUsize::new(0) })
+        Arc::new(OpenFile {
+            inode,
+            real,
+            unread: unread.into(),
+            way: Mutex::new(None),
+            times: Mutex::new(()),
+            writers: AtomicUsize::new(0),
+        })
     }
 
     /// An open file of an inode whose content we may not read: of it only an empty copy can be made.
@@ -105,6 +114,12 @@ impl OpenFile {
         let mut way = self.way.lock();
         let chosen = choose(way.as_ref())?;
         Ok(way.get_or_insert(chosen).clone())
+    }
+
+    /// Does something that sets the times of the real file, one after the other.
+    pub fn by_turns<T>(&self, act: impl FnOnce() -> T) -> T {
+        let _turn = self.times.lock();
+        act()
     }
 
     /// Whether the kernel may be writing without our knowledge, or gathering writes.

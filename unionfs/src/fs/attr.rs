@@ -96,7 +96,8 @@ impl Union {
             (Some(_), kind) if kind != Kind::File => return Err(Errno::INVAL),
             _ => {}
         }
-        if change.is_empty() || self.is_known(&inode, &change)? {
+        let change = self.meant(&inode, change)?;
+        if change.is_empty() {
             return self.getattr(ino);
         }
         self.check_attributes(&inode, &change)?;
@@ -110,15 +111,23 @@ impl Union {
         if is_linked(&inode, &stat) { self.getattr(ino) } else { Ok(self.attr(&inode, stat)) }
     }
 
-    /// Whether a change is only what the kernel has to tell of its own times where it gathers writes,
-    /// and they are so already. It tells them with every new name and every name less, and a file of a
-    /// read-only branch is not copied up for that.
-    fn is_known(&self, inode: &Arc<Inode>, change: &Change) -> Result<bool, Errno> {
-        let SetTime::To(mtime) = change.mtime else { return Ok(false) };
-        if !self.gathers_writes() || !(Change { mtime: SetTime::Keep, ..*change }).is_empty() {
-            return Ok(false);
+    /// What is left of a change where the kernel gathers writes: it has times of its own for files
+    /// then. It tells them by themselves with every write, new name and name less, when they may be so
+    /// already, and a file of a read-only branch is not copied up for that. In the place of the present
+    /// it tells the time that it took.
+    fn meant(&self, inode: &Arc<Inode>, change: Change) -> Result<Change, Errno> {
+        let SetTime::To(mtime) = change.mtime else { return Ok(change) };
+        if !self.gathers_writes() || inode.kind != Kind::File {
+            return Ok(change);
         }
-        Ok(self.stat_of(inode)?.mtime == mtime)
+        let rest = Change { mtime: SetTime::Keep, ..change };
+        let stat = self.stat_of(inode)?;
+        let guarded = stat.guard.append_only || stat.guard.immutable;
+        Ok(match change.atime {
+            SetTime::Keep if guarded || stat.mtime == mtime => rest,
+            SetTime::Now if guarded => Change { mtime: SetTime::Now, ..change },
+            _ => change,
+        })
     }
 
     /// Changes attributes of the object itself; they are returned.
@@ -135,7 +144,11 @@ impl Union {
             at.chmod(mode)?;
         }
         if change.atime != SetTime::Keep || change.mtime != SetTime::Keep {
-            at.set_times(change.atime, change.mtime)?;
+            let set = || at.set_times(change.atime, change.mtime);
+            match inode.open_file() {
+                Some(open) => open.by_turns(set)?,
+                None => set()?,
+            }
         }
         at.stat()
     }
@@ -145,7 +158,7 @@ impl Union {
         let real = open.real();
         real.at().drop_capability()?;
         self.strip_set_id(inode, &real, caller, Privilege::Asked)?;
-        rustix::fs::ftruncate(&real.file, size)?;
+        self.in_its_time(&open, &real, || rustix::fs::ftruncate(&real.file, size))?;
         Ok(real)
     }
 

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::copy_data::Keep;
 use super::names::is_ours;
 use super::{Caller, Union};
+use crate::branch::at::SetTime;
 use crate::branch::dir::open_again;
 use crate::branch::stat::{Kind, RealId, Stat};
 use crate::handle::{OpenFile, Real};
@@ -244,20 +245,32 @@ impl Union {
         if let Some(caller) = strip {
             self.strip_set_id(&open.inode, &real, caller, Privilege::None)?;
         }
-        if real.append_only && offset != Stat::of_file(&real.file)?.size {
-            return Err(Errno::PERM);
+        if real.append_only {
+            return append(&real, offset, data);
         }
-        let mut done = 0;
-        while done < data.len() {
-            match rustix::io::pwrite(&real.file, &data[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(written) => done += written,
-                Err(Errno::INTR) => {}
-                Err(errno) if done == 0 => return Err(errno),
-                Err(_) => break,
+        self.in_its_time(&open, &real, || put(&real, offset, data))
+    }
+
+    /// Changes content. Where the kernel gathers writes, the time of a change is its to tell, if it is
+    /// not told already; so the real file keeps its own.
+    pub(super) fn in_its_time<T>(
+        &self,
+        open: &OpenFile,
+        real: &Real,
+        change: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        if !self.gathers_writes() {
+            return change();
+        }
+        open.by_turns(|| {
+            let before = Stat::of_file(&real.file)?.mtime;
+            let done = change()?;
+            match real.at().set_times(SetTime::Keep, SetTime::To(before)) {
+                // somebody else's
+                Ok(()) | Err(Errno::PERM | Errno::ACCESS) => Ok(done),
+                Err(errno) => Err(errno),
             }
-        }
-        Ok(done)
+        })
     }
 
     /// Ends a handle.
@@ -272,7 +285,8 @@ impl Union {
     pub fn fallocate(&self, handle: u64, mode: u32, offset: u64, length: u64, caller: Caller) -> Result<(), Errno> {
         let (open, real) = self.writable_real(handle)?;
         self.strip_set_id(&open.inode, &real, caller, Privilege::Asked)?;
-        rustix::fs::fallocate(&real.file, FallocateFlags::from_bits_retain(mode), offset, length)
+        let mode = FallocateFlags::from_bits_retain(mode);
+        self.in_its_time(&open, &real, || rustix::fs::fallocate(&real.file, mode, offset, length))
     }
 
     /// lseek(2) for data and holes.
@@ -307,7 +321,9 @@ impl Union {
         let source = from.open.real();
         let (mut read_at, mut write_at) = (from_at, to_at);
         let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);
-        rustix::fs::copy_file_range(&source.file, Some(&mut read_at), &target.file, Some(&mut write_at), length)
+        self.in_its_time(&open, &target, || {
+            rustix::fs::copy_file_range(&source.file, Some(&mut read_at), &target.file, Some(&mut write_at), length)
+        })
     }
 
     /// A change of the content takes set-id bits away, unless the caller may keep them (rule 35).
@@ -336,6 +352,34 @@ impl Union {
         }
         Ok(())
     }
+}
+
+/// Writes all of it, or as much as there is room for.
+fn put(real: &Real, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+    let mut done = 0;
+    while done < data.len() {
+        match rustix::io::pwrite(&real.file, &data[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(written) => done += written,
+            Err(Errno::INTR) => {}
+            Err(errno) if done == 0 => return Err(errno),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
+}
+
+/// Writes to the end of what is append-only. Where the kernel gathers writes they are whole pages, which
+/// begin with what is there.
+fn append(real: &Real, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+    let size = Stat::of_file(&real.file)?.size;
+    let known = size.checked_sub(offset).and_then(|known| usize::try_from(known).ok()).ok_or(Errno::PERM)?;
+    let known = known.min(data.len());
+    let mut there = vec![0; known];
+    let same = rustix::io::pread(&real.file, &mut there[..], offset)? == known && there == data[..known];
+    let done = put(real, size, &data[known..])?;
+    // what was appended is not lost with what must not be overwritten
+    if same { Ok(known + done) } else { Err(Errno::PERM) }
 }
 
 /// Refuses to open for writing what its flags protect; where the file was opened anew for that, the

@@ -124,10 +124,8 @@ impl Union {
         let (handle, opened) = match way {
             Way::Cached => {
                 let keep_cache = self.may_keep_cache(&open)?;
-                // whole pages would come, and of an append-only file only the end is written
-                let direct = writes && self.gathers_writes() && open.real().append_only;
                 let writer = (writes && self.gathers_writes()).then(|| Writer::new(&open));
-                (FileHandle { open, writes, writer }, Opened { keep_cache, direct, ..Opened::default() })
+                (FileHandle { open, writes, writer }, Opened { keep_cache, ..Opened::default() })
             }
             Way::Passthrough(backing) => {
                 let writer = writes.then(|| self.note_writer(&open));
