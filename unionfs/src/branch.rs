@@ -49,6 +49,8 @@ pub struct Branch {
     pub covered: Vec<(u64, u64)>,
     /// Whether a listing tells the inode numbers that stat tells, all of one device.
     pub honest_listing: bool,
+    /// Whether no name is found that a listing does not tell.
+    pub exact_listing: bool,
     /// The device of its root.
     pub device: u64,
     /// Whether there may be records of renamed directories, or redirects of overlayfs.
@@ -59,6 +61,11 @@ pub struct Branch {
 /// one device: ext2 to ext4, xfs, tmpfs, squashfs, erofs, f2fs. On others (overlayfs, FUSE, btrfs
 /// with its subvolumes) each entry is asked.
 const HONEST: [u32; 6] = [0xEF53, 0x5846_5342, 0x0102_1994, 0x7371_7368, 0xE0F5_E1E2, 0xF2F5_2010];
+
+/// Others that find no name but those that they list, spelled like that: btrfs, overlayfs. Not so
+/// file systems that fold cases, that mount when a name is looked up, or that have hidden names
+/// (`.zfs`, `.snapshot`, /proc).
+const EXACT: [u32; 2] = [0x9123_683E, 0x794C_7630];
 
 /// The form of a branch that is given like this.
 pub fn form_of(spec: &BranchSpec) -> Form {
@@ -91,6 +98,13 @@ pub fn is_stacked(dir: &Dir) -> Result<bool, Errno> {
     Ok(STACKED.contains(&magic))
 }
 
+/// Whether this directory's file system finds no name that it does not list, but where a directory
+/// folds cases.
+pub fn has_exact_listing(dir: &Dir) -> Result<bool, Errno> {
+    let magic = rustix::fs::fstatfs(dir)?.f_type as u32;
+    Ok(HONEST.contains(&magic) || EXACT.contains(&magic))
+}
+
 impl Branch {
     /// Whether whiteouts and opaque marks count here.
     pub fn honours_whiteouts(&self) -> bool {
@@ -105,7 +119,9 @@ impl Branch {
     /// What of the marks here counts; whiteouts only where `hiding` can matter.
     pub fn heed(&self, hiding: bool) -> Heed {
         let whiteouts = self.honours_whiteouts();
-        Heed { whiteouts: whiteouts && hiding, records: whiteouts && self.records.load(Ordering::Acquire) }
+        let whiteouts_here = whiteouts && hiding;
+        let records = whiteouts && self.records.load(Ordering::Acquire);
+        Heed { whiteouts: whiteouts_here, beside: whiteouts_here, records }
     }
 
     /// Says on the disk that there may be records here from now on.

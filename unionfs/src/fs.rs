@@ -26,6 +26,7 @@ mod dirs;
 mod file;
 mod flags;
 mod flush;
+mod index;
 mod io;
 mod known;
 mod listing;
@@ -82,6 +83,9 @@ pub struct Union {
     dirs: Arc<dirs::DirCache>,
     held: Arc<dirs::Held>,
     listings: Arc<readdir::Listings>,
+    indexes: Arc<index::Indexes>,
+    /// The branches that take new names, top first.
+    writable: Box<[BranchIndex]>,
     tree: RwLock<()>,
     renames: names::Renames,
     /// Shown in the place of directories that are other branches.
@@ -155,6 +159,8 @@ struct Sight {
     dirs: u64,
     /// Where what is below the last of them lies, if not under the name.
     redirect: Option<Redirect>,
+    /// A branch on which a whiteout of the name was not looked for: there it would hide nothing.
+    unmarked: Option<BranchIndex>,
     /// When it was looked at.
     moment: records::Moment,
 }
@@ -233,7 +239,12 @@ impl Union {
 
     /// The branches that take new names, top first.
     fn writable(&self) -> impl Iterator<Item = (BranchIndex, &Work)> {
-        (0..).map(BranchIndex).zip(&self.branches).filter_map(|(index, b)| Some((index, b.work.as_ref()?)))
+        self.writable.iter().filter_map(|index| Some((*index, self.branch(*index).work.as_ref()?)))
+    }
+
+    /// Whether a branch below one takes new names.
+    fn has_writable_below(&self, branch: BranchIndex) -> bool {
+        self.writable.last().is_some_and(|lowest| *lowest > branch)
     }
 
     /// The branches as those for a new entry in a directory.
@@ -244,7 +255,7 @@ impl Union {
             Ok(Candidate {
                 branch: branch_index,
                 writable: branch.writable() && self.reaches(dir, branch_index)?,
-                has_parent: parent.branches.contains(&branch_index),
+                has_parent: parent.branches.binary_search(&branch_index).is_ok(),
             })
         };
         (0..).zip(&self.branches).map(candidate).collect()

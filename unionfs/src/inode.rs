@@ -23,6 +23,9 @@ use crate::union::{BranchIndex, Name, NameBuf};
 /// The number of the root, fixed by the FUSE protocol.
 pub const ROOT: u64 = 1;
 
+/// As [`State::seen`] of a directory: it was brought up to one more branch, and is otherwise what it was.
+pub const GROWN: u64 = u64::MAX;
+
 /// One object of the union.
 #[derive(Debug)]
 pub struct Inode {

@@ -241,12 +241,23 @@ impl Dir {
     ///
     /// # Errors
     /// Those of reading a directory, and of `take`.
-    pub fn each_entry(&self, mut take: impl FnMut(ReadEntry<'_>) -> Result<bool, Errno>) -> Result<(), Errno> {
-        let fd = self.open_for_reading()?;
+    pub fn each_entry(&self, take: impl FnMut(ReadEntry<'_>) -> Result<bool, Errno>) -> Result<(), Errno> {
+        self.each_entry_of(self.open_for_reading()?.as_fd(), take)
+    }
+
+    /// The same by a descriptor of [`Dir::open_for_reading`].
+    ///
+    /// # Errors
+    /// Those of reading a directory, and of `take`.
+    pub fn each_entry_of(
+        &self,
+        fd: BorrowedFd<'_>,
+        mut take: impl FnMut(ReadEntry<'_>) -> Result<bool, Errno>,
+    ) -> Result<(), Errno> {
         let mut done = Ok(true);
         let mut more = true;
         while more && matches!(done, Ok(true)) {
-            more = self.read_some(fd.as_fd(), |entry| {
+            more = self.read_some(fd, |entry| {
                 if matches!(done, Ok(true)) && !matches!(entry.name, b"." | b"..") {
                     done = take(entry);
                 }
@@ -311,6 +322,20 @@ impl Dir {
     /// Makes the directory's entries durable.
     pub fn sync(&self) -> Result<(), Errno> {
         rustix::fs::fsync(self.open_for_reading()?)
+    }
+}
+
+/// `FS_CASEFOLD_FL` of `linux/fs.h`.
+const CASE_FOLDED: u32 = 0x4000_0000;
+
+/// Whether a directory finds names that it does not list, spelled in another case.
+///
+/// # Errors
+/// Those of FS_IOC_GETFLAGS, but for those of a file system that has no flags.
+pub fn folds_case(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
+    match rustix::fs::ioctl_getflags(dir) {
+        Err(Errno::NOTTY | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(false),
+        flags => Ok(flags?.bits() & CASE_FOLDED != 0),
     }
 }
 

@@ -16,6 +16,8 @@ use crate::union::{Below, Found, Name, NameBuf, RawName, Redirect};
 pub struct Heed {
     /// Whiteouts and opaque marks.
     pub whiteouts: bool,
+    /// The whiteout of the name that is asked for; not where it is known that there is none.
+    pub beside: bool,
     /// Records of renamed directories.
     pub records: bool,
 }
@@ -63,11 +65,11 @@ impl Dir {
         }
         let found = match &stat {
             Some(_) if !is_dir => Found::Leaf,
-            Some(_) if heed.whiteouts && (self.has_opaque(name)? || self.has_whiteout(name)?) => {
+            Some(_) if heed.whiteouts && (self.has_opaque(name)? || heed.beside && self.has_whiteout(name)?) => {
                 Found::Dir(Below::Hidden)
             }
             Some(_) => Found::Dir(Below::Merges),
-            None if heed.whiteouts && self.has_whiteout(name)? => Found::Whiteout,
+            None if heed.beside && self.has_whiteout(name)? => Found::Whiteout,
             None => Found::Nothing,
         };
         Ok(Word { found, stat, redirect: None })

@@ -96,7 +96,7 @@ impl View {
     }
 
     pub(crate) fn heed(&self, branch: BranchIndex) -> Heed {
-        let nothing = Heed { whiteouts: false, records: false };
+        let nothing = Heed { whiteouts: false, beside: false, records: false };
         self.branches.get(branch.get()).map_or(nothing, |about| about.heed)
     }
 
@@ -170,7 +170,7 @@ fn open(branch: &BranchSpec, workdir: Option<&Path>) -> Result<About, DiffError>
         return Err(DiffError::WrittenAsOverlay(branch.path.clone()));
     }
     let whiteouts = branch.whiteouts || branch.overlay || writable;
-    let heed = Heed { whiteouts, records: whiteouts && branch::has_records(&root).map_err(fail)? };
+    let heed = Heed { whiteouts, beside: whiteouts, records: whiteouts && branch::has_records(&root).map_err(fail)? };
     Ok(About { root: Rc::new(root), heed, init: branch.init })
 }
 

@@ -310,12 +310,12 @@ impl Union {
         if !inode.with(|state| state.dentries.iter().any(known)) {
             return Err(Errno::STALE);
         }
-        let sight = self.look(&self.level(parent)?, name)?;
+        let sight = self.look(parent, name)?;
         let before = sight.stat.ok_or(Errno::STALE)?;
         if sight.resolved.topmost() != Some(from) || before.id != inode.with(|state| state.real) {
             return Err(Errno::STALE);
         }
-        let into = self.dir(parent, target)?;
+        let into = self.spot(parent, target, name)?.dir;
         let recorded = before.nlink > 1;
         let _changing = recorded.then(|| self.records.change());
         if recorded {
@@ -343,7 +343,7 @@ impl Union {
         let (parent, name) = (&dentry.parent, dentry.name.as_name());
         self.raise_dir(parent, branch)?;
         let _names = parent.lock_names();
-        let sight = self.look(&self.level(parent)?, name)?;
+        let sight = self.look(parent, name)?;
         let (Some(stat), Some(top)) = (sight.stat, sight.resolved.topmost()) else { return Err(Errno::STALE) };
         if top == branch {
             return Ok(false);
@@ -353,7 +353,7 @@ impl Union {
         }
         let work = self.work(branch)?;
         self.check_record(branch, inode.ino)?;
-        let (into, gone) = (self.dir(parent, branch)?, self.gone(parent, top, name)?);
+        let (into, gone) = (self.spot(parent, branch, name)?.dir, self.gone(parent, top, name)?);
         let _changing = self.records.change();
         links::note_gone(work, inode.ino, Origin::of(&stat), &gone)?;
         let linked = into.keeping_times(|| work.links().link(&links::link_name(inode.ino), &into, name.as_bytes()));

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::copy_data::Keep;
 use super::steps::overlay::Install;
 use super::steps::{Carrier, Spot, mark_opaque};
-use super::{Caller, Entry, Level, Opened, Sight, Union, name};
+use super::{Caller, Entry, Opened, Sight, Union, name};
 use crate::acl;
 use crate::branch::at::At;
 use crate::branch::dir::Dir;
@@ -162,11 +162,10 @@ impl Union {
             if let Some(made) = self.make_unseen(&dir, name, new, || self.birth(&dir, new, mode, umask, caller))? {
                 return Ok(made);
             }
-            let level = self.level(&dir)?;
-            let sight = self.look(&level, name)?;
+            let sight = self.look(&dir, name)?;
             let target = self.target_for_new(&dir, &sight)?;
             self.guard(&dir)?.check_addition()?;
-            if !level.iter().any(|(branch, _)| *branch == target) {
+            if !dir.stack()?.branches.contains(&target) {
                 drop(names);
                 self.raise_dir(&dir, target)?;
                 continue;
@@ -176,9 +175,9 @@ impl Union {
                 return Err(Errno::PERM);
             }
             let birth = self.birth(&dir, new, mode, umask, caller)?;
-            let into = self.dir(&dir, target)?;
-            let bare = self.shows_bare(&sight, &level, target) || self.is_bare(&dir, &into, target);
-            let spot = Spot::new(into, name).known_bare(bare);
+            let spot = self.spot(&dir, target, name)?;
+            let bare = spot.bare || self.shows_bare(&sight, target) || self.is_bare(&dir, &spot.dir, target);
+            let spot = spot.known_bare(bare);
             let file = self.install_new(&dir, &spot, target, new, &birth)?;
             // what a directory merges with depends on what was hidden
             let alone = !matches!(new, New::Dir) || matches!(sight.resolved, Resolved::Missing { cut: None });
@@ -187,6 +186,9 @@ impl Union {
             } else {
                 self.find(&dir, name)?.ok_or(Errno::STALE)?
             };
+            if matches!(new, New::Dir) {
+                self.note_born(&dir, entry.lookup.inode(), target);
+            }
             return Ok((entry, file.map(|file| (file, target))));
         }
     }
@@ -204,23 +206,27 @@ impl Union {
         if !self.branch(target).writable() {
             return Ok(None);
         }
-        let into = self.dir(dir, target)?;
-        if !self.is_bare(dir, &into, target) {
+        if !self.is_unmarked(dir, target, name) && !self.is_bare(dir, &*self.dir(dir, target)?, target) {
             return Ok(None);
         }
         self.guard(dir)?.check_addition()?;
         let birth = birth()?;
+        let spot = self.spot(dir, target, name)?.known_bare(true);
+        let into = &spot.dir;
         let put = if birth.is_plain(new) {
-            put(&into, name.as_bytes(), new, birth.mode)
+            put(into, name.as_bytes(), new, birth.mode)
         } else {
             let how = Install { opaque: false, over_whiteout: false };
-            put_prepared(self.work(target)?, (&into, name), new, &birth, how)
+            put_prepared(self.work(target)?, (into, name), new, &birth, how)
         };
         let file = match put {
             Err(Errno::EXIST) => return Ok(None),
             file => file?,
         };
-        let entry = self.adopt_made(dir, &Spot::new(into, name), target, new.kind(), file.as_ref())?;
+        let entry = self.adopt_made(dir, &spot, target, new.kind(), file.as_ref())?;
+        if matches!(new, New::Dir) {
+            self.note_born(dir, entry.lookup.inode(), target);
+        }
         if !birth.inherits {
             self.note_new(entry.lookup.inode(), target, new.kind() == Kind::Dir);
         }
@@ -228,10 +234,8 @@ impl Union {
     }
 
     /// Whether looking for a name that is not there was looking for a whiteout of it, too.
-    pub(super) fn shows_bare(&self, sight: &Sight, level: &Level, branch: BranchIndex) -> bool {
-        let missing = matches!(sight.resolved, Resolved::Missing { cut: None });
-        let position = level.iter().position(|(index, _)| *index == branch);
-        missing && position.is_some_and(|at| self.marks_matter(level, at))
+    pub(super) fn shows_bare(&self, sight: &Sight, branch: BranchIndex) -> bool {
+        matches!(sight.resolved, Resolved::Missing { cut: None }) && sight.unmarked != Some(branch)
     }
 
     /// Makes an inode of what was just made on a branch, whatever lies below.
@@ -256,7 +260,7 @@ impl Union {
             Kind::Dir => (Resolved::Dir { stack: vec![target], cut: None }, self.mix(0, &stat)),
             _ => (Resolved::Leaf(target), 0),
         };
-        self.adopt(dir, spot.name, Sight { resolved, stat: Some(stat), dirs, redirect: None, moment })
+        self.adopt(dir, spot.name, Sight { resolved, stat: Some(stat), dirs, redirect: None, unmarked: None, moment })
     }
 
     /// The branch for a new entry where a name is not visible.
@@ -339,8 +343,7 @@ impl Union {
                 Ok(None) | Err(Errno::EXIST) => {}
                 Err(errno) => return Err(errno),
             }
-            let level = self.level(&dir)?;
-            let sight = self.look(&level, name)?;
+            let sight = self.look(&dir, name)?;
             let chosen = self.target_for_new(&dir, &sight)?;
             self.guard(&dir)?.check_addition()?;
             let lowest = self.lowest_for_new(&dir, &sight)?;
@@ -352,9 +355,9 @@ impl Union {
             };
             if raised && here {
                 let recorded = matches!(inode.place(), Place::Record(_));
-                let into = self.dir(&dir, target)?;
-                let bare = self.shows_bare(&sight, &level, target) || self.is_bare(&dir, &into, target);
-                match self.link_here(&inode, &dir, Spot::new(into, name).known_bare(bare), target) {
+                let spot = self.spot(&dir, target, name)?;
+                let bare = spot.bare || self.shows_bare(&sight, target) || self.is_bare(&dir, &spot.dir, target);
+                match self.link_here(&inode, &dir, spot.known_bare(bare), target) {
                     // its record was flushed in this moment
                     Err(Errno::NOENT) if recorded => continue,
                     linked => return linked,
@@ -375,12 +378,11 @@ impl Union {
         if !matches!(inode.place(), Place::Entry(branch) if branch == target) || !self.branch(target).writable() {
             return Ok(None);
         }
-        let into = self.dir(dir, target)?;
-        if !self.is_bare(dir, &into, target) {
+        if !self.is_unmarked(dir, target, name) && !self.is_bare(dir, &*self.dir(dir, target)?, target) {
             return Ok(None);
         }
         self.guard(dir)?.check_addition()?;
-        self.link_here(inode, dir, Spot::new(into, name).known_bare(true), target).map(Some)
+        self.link_here(inode, dir, self.spot(dir, target, name)?.known_bare(true), target).map(Some)
     }
 
     fn lowest_for_new(&self, dir: &Inode, sight: &Sight) -> Result<BranchIndex, Errno> {

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use super::Union;
+use super::index::Indexes;
 use super::readdir::Listings;
 use crate::branch::dir::Dir;
 use crate::branch::stat::Kind;
@@ -47,17 +48,19 @@ impl DirCache {
         Arc::new(DirCache { shards: std::array::from_fn(|_| Mutex::new(LruCache::new(each))), each, branches })
     }
 
-    fn shard(&self, ino: u64) -> &Mutex<Shard> {
-        &self.shards[(ino.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 60) as usize % SHARDS]
+    fn shard(&self, ino: u64, branch: BranchIndex) -> &Mutex<Shard> {
+        // a directory of many branches has room in all of them
+        let key = ino.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32 ^ u64::from(branch.0);
+        &self.shards[(key % SHARDS as u64) as usize]
     }
 
     pub(super) fn get(&self, ino: u64, branch: BranchIndex) -> Option<Arc<Dir>> {
-        self.shard(ino).lock().get(&(ino, branch)).cloned()
+        self.shard(ino, branch).lock().get(&(ino, branch)).cloned()
     }
 
     pub(super) fn put(&self, ino: u64, branch: BranchIndex, dir: Arc<Dir>) {
         // what falls out is closed after the lock is gone
-        let evicted = self.shard(ino).lock().push((ino, branch), dir);
+        let evicted = self.shard(ino, branch).lock().push((ino, branch), dir);
         drop(evicted);
     }
 
@@ -70,10 +73,10 @@ impl DirCache {
     }
 
     pub(super) fn remove(&self, ino: u64) {
-        let mut shard = self.shard(ino).lock();
-        let removed: Vec<_> = (0..self.branches).filter_map(|b| shard.pop(&(ino, BranchIndex(b)))).collect();
-        drop(shard);
-        drop(removed);
+        for branch in (0..self.branches).map(BranchIndex) {
+            let removed = self.shard(ino, branch).lock().pop(&(ino, branch));
+            drop(removed);
+        }
     }
 }
 
@@ -115,6 +118,7 @@ pub(super) struct Purge {
     pub(super) dirs: Arc<DirCache>,
     pub(super) held: Arc<Held>,
     pub(super) listings: Arc<Listings>,
+    pub(super) indexes: Arc<Indexes>,
 }
 
 impl LeaveHook for Purge {
@@ -122,6 +126,7 @@ impl LeaveHook for Purge {
         if kind == Kind::Dir {
             self.dirs.remove(ino);
             self.listings.remove(ino);
+            self.indexes.remove(ino);
         }
         // one lock for all, which few of those that leave need
         if held {

@@ -81,6 +81,8 @@ impl Union {
         let flags = changed(own.bits(), shown.bits(), wanted.bits());
         // of a directory, those below do not count any more
         let flags = (IFlags::from_bits_retain(flags) - GUARDED) | (wanted & GUARDED);
+        // names may be found in another case from now on
+        self.indexes.remove(ino);
         rustix::fs::ioctl_setflags(&real, flags).inspect(|()| self.tell_stale(ino))
     }
 

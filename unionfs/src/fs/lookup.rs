@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::index::{Asked, May};
 use super::records::{LOOKS, is_linked};
 use super::{Attr, Entry, Level, Sight, Union, name};
 use crate::branch::dir::Dir;
+use crate::branch::marks::Heed;
 use crate::branch::stat::{Kind, RealId, Stat};
 use crate::branch::work::Work;
-use crate::inode::{Birth, Inode, Place};
+use crate::inode::{Birth, GROWN, Inode, Place};
 use crate::links::{self, Origin, Record};
 use crate::union::{BranchIndex, Name, Resolved, resolve};
 
@@ -27,20 +29,61 @@ impl Union {
 
     /// The entry of a name in a directory whose names are held.
     pub(super) fn find(&self, dir: &Arc<Inode>, name: Name<'_>) -> Result<Option<Entry>, Errno> {
-        let sight = self.look(&self.level(dir)?, name)?;
+        let sight = self.look(dir, name)?;
         if sight.stat.is_none() {
             return Ok(None);
         }
         self.adopt(dir, name, sight).map(Some)
     }
 
-    /// What the branches of a directory hold under a name.
-    pub(super) fn look(&self, level: &[(BranchIndex, Arc<Dir>)], name: Name<'_>) -> Result<Sight, Errno> {
+    /// What the branches of a directory hold under a name. The names of the directory are held.
+    pub(super) fn look(&self, dir: &Arc<Inode>, name: Name<'_>) -> Result<Sight, Errno> {
+        self.look_on(dir, &dir.stack()?.branches, name)
+    }
+
+    /// What the branches below one hold under a name.
+    pub(super) fn look_below(&self, dir: &Arc<Inode>, branch: BranchIndex, name: Name<'_>) -> Result<Resolved, Errno> {
+        let stack = dir.stack()?;
+        let below = stack.branches.partition_point(|index| *index <= branch);
+        Ok(self.look_on(dir, &stack.branches[below..], name)?.resolved)
+    }
+
+    fn look_on(&self, dir: &Arc<Inode>, stack: &[BranchIndex], name: Name<'_>) -> Result<Sight, Errno> {
+        let asked = self.asked(dir, stack, name);
+        let sight = self.hear(&asked, name, |branch| self.dir(dir, branch))?;
+        if sight.stat.is_none() && !asked.is_empty() {
+            self.note_miss(dir);
+        }
+        Ok(sight)
+    }
+
+    /// What is found under a name in open directories.
+    pub(super) fn look_in(&self, level: &Level, name: Name<'_>) -> Result<Sight, Errno> {
+        let asked: Asked = level.iter().map(|(branch, _)| (*branch, May::ANYTHING)).collect();
+        self.hear(&asked, name, |branch| {
+            let found = level.iter().find(|(index, _)| *index == branch);
+            found.map(|(_, dir)| Arc::clone(dir)).ok_or(Errno::IO)
+        })
+    }
+
+    /// What those branches say of a name that are asked for it.
+    fn hear(
+        &self,
+        asked: &[(BranchIndex, May)],
+        name: Name<'_>,
+        open: impl Fn(BranchIndex) -> Result<Arc<Dir>, Errno>,
+    ) -> Result<Sight, Errno> {
         let moment = self.records.moment();
-        let (mut stat, mut dirs, mut redirect) = (None, 0u64, None);
-        let words = level.iter().enumerate().map(|(at, (branch, dir))| {
+        let (mut stat, mut dirs, mut redirect, mut unmarked) = (None, 0u64, None, None);
+        let words = asked.iter().enumerate().map(|(at, (branch, may))| {
             // marks that could hide nothing are not looked for
-            let word = dir.word(name, self.branch(*branch).heed(self.marks_matter(level, at)))?;
+            let marks_matter = at + 1 < asked.len() || self.has_writable_below(*branch);
+            let heed = self.branch(*branch).heed(marks_matter);
+            let heed = Heed { beside: heed.beside && may.whiteout, ..heed };
+            if may.whiteout && !heed.beside {
+                unmarked = Some(*branch);
+            }
+            let word = open(*branch)?.word(name, heed)?;
             if let Some(seen) = word.stat.filter(|seen| seen.kind == Kind::Dir) {
                 dirs = self.mix(dirs, &seen);
             }
@@ -49,18 +92,7 @@ impl Union {
             Ok((*branch, word.found))
         });
         let resolved = resolve(words)?;
-        Ok(Sight { stat: resolved.topmost().and(stat), resolved, dirs, redirect, moment })
-    }
-
-    /// Whether whiteouts of one branch of a directory, at this position, can hide anything.
-    pub(super) fn marks_matter(&self, level: &[(BranchIndex, Arc<Dir>)], at: usize) -> bool {
-        at + 1 < level.len() || self.writable().any(|(index, _)| index > level[at].0)
-    }
-
-    /// What the branches below one hold under a name.
-    pub(super) fn look_below(&self, level: &Level, branch: BranchIndex, name: Name<'_>) -> Result<Resolved, Errno> {
-        let below = level.iter().position(|(index, _)| *index > branch).unwrap_or(level.len());
-        Ok(self.look(&level[below..], name)?.resolved)
+        Ok(Sight { stat: resolved.topmost().and(stat), resolved, dirs, redirect, unmarked, moment })
     }
 
     /// Makes an inode of what was found, with one lookup on it.
@@ -72,7 +104,7 @@ impl Union {
                 return Ok(entry);
             }
             self.records.settle();
-            sight = self.look(&self.level(dir)?, name)?;
+            sight = self.look(dir, name)?;
         }
         self.adopt_now(dir, name, &sight)
     }
@@ -117,9 +149,16 @@ impl Union {
             }
             std::mem::replace(&mut state.seen, dirs)
         });
-        if before != dirs {
-            self.dirs.remove(inode.ino);
+        if before != dirs && before != GROWN {
+            self.forget_open(inode.ino);
         }
+    }
+
+    /// Forgets what is open of a directory and what it lists: it is gone, or something else.
+    pub(super) fn forget_open(&self, ino: u64) {
+        self.dirs.remove(ino);
+        self.listings.remove(ino);
+        self.indexes.remove(ino);
     }
 
     fn substitute(&self, sight: &Sight, real: RealId) -> u64 {

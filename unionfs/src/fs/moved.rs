@@ -111,7 +111,7 @@ impl Union {
             here = redirect::step(self, &here, name(component)?)?;
         }
         let level: Level = here.stack.into_iter().map(|place| (place.branch, place.dir)).collect();
-        let sight = self.look(&level, name(last)?)?;
+        let sight = self.look_in(&level, name(last)?)?;
         let Some((branch, stat)) = sight.resolved.topmost().zip(sight.stat) else { return Ok(None) };
         let (_, dir) = level.iter().find(|(index, _)| *index == branch).ok_or(Errno::IO)?;
         Ok(Some(Leaf { branch, dir: dir.stat()?.id, stat }))

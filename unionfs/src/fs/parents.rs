@@ -8,7 +8,7 @@ use super::Union;
 use super::names::is_ours;
 use super::steps::mark_opaque;
 use crate::branch::stat::{Kind, RealId};
-use crate::inode::{Dentry, Inode, Place};
+use crate::inode::{Dentry, GROWN, Inode, Place};
 use crate::union::{BranchIndex, policy};
 
 /// So often is begun again when directories on the way are renamed.
@@ -99,8 +99,8 @@ impl Union {
         }
         let work = self.work(branch)?;
         let temporary = work.temporary_name();
-        let into = self.dir(parent, branch)?;
         let union_name = super::name(name)?;
+        let into = self.spot(parent, branch, union_name)?.dir;
         // one that hid the directories of this name on branches below the stack
         let over_whiteout = into.is_overlay_whiteout(union_name)?;
         let prepare = || -> Result<RealId, Errno> {
@@ -121,10 +121,12 @@ impl Union {
         inode.with(|state| {
             state.place = Place::Stack(Arc::new(stack.with(branch)));
             state.unsynced = true;
+            state.seen = GROWN;
             if branch < top {
                 state.real = new;
             }
         });
+        self.note_fresh(inode, branch);
         Ok(())
     }
 }

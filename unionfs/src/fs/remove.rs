@@ -6,8 +6,8 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::records::Changing;
-use super::steps::{Carrier, Spot};
-use super::{Entry, Level, Progress, Sight, Union, name};
+use super::steps::Carrier;
+use super::{Entry, Progress, Sight, Union, name};
 use crate::branch::dir::Dir;
 use crate::branch::stat::{Kind, Stat};
 use crate::inode::{Inode, Place};
@@ -102,13 +102,12 @@ impl Union {
         let dir = self.inodes.get(parent)?;
         loop {
             let names = dir.lock_names();
-            let level = self.level(&dir)?;
-            let sight = self.look(&level, name)?;
+            let sight = self.look(&dir, name)?;
             let (Some(stat), Some(top)) = (sight.stat, sight.resolved.topmost()) else { return Err(Errno::NOENT) };
             check(stat.kind)?;
             self.guard(&dir)?.check_change()?;
             let target = if self.branch(top).writable() { top } else { self.target_above(&dir, top)? };
-            if !level.iter().any(|(branch, _)| *branch == target) {
+            if !dir.stack()?.branches.contains(&target) {
                 if stat.kind == Kind::Dir {
                     // refused before the parents are brought up for nothing
                     let victim = self.find(&dir, name)?.ok_or(Errno::NOENT)?;
@@ -123,7 +122,7 @@ impl Union {
                 return Ok(Progress::TakesLong);
             }
             let large = large.then(|| self.hold_large(&dir, top, name)).flatten();
-            self.remove_here(&dir, name, (&level, sight), target)?;
+            self.remove_here(&dir, name, sight, target)?;
             drop(names);
             drop(large);
             return Ok(Progress::Done);
@@ -131,17 +130,11 @@ impl Union {
     }
 
     /// Removes with the names of the directory held, on a branch where it exists.
-    fn remove_here(
-        &self,
-        dir: &Arc<Inode>,
-        name: Name<'_>,
-        (level, sight): (&Level, Sight),
-        target: BranchIndex,
-    ) -> Result<(), Errno> {
+    fn remove_here(&self, dir: &Arc<Inode>, name: Name<'_>, sight: Sight, target: BranchIndex) -> Result<(), Errno> {
         let top = sight.resolved.topmost();
         let on_carrier = top == Some(target);
         let (Some(stat), Some(top)) = (sight.stat, top) else { return Err(Errno::NOENT) };
-        let below = self.shows_below(level, target, name, &sight)?;
+        let below = self.shows_below(dir, target, name, &sight)?;
         let entry = self.adopt(dir, name, sight)?;
         let victim = entry.lookup.inode();
         entry.attr.stat.guard.check_change()?;
@@ -162,7 +155,7 @@ impl Union {
         if below {
             self.note_whiteout(dir);
         }
-        let carrier = Carrier { work: self.work(target)?, source: None, target: Spot::new(into, name) };
+        let carrier = Carrier { work: self.work(target)?, source: None, target: self.spot(dir, target, name)? };
         if let Err(errno) = carrier.remove(Remove { dir: victim.kind == Kind::Dir, on_carrier, below }) {
             going.stays(self);
             return Err(errno);
@@ -174,7 +167,7 @@ impl Union {
     /// Whether a lookup of the name in the branches below one finds something.
     pub(super) fn shows_below(
         &self,
-        level: &Level,
+        dir: &Arc<Inode>,
         branch: BranchIndex,
         name: Name<'_>,
         sight: &Sight,
@@ -184,7 +177,7 @@ impl Union {
             Resolved::Dir { stack, .. } if stack.iter().any(|at| *at > branch) => Ok(true),
             // all branches were asked
             Resolved::Dir { cut: None, .. } | Resolved::Missing { cut: None } => Ok(false),
-            _ => Ok(!matches!(self.look_below(level, branch, name)?, Resolved::Missing { .. })),
+            _ => Ok(!matches!(self.look_below(dir, branch, name)?, Resolved::Missing { .. })),
         }
     }
 
@@ -255,7 +248,7 @@ impl Union {
             victim.with(|state| state.place = Place::Gone(Box::new(Stat { nlink, ..before })));
         }
         if nlink == 0 {
-            self.dirs.remove(victim.ino);
+            self.forget_open(victim.ino);
             self.forget_records(victim, &place);
         }
         drop(dentry);

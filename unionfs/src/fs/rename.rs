@@ -9,7 +9,7 @@ use parking_lot::RwLockWriteGuard;
 use rustix::io::Errno;
 
 use super::remove::is_large;
-use super::{Entry, Level, Sight, Union, name};
+use super::{Entry, Sight, Union, name};
 use crate::branch::stat::Kind;
 use crate::inode::{Dentry, Inode, Place};
 use crate::options::Dirren;
@@ -41,7 +41,6 @@ pub enum Progress {
 struct End<'a> {
     dir: &'a Arc<Inode>,
     name: Name<'a>,
-    level: Level,
     sight: Sight,
 }
 
@@ -193,9 +192,8 @@ impl Union {
     }
 
     fn end<'a>(&self, (dir, name): (&'a Arc<Inode>, Name<'a>)) -> Result<End<'a>, Errno> {
-        let level = self.level(dir)?;
-        let sight = self.look(&level, name)?;
-        Ok(End { dir, name, level, sight })
+        let sight = self.look(dir, name)?;
+        Ok(End { dir, name, sight })
     }
 
     fn entry_of(&self, end: &End<'_>) -> Result<Option<Entry>, Errno> {

@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 use super::Union;
 use super::copy_data::Ways;
 use super::dirs::{DirCache, Held, Purge};
+use super::index::Indexes;
 use super::io::Data;
 use super::known::{Changes, LABEL, Labels};
 use super::names::Renames;
@@ -102,7 +103,13 @@ impl Union {
         let dirs = DirCache::new(count);
         let held = Held::new();
         let listings = Listings::new();
-        let purge = Purge { dirs: Arc::clone(&dirs), held: Arc::clone(&held), listings: Arc::clone(&listings) };
+        let indexes = Indexes::new();
+        let purge = Purge {
+            dirs: Arc::clone(&dirs),
+            held: Arc::clone(&held),
+            listings: Arc::clone(&listings),
+            indexes: Arc::clone(&indexes),
+        };
         let inodes = Inodes::new(Box::new(purge));
         let top = opened[0].root.stat().map_err(|errno| SetupError::Open(branches[0].path.clone(), errno))?;
         let labels = Labels::default();
@@ -116,6 +123,8 @@ impl Union {
             }
         }
         let stack = root_stack(&opened)?;
+        let writable = (0..).map(BranchIndex).zip(&opened).filter(|(_, branch)| branch.work.is_some());
+        let writable = writable.map(|(index, _)| index).collect();
         let birth = Birth { ino: ROOT, kind: top.kind, place: Place::Stack(Arc::new(stack)), real: top.id };
         let root = inodes.look_up(birth).map_err(|_| SetupError::Open(branches[0].path.clone(), Errno::IO))?;
         let root_inode = Arc::clone(root.inode());
@@ -136,6 +145,8 @@ impl Union {
             dirs,
             held,
             listings,
+            indexes,
+            writable,
             tree: RwLock::new(()),
             renames: Renames::default(),
             empty,
@@ -206,6 +217,7 @@ fn open_all(branches: &[BranchSpec], options: &Options, sites: &[Site]) -> Resul
             None => (branch::open_root(&spec.path, !writable && !spec.init, form).map_err(fail)?, None),
         };
         let honest_listing = branch::has_honest_listing(&root).map_err(fail)?;
+        let exact_listing = branch::has_exact_listing(&root).map_err(fail)?;
         let device = root.stat().map_err(fail)?.id.dev;
         check_form(&root, spec)?;
         warn_of_leftovers(&spec.path, &root).map_err(fail)?;
@@ -224,6 +236,7 @@ fn open_all(branches: &[BranchSpec], options: &Options, sites: &[Site]) -> Resul
             work,
             covered,
             honest_listing,
+            exact_listing,
             device,
             records: AtomicBool::new(records),
         });

@@ -8,13 +8,15 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use self::overlay::Install;
+use super::Union;
 use crate::branch::dir::Dir;
 use crate::branch::stat::Kind;
 use crate::branch::work::Work;
+use crate::inode::Inode;
 use crate::links::write_all;
 use crate::union::name::{OPAQUE, RECORD};
 use crate::union::plan::{self, Create, Remove, Step, Which};
-use crate::union::{Name, RawName};
+use crate::union::{BranchIndex, Name, RawName};
 
 /// What a step left that has to be taken away if a later one fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +47,16 @@ pub(super) struct Spot<'a> {
     pub(super) record: Option<Vec<u8>>,
     /// Whether it is known that no whiteout is beside it.
     pub(super) bare: bool,
+}
+
+impl Union {
+    /// A name in a directory of a branch, where something is about to be made: every change of names
+    /// comes by here. The names of the directory are held to change them.
+    pub(super) fn spot<'a>(&self, dir: &Arc<Inode>, branch: BranchIndex, name: Name<'a>) -> Result<Spot<'a>, Errno> {
+        let bare = self.is_unmarked(dir, branch, name);
+        self.note(dir, name, branch);
+        Ok(Spot { dir: self.dir(dir, branch)?, name, record: None, bare })
+    }
 }
 
 /// The carrier's part of the names of a change. Creating and removing know the target only.
@@ -162,15 +174,10 @@ impl Carrier<'_> {
     }
 }
 
-impl<'a> Spot<'a> {
-    /// A name in a directory.
-    pub(super) fn new(dir: Arc<Dir>, name: Name<'a>) -> Self {
-        Spot { dir, name, record: None, bare: false }
-    }
-
-    /// The same name, with what is known of a whiteout beside it.
+impl Spot<'_> {
+    /// The same name, if `bare` known to have no whiteout beside it.
     pub(super) fn known_bare(self, bare: bool) -> Self {
-        Spot { bare, ..self }
+        Spot { bare: self.bare || bare, ..self }
     }
 
     /// Whether there is a whiteout of the name.

@@ -83,8 +83,8 @@ impl Union {
         }
         let carrier = Carrier {
             work: self.work(branch)?,
-            source: Some(self.spot(branch, source, Some(&moving))?),
-            target: self.spot(branch, target, back.as_ref())?,
+            source: Some(self.spot_of(branch, source, Some(&moving))?),
+            target: self.spot_of(branch, target, back.as_ref())?,
         };
         let plan = self.plan_rename(branch, &carrier, &moving, back.as_ref(), flags)?;
         if plan.records() {
@@ -170,11 +170,11 @@ impl Union {
         }
     }
 
-    fn spot<'a>(&self, branch: BranchIndex, end: &End<'a>, moving: Option<&Moving<'_>>) -> Result<Spot<'a>, Errno> {
+    fn spot_of<'a>(&self, branch: BranchIndex, end: &End<'a>, moving: Option<&Moving<'_>>) -> Result<Spot<'a>, Errno> {
         let record = moving.and_then(|moving| moving.record.as_ref()).map(|(place, _)| place.clone());
-        let dir = self.dir(end.dir, branch)?;
-        let bare = self.shows_bare(&end.sight, &end.level, branch) || self.is_bare(end.dir, &dir, branch);
-        Ok(Spot { dir, name: end.name, record, bare })
+        let spot = self.spot(end.dir, branch, end.name)?;
+        let bare = spot.bare || self.shows_bare(&end.sight, branch) || self.is_bare(end.dir, &spot.dir, branch);
+        Ok(Spot { record, bare, ..spot })
     }
 
     /// Takes over where a moved directory's merging ends now.
@@ -196,7 +196,7 @@ impl Union {
             return self.plan_overlay(branch, carrier, moving, back).map(Plan::Overlay);
         }
         let (source, target) = (moving.from, moving.to);
-        let below = |end: &End<'_>| self.shows_below(&end.level, branch, end.name, &end.sight);
+        let below = |end: &End<'_>| self.shows_below(end.dir, branch, end.name, &end.sight);
         let side = |moving: &Moving<'_>, spot: &Spot<'_>| -> Result<Side, Errno> {
             let whiteout = spot.has_whiteout()?;
             Ok(Side { moved: moving.what, whiteout, below: below(moving.from)? })
@@ -244,7 +244,7 @@ impl Union {
         back: Option<&Moving<'_>>,
     ) -> Result<Vec<plan::overlay::Step>, Errno> {
         let slot = |end: &End<'_>, spot: &Spot<'_>| {
-            let below = self.look_below(&end.level, branch, end.name)?;
+            let below = self.look_below(end.dir, branch, end.name)?;
             spot.slot(!matches!(below, Resolved::Missing { .. }))
         };
         // its record says a place where nothing is

@@ -100,7 +100,7 @@ impl Spot<'_> {
             Some(_) if self.dir.is_overlay_whiteout(self.name)? => Held::Whiteout,
             Some(_) => Held::Leaf,
         };
-        Ok(Slot { held, marked: self.dir.has_whiteout(self.name)?, below })
+        Ok(Slot { held, marked: self.has_whiteout()?, below })
     }
 
     /// Puts a whiteout in the place of what is there.
