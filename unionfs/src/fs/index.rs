@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use smallvec::SmallVec;
 
+use super::listing::Builder;
 use super::{Level, Union};
 use crate::branch::dir::{Dir, folds_case};
 use crate::inode::Inode;
@@ -323,6 +324,23 @@ impl Union {
         let known = !self.revalidates() && (exact() || !self.indexes.has(parent) && self.make_index(parent) && exact());
         if known {
             let index = Index { covers: SmallVec::from_slice(&[branch]), ..Index::default() };
+            self.indexes.change(dir, |state| *state = State::Indexed(index));
+        }
+    }
+
+    /// Makes the index of a directory of several branches of what they listed. The names of the
+    /// directory are held.
+    pub(super) fn index_listed(&self, dir: &Inode, listed: &Builder<'_>, exact: SmallVec<[BranchIndex; 4]>) {
+        if self.revalidates() || exact.is_empty() || self.indexes.has(dir) {
+            return;
+        }
+        let Some(mut words) = listed.words() else { return };
+        let mut index = Index { covers: exact, ..Index::default() };
+        let room = words.all(|(branch, name, kind)| {
+            let may = if kind.is_some() { May::ENTRY } else { May::WHITEOUT };
+            index.add(&self.indexes.key, name, branch, may)
+        });
+        if room {
             self.indexes.change(dir, |state| *state = State::Indexed(index));
         }
     }

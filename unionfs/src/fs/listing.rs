@@ -200,6 +200,12 @@ impl<'a> Builder<'a> {
         self.names = names;
     }
 
+    /// All words that were added, where those are all of the directory.
+    pub(super) fn words(&self) -> Option<impl Iterator<Item = (BranchIndex, &[u8], Option<Kind>)>> {
+        let whole = self.from <= DOT_DOT && self.until == END;
+        whole.then(|| self.lines.iter().map(|line| (line.branch, line.name(&self.names), line.kind)))
+    }
+
     /// The listing, and what is to be remembered of names of one hash. `before` is the snapshot
     /// before it: readers may be on the way by its cookies.
     pub(super) fn finish(mut self, generation: u64, before: Option<&Listing>) -> (Listing, Apart) {

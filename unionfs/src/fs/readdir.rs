@@ -2,15 +2,17 @@
 //! handle for it; see [`super::listing`].
 
 use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use lru::LruCache;
 use parking_lot::Mutex;
 use rustix::io::Errno;
+use smallvec::SmallVec;
 
 use super::listing::{Apart, Builder, Cookies, DOT, DOT_DOT, Listing, Shown};
 use super::{Attr, Entry, Level, Union};
-use crate::branch::dir::Dir;
+use crate::branch::dir::{Dir, folds_case};
 use crate::branch::stat::{Kind, RealId};
 use crate::inode::{Birth, Inode, Place, ROOT, Ref};
 use crate::union::{BranchIndex, Name, RawName};
@@ -224,7 +226,8 @@ impl Union {
             Some(known) if fits(&known) => Ok(known),
             known => {
                 let mut builder = self.listings.begin(dir.ino, offset);
-                self.say_words(&mut builder, &self.level(dir)?)?;
+                let exact = self.say_words(&mut builder, &self.level(dir)?)?;
+                self.index_listed(dir, &builder, exact);
                 let (listing, apart) = builder.finish(generation, known.as_deref());
                 let listing = Arc::new(listing);
                 self.listings.keep(dir.ino, &listing, apart);
@@ -251,14 +254,20 @@ impl Union {
         Ok(listing.after(0).next().is_none())
     }
 
-    /// All words of the branches on the names in a directory.
-    fn say_words(&self, builder: &mut Builder<'_>, level: &Level) -> Result<(), Errno> {
-        for (at, (branch, dir)) in level.iter().enumerate() {
-            // below the last branch there is nothing to hide
-            let marks = at + 1 < level.len() && self.branch(*branch).honours_whiteouts();
-            say_words_of(builder, *branch, dir, marks)?;
+    /// All words of the branches on the names in a directory. The branches of which they are all that
+    /// can be found, where there are several.
+    fn say_words(&self, builder: &mut Builder<'_>, level: &Level) -> Result<SmallVec<[BranchIndex; 4]>, Errno> {
+        let mut exact = SmallVec::new();
+        for (branch, dir) in level {
+            // below the only branch there is nothing to hide
+            let marks = level.len() > 1 && self.branch(*branch).honours_whiteouts();
+            let fd = dir.open_for_reading()?;
+            if level.len() > 1 && self.branch(*branch).exact_listing && !folds_case(fd.as_fd())? {
+                exact.push(*branch);
+            }
+            say_words_of(builder, *branch, dir, fd.as_fd(), marks)?;
         }
-        Ok(())
+        Ok(exact)
     }
 
     /// The number that lookup would tell.
@@ -285,9 +294,15 @@ impl Union {
 }
 
 /// All words of one branch's directory.
-fn say_words_of(builder: &mut Builder<'_>, branch: BranchIndex, dir: &Dir, marks: bool) -> Result<(), Errno> {
+fn say_words_of(
+    builder: &mut Builder<'_>,
+    branch: BranchIndex,
+    dir: &Dir,
+    fd: BorrowedFd<'_>,
+    marks: bool,
+) -> Result<(), Errno> {
     let attributes = dir.has_whiteout_attributes()?;
-    dir.each_entry(|entry| {
+    dir.each_entry_of(fd, |entry| {
         match dir.meaning(entry, attributes)? {
             RawName::Entry(name) => builder.add(branch, name.as_bytes(), entry.ino, Some(entry.kind)),
             RawName::Whiteout(name) if marks => builder.add(branch, name.as_bytes(), 0, None),
