@@ -115,7 +115,7 @@ impl Known {
             }
             Act::Remove(at) => {
                 let ((parent, name), (_, kind)) = (self.parent(at)?, self.walk(at)?);
-                if kind == Kind::Dir { union.rmdir(parent, name) } else { union.unlink(parent, name) }
+                if kind == Kind::Dir { union.rmdir(parent, name) } else { union.unlink(parent, name, true).map(drop) }
             }
             Act::Rename(from, to, flags) => {
                 let inside = |one: &str, other: &str| one == other || one.starts_with(&format!("{other}/"));
