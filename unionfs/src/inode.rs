@@ -264,6 +264,12 @@ impl Inode {
         f(&mut self.state.lock())
     }
 
+    /// Whether the one lookup that somebody is about to hand over is the only one. Whoever looks the
+    /// inode up after this was asked sees what its state was when it was.
+    pub fn is_looked_up_once(&self) -> bool {
+        self.lookups.load(Ordering::SeqCst) == 1
+    }
+
     /// The open file, if a handle is open.
     pub fn open_file(&self) -> Option<Arc<OpenFile>> {
         self.state.lock().open.upgrade()
@@ -422,7 +428,7 @@ impl Inodes {
                         drop(slot);
                         return Err(Taken);
                     }
-                    inode.lookups.fetch_add(1, Ordering::Relaxed);
+                    inode.lookups.fetch_add(1, Ordering::SeqCst);
                     slot.get_mut().known = Some(Arc::clone(&inode));
                     inode
                 }

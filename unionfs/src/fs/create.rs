@@ -129,7 +129,7 @@ impl Union {
         let (file, branch) = real.ok_or(Errno::IO)?;
         let real =
             Real { file, writable: true, append_only: false, branch: Some(branch), form: self.form(Some(branch)) };
-        let opened = self.open_made(entry.lookup.inode(), real, flags)?;
+        let opened = self.open_made(&entry, real, flags)?;
         entry.attr.lasting = opened.backing.is_none();
         Ok((entry, opened))
     }

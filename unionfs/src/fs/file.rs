@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::copy_data::Keep;
 use super::names::is_ours;
-use super::{Caller, Union};
+use super::{Caller, Entry, Union};
 use crate::branch::at::SetTime;
 use crate::branch::dir::open_again;
 use crate::branch::stat::{Kind, RealId, Stat};
@@ -62,11 +62,12 @@ impl Union {
         if writes && (known || open.real().append_only || !in_place) {
             check_open(&open, OFlags::from_bits_retain(flags))?;
         }
-        self.add_handle(open, OFlags::from_bits_retain(flags))
+        self.add_handle(open, OFlags::from_bits_retain(flags), None)
     }
 
     /// A handle on a file that was just made.
-    pub(super) fn open_made(&self, inode: &Arc<Inode>, real: Real, flags: u32) -> Result<Opened, Errno> {
+    pub(super) fn open_made(&self, entry: &Entry, real: Real, flags: u32) -> Result<Opened, Errno> {
+        let inode = entry.lookup.inode();
         let made = OpenFile::new(Arc::clone(inode), real);
         let open = inode.with(|state| match state.open.upgrade() {
             // somebody found the name and opened it already
@@ -76,7 +77,7 @@ impl Union {
                 Arc::clone(&made)
             }
         });
-        self.add_handle(open, OFlags::from_bits_retain(flags))
+        self.add_handle(open, OFlags::from_bits_retain(flags), Some(&entry.attr.stat))
     }
 
     /// The open file of an inode, opened if no handle is on it yet.

@@ -113,12 +113,12 @@ impl Union {
         }
     }
 
-    /// Adds a handle to an open file.
-    pub(super) fn add_handle(&self, open: Arc<OpenFile>, flags: OFlags) -> Result<Opened, Errno> {
+    /// Adds a handle to an open file; `made` are the attributes of one that was made for it just now.
+    pub(super) fn add_handle(&self, open: Arc<OpenFile>, flags: OFlags, made: Option<&Stat>) -> Result<Opened, Errno> {
         let mut first = false;
         let way = open.way(|way| {
             first = way.is_none();
-            self.choose_way(way, &open, flags)
+            self.choose_way(way, &open, flags, made)
         })?;
         let writes = writes(flags);
         let (handle, opened) = match way {
@@ -128,7 +128,7 @@ impl Union {
                 (FileHandle { open, writes, writer }, Opened { keep_cache, ..Opened::default() })
             }
             Way::Passthrough(backing) => {
-                let writer = writes.then(|| self.note_writer(&open));
+                let writer = writes.then(|| self.note_writer(&open, made.is_some()));
                 // the bits are younger than the first handle; whether they may stay is known to us alone
                 let direct = writes && !first && has_set_id(&open.real());
                 let opened = Opened { backing: Some(backing.number()), direct, ..Opened::default() };
@@ -138,7 +138,13 @@ impl Union {
         Ok(Opened { handle: self.handles.add_file(handle), ..opened })
     }
 
-    fn choose_way(&self, chosen: Option<&Way>, open: &OpenFile, flags: OFlags) -> Result<Way, Errno> {
+    fn choose_way(
+        &self,
+        chosen: Option<&Way>,
+        open: &OpenFile,
+        flags: OFlags,
+        made: Option<&Stat>,
+    ) -> Result<Way, Errno> {
         let real = open.real();
         // the kernel would fail with EIO where the branch cannot do it
         let direct = || !flags.contains(OFlags::DIRECT) || takes_direct(&real);
@@ -147,7 +153,9 @@ impl Union {
             Some(way) => Ok(way.clone()),
             None => {
                 let backings = self.data.backings.get().filter(|backings| !backings.are_refused());
-                let Some(backings) = backings.filter(|_| self.is_for_kernel(&open.inode, &real) && direct()) else {
+                let set_id = || made.map_or_else(|| has_set_id(&real), has_set_id_bits);
+                let for_kernel = || self.is_for_kernel(&open.inode, &real) && !set_id() && direct();
+                let Some(backings) = backings.filter(|_| for_kernel()) else {
                     return Ok(Way::Cached);
                 };
                 Ok(backings.open(real.file.as_fd()).map_or_else(
@@ -164,15 +172,16 @@ impl Union {
     fn is_for_kernel(&self, inode: &Inode, real: &Real) -> bool {
         // of bits that were kept in the place of real ones the kernel knows nothing
         let plain = inode.kind == Kind::File && !real.form.kept.is_some_and(Kept::is_marked);
-        plain && real.branch.is_some() && real.branch == self.data.branch && !has_set_id(real)
+        plain && real.branch.is_some() && real.branch == self.data.branch
     }
 
-    /// The kernel writes to an open file by itself from now on; it forgets what it knew of it.
-    fn note_writer(&self, open: &Arc<OpenFile>) -> Writer {
+    /// The kernel writes to an open file by itself from now on; it forgets what it knew of it. Of one
+    /// that was `made` just now it knows nothing, unless somebody has found it meanwhile.
+    fn note_writer(&self, open: &Arc<OpenFile>, made: bool) -> Writer {
         let writer = Writer::new(open);
         let number = self.data.next_open();
         let before = open.inode.with(|state| state.written.replace(number));
-        if before.is_none() {
+        if before.is_none() && !(made && open.inode.is_looked_up_once()) {
             self.tell_stale(open.inode.ino);
         }
         writer
@@ -233,7 +242,11 @@ impl Union {
 
 /// Whether a real file has set-id bits.
 fn has_set_id(real: &Real) -> bool {
-    Stat::of_file(&real.file).map_or(true, |stat| stat.mode & 0o6000 != 0)
+    Stat::of_file(&real.file).as_ref().map_or(true, has_set_id_bits)
+}
+
+fn has_set_id_bits(stat: &Stat) -> bool {
+    stat.mode & 0o6000 != 0
 }
 
 /// Whether a real file can be read and written without the page cache.
