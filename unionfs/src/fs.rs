@@ -64,7 +64,7 @@ use crate::union::{BranchIndex, Name, NameError, Redirect, Resolved};
 
 pub use attr::Change;
 pub use create::New;
-pub use file::Opened;
+pub use file::{NO_HANDLE, Opened};
 pub use flush::Flushed;
 pub use readdir::{DirEntry, Seen};
 pub use rename::{Progress, RenameFlags};
@@ -97,6 +97,8 @@ pub struct Union {
     changes: known::Changes,
     labels: known::Labels,
     data: io::Data,
+    /// Files that are read without having been opened.
+    unasked: dirs::Unasked,
     /// Tells the kernel that attributes of an inode changed on their own.
     on_stale: OnceLock<StaleHook>,
 }

@@ -96,8 +96,10 @@ impl Server {
             revalidates: union.revalidates(),
             passthrough_depth: union.passthrough_depth(),
             writeback: union.wants_writeback(),
+            no_open: union.wants_no_open(),
         };
-        let Agreed { mut features, open_dir, passthrough, writeback } = handshake::shake_hands(&device, wishes)?;
+        let agreed = handshake::shake_hands(&device, wishes)?;
+        let Agreed { mut features, open_dir, passthrough, writeback, no_open } = agreed;
         if passthrough {
             union.use_backings(Backings::new(device.as_fd().try_clone_to_owned()?)?);
         }
@@ -117,7 +119,7 @@ impl Server {
         let valid = if union.revalidates() { REVALIDATE } else { FOR_EVER };
         let shared = Arc::new(Shared { union: Arc::clone(&union), valid });
         let (pool, counts, waiters) = (Pool::default(), Arc::default(), Arc::default());
-        let adapter = Adapter { shared, device, pool, counts, waiters, open_dir };
+        let adapter = Adapter { shared, device, pool, counts, waiters, open_dir, no_open };
         Ok(Server { adapter, threads, served: Served(union), features })
     }
 
@@ -179,6 +181,8 @@ struct Adapter {
     /// Who waits for work in the pool, by request.
     waiters: Arc<Mutex<HashMap<u64, Arc<Waiter>>>>,
     open_dir: OpenDir,
+    /// Nobody is asked when a file is opened.
+    no_open: bool,
 }
 
 impl Shared {

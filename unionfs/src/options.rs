@@ -81,6 +81,31 @@ pub enum Wish {
     Off,
 }
 
+/// Whether files of a union without a writable branch are opened without a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Opens {
+    /// Where it can be, unless pages are shared. The default.
+    #[default]
+    Auto,
+    /// Every open is a request.
+    Message,
+    /// Where it can be.
+    None,
+}
+
+/// Whether the kernel reads files of a union without a writable branch itself, so that mounts share
+/// their pages with each other and with the branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Share {
+    /// Where opens are requests all the same. The default.
+    #[default]
+    Auto,
+    /// Where it can be.
+    On,
+    /// Never.
+    Off,
+}
+
 /// What shapes the union, apart from its branches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
@@ -100,6 +125,10 @@ pub struct Options {
     pub passthrough: Wish,
     /// Whether writes are gathered by the kernel where it does not write files itself.
     pub writeback: Wish,
+    /// How files are opened in a union without a writable branch.
+    pub open: Opens,
+    /// Whether mounts without a writable branch share pages.
+    pub share: Share,
     /// What `/proc/mounts` shows as the source; the branches where not given.
     pub fsname: Option<OsString>,
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use nix::mount::MsFlags;
 use rustix::process::geteuid;
 use unionfs::mount::{MountOptions, remount};
-use unionfs::options::{BranchSpec, Options, Words, branches};
+use unionfs::options::{Access, BranchSpec, Options, Words, branches};
 
 use super::{Failure, MountArgs, daemon, log, serve};
 
@@ -66,7 +66,10 @@ impl Request {
     /// How to mount it; the source is the branches where no other name is given.
     pub(super) fn mount_options(&self) -> MountOptions {
         let source = self.options.fsname.clone().unwrap_or_else(|| branches::print(&self.branches));
-        MountOptions { source, flags: self.flags, allow_other: self.allow_other }
+        // where nothing can be written the kernel says so by itself, at an open, too
+        let written = |branch: &BranchSpec| branch.access == Access::ReadWrite || branch.init;
+        let read_only = if self.branches.iter().any(written) { MsFlags::empty() } else { MsFlags::MS_RDONLY };
+        MountOptions { source, flags: self.flags | read_only, allow_other: self.allow_other }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::process::exit;
 use std::sync::Arc;
 
+use nix::mount::MsFlags;
 use unionfs::control::{self, Control, Status, Text};
 use unionfs::fs::Union;
 use unionfs::fuse::Server;
@@ -29,6 +30,9 @@ pub(super) fn serve(request: &Request, readiness: daemon::Readiness) -> Result<(
     let target = mount::check_target(&request.target, &options)?;
     let union = Union::open(&request.branches, &request.options)?;
     let (device, mounted) = mount::mount(&target, &options)?;
+    if options.flags.contains(MsFlags::MS_RDONLY) {
+        union.is_mounted_read_only();
+    }
     let server = Server::new(Arc::clone(&union), device)
         .map_err(|error| format!("the kernel does not start the mount: {error}"))?;
     mounted.check()?;

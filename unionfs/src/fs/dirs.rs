@@ -14,6 +14,7 @@ use super::index::Indexes;
 use super::readdir::Listings;
 use crate::branch::dir::Dir;
 use crate::branch::stat::Kind;
+use crate::handle::OpenFile;
 use crate::inode::{Inode, LeaveHook, ROOT};
 use crate::union::BranchIndex;
 
@@ -109,6 +110,26 @@ impl Held {
     fn remove(&self, ino: u64) {
         let removed = self.0.lock().pop(&ino);
         drop(removed);
+    }
+}
+
+/// Files that callers have open without having asked us, the least recently read ones closed first.
+#[derive(Debug)]
+pub(super) struct Unasked(Mutex<LruCache<u64, Arc<OpenFile>>>);
+
+impl Unasked {
+    pub(super) fn new() -> Unasked {
+        let room = (descriptors() / HELD_SHARE).clamp(LEAST, MOST_HELD);
+        Unasked(Mutex::new(LruCache::new(non_zero(room))))
+    }
+
+    pub(super) fn get(&self, ino: u64) -> Option<Arc<OpenFile>> {
+        self.0.lock().get(&ino).cloned()
+    }
+
+    pub(super) fn keep(&self, ino: u64, open: &Arc<OpenFile>) {
+        let evicted = self.0.lock().push(ino, Arc::clone(open));
+        drop(evicted);
     }
 }
 

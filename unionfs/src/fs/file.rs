@@ -24,6 +24,9 @@ pub(super) enum Privilege {
     Asked,
 }
 
+/// The handle of a file that was opened without a request.
+pub const NO_HANDLE: u64 = 0;
+
 /// An opened file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Opened {
@@ -216,14 +219,29 @@ impl Union {
         self.inodes.get(ino).is_ok_and(|inode| self.copies_long(&inode))
     }
 
+    /// What is open under a handle of an inode; without a handle, as long as there is room for it.
+    fn file_of(&self, (ino, handle): (u64, u64)) -> Result<Arc<OpenFile>, Errno> {
+        if handle != NO_HANDLE {
+            return Ok(Arc::clone(&self.handles.file(handle)?.open));
+        }
+        match self.unasked.get(ino) {
+            Some(open) => Ok(open),
+            None => {
+                let open = self.open_file(&self.inodes.get(ino)?, false)?;
+                self.unasked.keep(ino, &open);
+                Ok(open)
+            }
+        }
+    }
+
     /// Reads at an offset; fewer bytes than asked for at the end of the file.
     ///
     /// # Errors
     /// EBADF, and those of pread(2).
-    pub fn read(&self, handle: u64, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let handle = self.handles.file(handle)?;
-        handle.open.check_readable()?;
-        let real = handle.open.real();
+    pub fn read(&self, file: (u64, u64), offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let open = self.file_of(file)?;
+        open.check_readable()?;
+        let real = open.real();
         let mut done = 0;
         while done < buffer.len() {
             match rustix::io::pread(&real.file, &mut buffer[done..], offset + done as u64) {
@@ -294,11 +312,11 @@ impl Union {
     ///
     /// # Errors
     /// ENXIO past the end, EINVAL for another `whence`.
-    pub fn seek(&self, handle: u64, offset: i64, whence: u32) -> Result<u64, Errno> {
-        let handle = self.handles.file(handle)?;
-        handle.open.check_readable()?;
-        self.fetch_gathered(&handle.open);
-        let real = handle.open.real();
+    pub fn seek(&self, file: (u64, u64), offset: i64, whence: u32) -> Result<u64, Errno> {
+        let open = self.file_of(file)?;
+        open.check_readable()?;
+        self.fetch_gathered(&open);
+        let real = open.real();
         let at = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
         let to = match i32::try_from(whence) {
             Ok(libc::SEEK_DATA) => SeekFrom::Data(at),

@@ -6,6 +6,7 @@
 //!
 //! - A file of the topmost writable branch is given to the kernel. It stays on that branch for good,
 //!   for nothing is copied up from there.
+//! - So is every file of a union that nobody writes, if mounts are to share its pages (`share=on`).
 //! - A file of any other branch is read and written through us. When it is copied up while it is
 //!   open, it stays so: all handles have one real file from then on (rule 31).
 //! - A file with set-id bits is written through us, who know whether the writer may keep them. Bits
@@ -32,24 +33,48 @@ use super::{Stale, Union};
 use crate::backing::Backings;
 use crate::branch::dir::open_again;
 use crate::branch::kept::Kept;
+use crate::branch::rights::rights;
 use crate::branch::stat::{Kind, Stat};
 use crate::branch::{Branch, is_stacked};
 use crate::handle::{FileHandle, OpenFile, Real, Way, Writer};
 use crate::inode::Inode;
-use crate::options::{Options, Wish};
+use crate::options::{Opens, Options, Share, Wish};
 use crate::sys::has_no_writer;
 use crate::union::BranchIndex;
+
+/// Files that are given to the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Given {
+    #[default]
+    None,
+    /// Those of the topmost writable branch.
+    Of(BranchIndex),
+    /// All, of a union that nobody writes.
+    All,
+}
+
+impl Given {
+    fn has(self, branch: BranchIndex) -> bool {
+        match self {
+            Given::None => false,
+            Given::Of(given) => given == branch,
+            Given::All => true,
+        }
+    }
+}
 
 /// What the kernel gets at by itself.
 #[derive(Debug, Default)]
 pub(super) struct Data {
-    /// The branch whose files it is given, if any.
-    branch: Option<BranchIndex>,
+    /// The files that it is given.
+    given: Given,
     /// Whether they may be those of yet another file system.
     stacked: bool,
     backings: OnceLock<Arc<Backings>>,
     /// The kernel gathers writes.
     writeback: AtomicBool,
+    /// The kernel lets nobody open a file for writing.
+    read_only: AtomicBool,
     /// Counts opens that let the kernel write by itself.
     opens: AtomicU32,
 }
@@ -58,10 +83,22 @@ impl Data {
     /// What can be given to the kernel of these branches; fails with the branch that cannot be asked.
     pub(super) fn of(branches: &[Branch], options: &Options) -> Result<Data, (usize, Errno)> {
         let top = branches.iter().position(|branch| branch.work.is_some());
-        let Some(top) = top.filter(|_| options.passthrough == Wish::Auto) else { return Ok(Data::default()) };
-        let stacked = is_stacked(&branches[top].root).map_err(|errno| (top, errno))?;
-        let branch = u16::try_from(top).ok().map(BranchIndex);
-        Ok(Data { branch, stacked, ..Data::default() })
+        let shares = match options.share {
+            Share::On => true,
+            Share::Auto => options.open == Opens::Message,
+            Share::Off => false,
+        };
+        let (given, range) = match top {
+            _ if options.passthrough == Wish::Off => return Ok(Data::default()),
+            Some(top) => (Given::Of(BranchIndex(u16::try_from(top).unwrap_or(u16::MAX))), top..top + 1),
+            None if shares && !branches.iter().any(Branch::in_place) => (Given::All, 0..branches.len()),
+            None => return Ok(Data::default()),
+        };
+        let mut stacked = false;
+        for at in range {
+            stacked |= is_stacked(&branches[at].root).map_err(|errno| (at, errno))?;
+        }
+        Ok(Data { given, stacked, ..Data::default() })
     }
 
     /// What tells an open from others; never the same twice but after 2^32 of them.
@@ -74,8 +111,8 @@ impl Union {
     /// How many file systems may be stacked below this one for the kernel to be given files
     /// (`max_stack_depth` of FUSE_INIT); nothing if it is to be given none.
     pub fn passthrough_depth(&self) -> Option<u32> {
-        self.data.branch.filter(|_| Backings::are_permitted())?;
-        Some(if self.data.stacked { 2 } else { 1 })
+        let wanted = self.data.given != Given::None && Backings::are_permitted();
+        wanted.then_some(if self.data.stacked { 2 } else { 1 })
     }
 
     /// From now on files are given to the kernel by these. Only the first call counts.
@@ -89,6 +126,24 @@ impl Union {
     /// in its own size and times of a file.
     pub fn wants_writeback(&self) -> bool {
         self.options.writeback == Wish::Auto && !self.revalidates() && self.writable().next().is_some()
+    }
+
+    /// The mount is read-only, so that nobody opens a file for writing. Said before it is served.
+    pub fn is_mounted_read_only(&self) {
+        self.data.read_only.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether files are to be opened without a request: of a union that nobody writes, now or later,
+    /// whose files we can open whenever they are read.
+    pub fn wants_no_open(&self) -> bool {
+        let asked = match self.options.open {
+            Opens::Message => false,
+            Opens::None => true,
+            Opens::Auto => self.passthrough_depth().is_none(),
+        };
+        let unwritten = !self.branches.iter().any(Branch::in_place) && !self.revalidates();
+        let (read_only, rights) = (self.data.read_only.load(Ordering::Relaxed), rights());
+        asked && unwritten && read_only && (rights.all || rights.opens_all)
     }
 
     /// The kernel gathers writes from now on.
@@ -172,7 +227,7 @@ impl Union {
     fn is_for_kernel(&self, inode: &Inode, real: &Real) -> bool {
         // of bits that were kept in the place of real ones the kernel knows nothing
         let plain = inode.kind == Kind::File && !real.form.kept.is_some_and(Kept::is_marked);
-        plain && real.branch.is_some() && real.branch == self.data.branch
+        plain && real.branch.is_some_and(|branch| self.data.given.has(branch))
     }
 
     /// The kernel writes to an open file by itself from now on; it forgets what it knew of it. Of one

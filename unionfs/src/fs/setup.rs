@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use super::Union;
 use super::copy_data::Ways;
-use super::dirs::{DirCache, Held, Purge};
+use super::dirs::{DirCache, Held, Purge, Unasked};
 use super::index::Indexes;
 use super::io::Data;
 use super::known::{Changes, LABEL, Labels};
@@ -155,6 +155,7 @@ impl Union {
             changes: Changes::default(),
             labels,
             data,
+            unasked: Unasked::new(),
             on_stale: OnceLock::new(),
         }))
     }

@@ -66,6 +66,8 @@ pub(super) mod init {
     pub(in crate::fuse) const ASYNC_DIO: u64 = 1 << 15;
     /// Writes are gathered in the page cache; size and times of files are the kernel's then.
     pub(in crate::fuse) const WRITEBACK_CACHE: u64 = 1 << 16;
+    /// The kernel reads files that nobody opened. It counts only in its own request.
+    pub(in crate::fuse) const NO_OPEN_SUPPORT: u64 = 1 << 17;
     pub(in crate::fuse) const PARALLEL_DIROPS: u64 = 1 << 18;
     pub(in crate::fuse) const POSIX_ACL: u64 = 1 << 20;
     pub(in crate::fuse) const MAX_PAGES: u64 = 1 << 22;

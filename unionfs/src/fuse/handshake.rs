@@ -41,6 +41,8 @@ pub(super) struct Wishes {
     pub(super) passthrough_depth: Option<u32>,
     /// The kernel gathers writes where it is given no files.
     pub(super) writeback: bool,
+    /// Files are opened without a request.
+    pub(super) no_open: bool,
 }
 
 /// What came of it.
@@ -53,6 +55,8 @@ pub(super) struct Agreed {
     pub(super) passthrough: bool,
     /// Whether the kernel gathers writes.
     pub(super) writeback: bool,
+    /// Whether opens are answered with ENOSYS, so that the kernel asks no more.
+    pub(super) no_open: bool,
 }
 
 /// What the kernel is told when a directory is opened. No handle is needed to read one.
@@ -127,6 +131,10 @@ fn agree(asked: &InitIn, wishes: Wishes) -> (InitOut, Agreed) {
         flags |= init::WRITEBACK_CACHE;
         features.push("writeback_cache".to_owned());
     }
+    let no_open = wishes.no_open && offered & init::NO_OPEN_SUPPORT != 0;
+    if no_open {
+        features.push("no_open".to_owned());
+    }
     if offered & init::INIT_EXT != 0 {
         flags |= init::INIT_EXT;
     }
@@ -144,7 +152,7 @@ fn agree(asked: &InitIn, wishes: Wishes) -> (InitOut, Agreed) {
         max_stack_depth: depth.unwrap_or_default(),
         ..InitOut::default()
     };
-    (answer, Agreed { features, open_dir, passthrough: depth.is_some(), writeback })
+    (answer, Agreed { features, open_dir, passthrough: depth.is_some(), writeback, no_open })
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::listing::Listing;
 use super::message::{Arguments, split};
 use super::{Adapter, Shared};
 use crate::branch::stat::Kind;
+use crate::fs::NO_HANDLE;
 use crate::fs::{Entry, New, Progress, RenameFlags, Seen, Union};
 
 thread_local! {
@@ -77,7 +78,7 @@ impl Adapter {
             op::LINK => self.link(head, arguments, reply),
             op::OPEN => self.open(head, arguments, reply),
             op::CREATE => self.create(head, arguments, reply),
-            op::READ => self.read(arguments, reply),
+            op::READ => self.read(head, arguments, reply),
             op::WRITE => self.write(head, arguments, reply),
             op::RELEASE => self.release(head, arguments, reply),
             op::FSYNC | op::FSYNCDIR => self.sync(head, arguments, reply),
@@ -233,6 +234,9 @@ impl Adapter {
     }
 
     fn open(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+        if self.no_open {
+            return Some(reply.error(Errno::NOSYS));
+        }
         let flags = arguments.take::<abi::OpenIn>()?.flags;
         let opened = self.shared.run(|union| union.open_handle(head.nodeid, flags));
         Some(reply.message(opened.map(|opened| convert::open_out(&opened))))
@@ -251,14 +255,14 @@ impl Adapter {
         })))
     }
 
-    fn read(&self, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+    fn read(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let asked = arguments.take::<abi::ReadIn>()?;
         let size = asked.size as usize;
         Some(BUFFER.with_borrow_mut(|buffer| {
             if buffer.len() < size {
                 buffer.resize(size, 0);
             }
-            let read = self.shared.run(|union| union.read(asked.fh, asked.offset, &mut buffer[..size]));
+            let read = self.shared.run(|union| union.read((head.nodeid, asked.fh), asked.offset, &mut buffer[..size]));
             reply.bytes(read.map(|read| &buffer[..read]))
         }))
     }
@@ -292,6 +296,7 @@ impl Adapter {
         Some(self.dispatch(true, ino, head, move |shared| {
             reply.empty(shared.run(|union| match dir {
                 true => union.sync_dir(ino),
+                false if asked.fh == NO_HANDLE => Ok(()),
                 false => union.sync(asked.fh, data_only),
             }))
         }))
@@ -418,9 +423,9 @@ impl Adapter {
     fn seek(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let asked = arguments.take::<abi::LseekIn>()?;
         // it waits for writes to the file, which must not queue behind it
-        let queue = !head.nodeid;
+        let (ino, queue) = (head.nodeid, !head.nodeid);
         Some(self.dispatch(self.union().may_have_gathered(asked.fh), queue, head, move |shared| {
-            let at = shared.run(|union| union.seek(asked.fh, asked.offset as i64, asked.whence));
+            let at = shared.run(|union| union.seek((ino, asked.fh), asked.offset as i64, asked.whence));
             reply.message(at.map(|offset| abi::LseekOut { offset }))
         }))
     }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use nix::mount::MsFlags;
 
-use super::{Dirren, Options, Udba, Whiteout, Wish};
+use super::{Dirren, Opens, Options, Share, Udba, Whiteout, Wish};
 
 /// More event loops than this only cost memory.
 const MOST_THREADS: usize = 256;
@@ -97,6 +97,10 @@ enum Effect {
     Passthrough,
     /// Says whether the kernel gathers writes.
     Writeback,
+    /// Says how files of a union that nobody writes are opened.
+    Open,
+    /// Says whether pages of such a union are shared.
+    Share,
     /// Says what `/proc/mounts` shows.
     Fsname,
     /// Lets other users in.
@@ -171,6 +175,18 @@ pub const WORDS: &[Word] = &[
         Some("auto|off"),
         Effect::Writeback,
         "let the kernel gather writes to files that it does not write itself; not with udba=reval (default auto)",
+    ),
+    word(
+        "open",
+        Some("auto|message|none"),
+        Effect::Open,
+        "ask the daemon at each open of a file, or not where no branch is writable (default auto: not, but with share=on)",
+    ),
+    word(
+        "share",
+        Some("auto|on|off"),
+        Effect::Share,
+        "where no branch is writable, let mounts share the pages of files; needs what passthrough needs (default auto: with open=message)",
     ),
     word("fsname", Some("NAME"), Effect::Fsname, "what /proc/mounts shows as the source; the branches by default"),
     word("ro", None, Effect::Set(MsFlags::MS_RDONLY), "mount read-only"),
@@ -252,6 +268,8 @@ pub fn print(options: &Options) -> Vec<OsString> {
         options.threads.map(|threads| format!("threads={threads}").into()),
         (options.passthrough == Wish::Off).then(|| "passthrough=off".into()),
         (options.writeback == Wish::Off).then(|| "writeback=off".into()),
+        open_word(options.open).map(Into::into),
+        share_word(options.share).map(Into::into),
         options.fsname.as_ref().map(|name| with("fsname", name)),
     ]
     .into_iter()
@@ -308,6 +326,8 @@ impl Words {
             Effect::Threads => self.options.threads = Some(threads(word, value)?),
             Effect::Passthrough => self.options.passthrough = wish(word, value)?,
             Effect::Writeback => self.options.writeback = wish(word, value)?,
+            Effect::Open => self.options.open = opens(word, value)?,
+            Effect::Share => self.options.share = share(word, value)?,
             Effect::Fsname => self.options.fsname = Some(text()),
             Effect::AllowOther => self.allow_other = true,
             Effect::Set(flags) => {
@@ -389,6 +409,41 @@ fn whiteout(word: &Word, value: &[u8]) -> Result<Whiteout, WordsError> {
         b"wh" => Ok(Whiteout::Wh),
         b"overlay" => Ok(Whiteout::Overlay),
         _ => Err(bad_value(word, value, "wh and overlay are known")),
+    }
+}
+
+/// What is not the default, as a word.
+fn open_word(opens: Opens) -> Option<&'static str> {
+    match opens {
+        Opens::Auto => None,
+        Opens::Message => Some("open=message"),
+        Opens::None => Some("open=none"),
+    }
+}
+
+fn share_word(share: Share) -> Option<&'static str> {
+    match share {
+        Share::Auto => None,
+        Share::On => Some("share=on"),
+        Share::Off => Some("share=off"),
+    }
+}
+
+fn opens(word: &Word, value: &[u8]) -> Result<Opens, WordsError> {
+    match value {
+        b"auto" => Ok(Opens::Auto),
+        b"message" => Ok(Opens::Message),
+        b"none" => Ok(Opens::None),
+        _ => Err(bad_value(word, value, "auto, message and none are known")),
+    }
+}
+
+fn share(word: &Word, value: &[u8]) -> Result<Share, WordsError> {
+    match value {
+        b"auto" => Ok(Share::Auto),
+        b"on" => Ok(Share::On),
+        b"off" => Ok(Share::Off),
+        _ => Err(bad_value(word, value, "auto, on and off are known")),
     }
 }
 
