@@ -1,5 +1,6 @@
 //! Where branches lie to each other (rule 40): apart, or one inside the other.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -30,7 +31,10 @@ pub(super) enum Relation {
 impl Site {
     /// Finds out where a directory lies.
     pub(super) fn of(path: &Path, mounts: &[table::Entry]) -> Result<Site, Errno> {
-        Ok(Site { ancestry: branch::ancestry(path)?, within: table::within_file_system(mounts, path) })
+        let within = table::within_file_system(mounts, path);
+        // spelled in one way only, for hundreds of branches are compared with each other
+        let within = within.map(|(device, path)| (device, path.components().collect()));
+        Ok(Site { ancestry: branch::ancestry(path)?, within })
     }
 
     /// Device and inode.
@@ -48,8 +52,36 @@ impl Site {
         }
     }
 
+    /// Whether it is the other or below it, by its place in its file system.
     fn is_within(&self, other: &Site) -> bool {
         let both = self.within.as_ref().zip(other.within.as_ref());
-        both.is_some_and(|((device, path), (others, outer))| device == others && path.starts_with(outer))
+        both.is_some_and(|((device, path), (others, outer))| device == others && is_below(path, outer))
+    }
+}
+
+/// As [`Path::starts_with`], for paths that are spelled without anything superfluous.
+fn is_below(path: &Path, outer: &Path) -> bool {
+    let (path, outer) = (path.as_os_str().as_bytes(), outer.as_os_str().as_bytes());
+    path.strip_prefix(outer).is_some_and(|rest| matches!(rest, [] | [b'/', ..]) || outer == b"/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_below_another_by_whole_names() {
+        for (path, outer) in [
+            ("/a/b", "/a"),
+            ("/a/b", "/a/b"),
+            ("/a/bc", "/a/b"),
+            ("/a", "/"),
+            ("/", "/"),
+            ("/ab", "/a"),
+            ("/a", "/a/b"),
+        ] {
+            let (path, outer) = (Path::new(path), Path::new(outer));
+            assert_eq!(is_below(path, outer), path.starts_with(outer), "{path:?} {outer:?}");
+        }
     }
 }
