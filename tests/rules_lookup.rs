@@ -209,3 +209,37 @@ fn an_error_of_a_branch_is_never_taken_for_not_there() {
     assert_ne!(errno, Errno::ENOENT);
     assert!(fs::read_dir(outer.target()).and_then(|entries| entries.collect::<Result<Vec<_>, _>>()).is_err());
 }
+
+/// Direct changes are not looked for by default, so they show who is asked: a branch only for names that it lists.
+#[test]
+fn branches_are_asked_only_for_names_that_they_list() {
+    for (options, seen) in [(&[][..], false), (&["udba=reval"][..], true)] {
+        let Some(branches) = Branches::new(BIN, &["rw", "ro+wh", "ro+wh", "ro+wh", "ro+wh"]) else { return };
+        for branch in 1..5 {
+            branches.file(format!("{branch}/d/in{branch}"), branch.to_string());
+        }
+        let mut u = branches.mount_with(options);
+        assert!(!u.exists("d/missing") && !u.exists("missing"));
+        u.write("d/made", "made");
+        fs::create_dir(u.path("d/new")).unwrap();
+        for path in ["3/d/direct", "0/d/direct2", "0/d/new/direct", "4/direct"] {
+            fs::write(u.at(path), "direct").unwrap();
+        }
+        for path in ["d/direct", "d/direct2", "d/new/direct", "direct"] {
+            assert_eq!(u.exists(path), seen, "{path} {options:?}");
+        }
+        for branch in 1..5 {
+            assert_eq!(u.read(format!("d/in{branch}")), branch.to_string());
+        }
+        assert_eq!(u.read("d/made"), "made");
+        // what is made later is known, on whatever branch
+        u.write("d/direct3", "later");
+        fs::rename(u.path("d/in4"), u.path("d/new/moved")).unwrap();
+        u.write("d/in4", "again");
+        assert_eq!(
+            (u.read("d/new/moved"), u.read("d/in4"), u.read("d/direct3")),
+            ("4".into(), "again".into(), "later".into())
+        );
+        u.accept_read_only_branches();
+    }
+}
