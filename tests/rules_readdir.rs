@@ -335,3 +335,25 @@ fn a_directory_that_was_removed_while_it_was_read_ends() {
         assert_eq!(u.list("d"), ["new"]);
     }
 }
+
+/// The kernel keeps the number of `..` with the rest of a listing.
+#[test]
+fn a_moved_directory_lists_the_directory_above_it() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    branches.file("0/from/top/f", "").file("1/from/low/f", "").file("0/to/other/f", "");
+    let u = branches.mount();
+    let above = |path: &str| {
+        let found = entries(&u.path(path));
+        found.into_iter().find(|(name, ..)| name == "..").unwrap().2
+    };
+    for path in ["from/top", "from/low", "to/other"] {
+        above(path);
+    }
+    fs::rename(u.path("from/low"), u.path("to/low")).unwrap();
+    let (from, to) = (u.path("from/top"), u.path("to/other"));
+    rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, rustix::fs::RenameFlags::EXCHANGE).unwrap();
+    for (path, parent) in [("to/low", "to"), ("to/other", "to"), ("from/top", "from")] {
+        assert_eq!(above(path), u.stat(parent).ino(), "{path}");
+        assert_eq!(u.list(path), ["f"]);
+    }
+}

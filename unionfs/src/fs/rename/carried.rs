@@ -9,7 +9,7 @@ use super::{End, RenameFlags};
 use crate::branch::stat::Kind;
 use crate::fs::remove::Going;
 use crate::fs::steps::{Carrier, Spot};
-use crate::fs::{Entry, Union};
+use crate::fs::{Entry, Stale, Union};
 use crate::inode::{Inode, Place, Stack};
 use crate::union::plan::{self, Manner, Merging, Moved, Rename, Side, Step};
 use crate::union::{BranchIndex, Cut, Resolved};
@@ -132,6 +132,12 @@ impl Union {
         self.refresh(target);
         if flags == RenameFlags::Exchange {
             self.refresh(source);
+        }
+        for entry in [Some(moved), exchanged].into_iter().flatten() {
+            // the listing that the kernel keeps says which directory is above
+            if !Arc::ptr_eq(source.dir, target.dir) && entry.lookup.inode().kind == Kind::Dir {
+                self.tell(entry.attr.ino, Stale::Content);
+            }
         }
         Ok(())
     }
