@@ -36,6 +36,7 @@ pub(super) fn serve(request: &Request, readiness: daemon::Readiness) -> Result<(
     let server = Server::new(Arc::clone(&union), device)
         .map_err(|error| format!("the kernel does not start the mount: {error}"))?;
     mounted.check()?;
+    mounted.read_further_ahead();
     let control = open_control(request, &mounted, &server, union);
     let serving = Arc::new(Serving { mounted, control });
     readiness.tell()?;

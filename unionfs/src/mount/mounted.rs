@@ -15,6 +15,9 @@ use super::{DeviceNumber, FS_TYPE, MountError, errno, table};
 /// `STATX_MNT_ID_UNIQUE` (Linux 6.8): an id that is never given again.
 const UNIQUE_ID: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
+/// In KiB.
+const READ_AHEAD: &str = "1024";
+
 /// What tells a mount from every other. As long as our file system is mounted anywhere, nothing
 /// else has its device number; the id tells this mount from a bind of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +55,15 @@ impl Mounted {
     /// Where it was mounted.
     pub fn target(&self) -> &Path {
         &self.target
+    }
+
+    /// Lets the kernel read further ahead than its 128 KiB, as far as one request goes; where it
+    /// does not let us, reads are smaller.
+    pub fn read_further_ahead(&self) {
+        let path = format!("/sys/class/bdi/{}/read_ahead_kb", self.identity.device);
+        if let Err(error) = std::fs::write(&path, READ_AHEAD) {
+            tracing::debug!(%error, path, "reading further ahead");
+        }
     }
 
     /// The number of its device.
