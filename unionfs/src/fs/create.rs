@@ -125,12 +125,13 @@ impl Union {
         if matches!(made, Err(Errno::EXIST)) && flags & O_EXCL == 0 {
             return self.open_existing(parent, bytes, flags);
         }
-        let (mut entry, real) = made?;
+        let (entry, real) = made?;
         let (file, branch) = real.ok_or(Errno::IO)?;
         let real =
             Real { file, writable: true, append_only: false, branch: Some(branch), form: self.form(Some(branch)) };
+        // its attributes last also where the kernel may write to it unseen: before a mapping can be
+        // stored to, the file grows, and whatever makes it grow makes the kernel ask
         let opened = self.open_made(&entry, real, flags)?;
-        entry.attr.lasting = opened.backing.is_none();
         Ok((entry, opened))
     }
 
