@@ -238,6 +238,6 @@ fn try_histories(sandbox: &Sandbox, cases: u32, several_branches: bool) {
 fn lookups_answer_what_the_branches_say_after_every_change() {
     let Some(sandbox) = sandbox::enter_for(Medium::Tmpfs, Duration::from_secs(600)) else { return };
     rustix::process::umask(Mode::empty());
-    try_histories(&sandbox, number("RUNIONFS_INDEX_CASES", 80), true);
-    try_histories(&sandbox, number("RUNIONFS_INDEX_CASES", 80) / 2, false);
+    try_histories(&sandbox, number("RUNIONFS_INDEX_CASES", 60), true);
+    try_histories(&sandbox, number("RUNIONFS_INDEX_CASES", 60) / 2, false);
 }
