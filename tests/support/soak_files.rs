@@ -11,7 +11,7 @@ use rustix::fs::XattrFlags;
 /// How many there are, and which of them are large.
 pub(crate) const COUNT: usize = 1_200;
 const LARGE_EVERY: usize = 150;
-const LARGE: usize = 24 << 20;
+const LARGE: usize = 12 << 20;
 
 /// The change that brings a file up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
