@@ -44,7 +44,7 @@ fn work_until_killed(ground: &Ground, acts: &[Act], delay: Duration) -> (Death, 
     let mut mounted = ground.mount(BINARY);
     let mut caller = Caller::new(mounted.target());
     let pid = mounted.pid();
-    let (begun, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (begun, killed, done) = (AtomicBool::new(false), AtomicBool::new(false), AtomicUsize::new(0));
     let mut answers = Vec::new();
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -55,6 +55,7 @@ fn work_until_killed(ground: &Ground, acts: &[Act], delay: Duration) -> (Death, 
             while start.elapsed() < delay && done.load(Ordering::Acquire) < acts.len() {
                 std::hint::spin_loop();
             }
+            killed.store(true, Ordering::Release);
             kill(pid, Signal::SIGKILL).expect("kill the daemon");
         });
         begun.store(true, Ordering::Release);
@@ -67,7 +68,9 @@ fn work_until_killed(ground: &Ground, acts: &[Act], delay: Duration) -> (Death, 
                 }
                 _ => caller.act(act),
             };
-            if is_dead(&answer) {
+            // a close answers so when writes that the kernel gathered found nobody any more
+            let unwritten = matches!(answer, Err(Errno::IO)) && killed.load(Ordering::Acquire);
+            if is_dead(&answer) || unwritten {
                 break;
             }
             answers.push(answer);
@@ -92,9 +95,9 @@ fn replay(plain: &mut Caller, acts: &[Act], death: &Death, torn_apart: bool) {
     }
 }
 
-fn differs(union: &Snapshot, plain: &Path) -> Vec<String> {
-    // whoever dies between two steps has touched directories already
-    model::difference(union, &Snapshot::take(plain), Clock::NotDirectories)
+/// `Clock::NotDirectories`: whoever dies between two steps has touched directories already.
+fn differs(union: &Snapshot, plain: &Path, clock: Clock) -> Vec<String> {
+    model::difference(union, &Snapshot::take(plain), clock)
 }
 
 fn assert_no_leftovers(ground: &Ground, layout: &Layout, round: &str) {
@@ -123,13 +126,16 @@ fn one_round(parent: &Path, round: u32, layout: &Layout, acts: &[Act], delay: Du
     }
     let union = Snapshot::take(mounted.target());
     replay(&mut plain, acts, &death, !layout.only_top_is_writable());
-    let before = differs(&union, &plain_root);
+    let before = differs(&union, &plain_root, Clock::NotDirectories);
     if !before.is_empty() {
         let Some(in_flight) = acts.get(death.answers.len()) else {
             panic!("{name}, of all: a remount shows what is not there\n{}", before.join("\n"))
         };
         let (Ok(_) | Err(_)) = plain.act(in_flight);
-        let after = differs(&union, &plain_root);
+        // the kernel tells the time of what it has gathered after the data
+        let gathers = rootless::has_ordinary_daemons() || mounted.gathers_writes();
+        let clock = if gathers { Clock::None } else { Clock::NotDirectories };
+        let after = differs(&union, &plain_root, clock);
         assert!(
             after.is_empty(),
             "{name}, in {in_flight:?}, a remount shows neither the state before:\n{}\nnor the one after:\n{}\nof {layout:#?}\nafter {:#?}",

@@ -256,6 +256,14 @@ impl Mounted {
         finish(Command::new(&self.binary).arg("flush").arg(&self.target))
     }
 
+    /// Whether the kernel gathers writes for this mount, by what `runionfs show` says.
+    #[track_caller]
+    #[must_use]
+    pub fn gathers_writes(&self) -> bool {
+        let outcome = finish(Command::new(&self.binary).arg("show").arg(&self.target));
+        outcome.stdout.lines().any(|line| line == "feature writeback_cache")
+    }
+
     /// What `runionfs check` finds wrong in the branches; nothing where all is well.
     ///
     /// # Panics

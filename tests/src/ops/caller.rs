@@ -115,15 +115,18 @@ impl Caller {
                 if *write == 0 {
                     return Ok(Sight::Done);
                 }
-                Ok(Sight::Count(rustix::io::write(file, &bytes(*write, *write))?))
+                let written = rustix::io::write(&file, &bytes(*write, *write))?;
+                close(file).map(|()| Sight::Count(written))
             }
             Op::Write { at, offset, length } => {
                 let file = open(&self.at(at), OpenHow::Write, 0)?;
-                Ok(Sight::Count(rustix::io::pwrite(file, &bytes(*length, *length), *offset)?))
+                let written = rustix::io::pwrite(&file, &bytes(*length, *length), *offset)?;
+                close(file).map(|()| Sight::Count(written))
             }
             Op::Append { at, length } => {
                 let file = open(&self.at(at), OpenHow::Append, 0)?;
-                Ok(Sight::Count(rustix::io::write(file, &bytes(*length, *length))?))
+                let written = rustix::io::write(&file, &bytes(*length, *length))?;
+                close(file).map(|()| Sight::Count(written))
             }
             Op::Read { at } => read_all(&open(&self.at(at), OpenHow::Read, 0)?),
             Op::Truncate { at, length } => {
@@ -317,6 +320,11 @@ fn acl(seed: u8) -> Vec<u8> {
         bytes.extend(id.to_le_bytes());
     }
     bytes
+}
+
+/// Closes a file, which tells what became of writes that the kernel gathered.
+fn close(file: OwnedFd) -> Result<(), Errno> {
+    nix::unistd::close(file).map_err(|errno| Errno::from_raw_os_error(errno as i32))
 }
 
 fn open(path: &Path, how: OpenHow, mode: u32) -> Result<OwnedFd, Errno> {

@@ -208,8 +208,8 @@ impl Union {
             Some(way) => Ok(way.clone()),
             None => {
                 let backings = self.data.backings.get().filter(|backings| !backings.are_refused());
-                let set_id = || made.map_or_else(|| has_set_id(&real), has_set_id_bits);
-                let for_kernel = || self.is_for_kernel(&open.inode, &real) && !set_id() && direct();
+                let guarded = || made.map_or_else(|| is_guarded(&real), has_set_id_bits);
+                let for_kernel = || self.is_for_kernel(&open.inode, &real) && !guarded() && direct();
                 let Some(backings) = backings.filter(|_| for_kernel()) else {
                     return Ok(Way::Cached);
                 };
@@ -298,6 +298,12 @@ impl Union {
 /// Whether a real file has set-id bits.
 fn has_set_id(real: &Real) -> bool {
     Stat::of_file(&real.file).as_ref().map_or(true, has_set_id_bits)
+}
+
+/// Whether writes to a file must come to us: to take set-id bits away, or since a mapping that the kernel
+/// makes of an append-only file could be stored to.
+fn is_guarded(real: &Real) -> bool {
+    Stat::of_file(&real.file).map_or(true, |stat| has_set_id_bits(&stat) || stat.guard.append_only)
 }
 
 fn has_set_id_bits(stat: &Stat) -> bool {
