@@ -123,7 +123,7 @@ fn flaw_of(world: &World<Id>, change: &Change, prepared: &Prepared) -> Result<()
         return Err(format!("ends as {:?}\nand not as {after:?}", now.view()));
     }
     others_are_untouched(world, &now, prepared.carrier)?;
-    marks_are_needed(world, &now, change, prepared.carrier)
+    marks_are_needed(world, &now, change, prepared)
 }
 
 fn others_are_untouched(before: &World<Id>, after: &World<Id>, carrier: usize) -> Result<(), String> {
@@ -135,8 +135,9 @@ fn others_are_untouched(before: &World<Id>, after: &World<Id>, carrier: usize) -
 }
 
 /// Rule 18: no garbage whiteouts, none in opaque directories; rule 16: a fresh name needs no opaque mark.
-fn marks_are_needed(before: &World<Id>, after: &World<Id>, change: &Change, carrier: usize) -> Result<(), String> {
-    let (had, has) = (Marks::of(before, carrier).with_moved(change), Marks::of(after, carrier));
+fn marks_are_needed(before: &World<Id>, after: &World<Id>, change: &Change, prepared: &Prepared) -> Result<(), String> {
+    let carrier = prepared.carrier;
+    let (had, has) = (Marks::of(before, carrier).with_moved(change, prepared), Marks::of(after, carrier));
     let view = after.view();
     for path in has.whiteouts.difference(&had.whiteouts) {
         let (name, dir) = path.split_last().ok_or("a whiteout of the root")?;
@@ -166,12 +167,16 @@ struct Marks {
 }
 
 impl Marks {
-    /// Adds the places to which the change moves marks along with the directories that hold them.
-    fn with_moved(mut self, change: &Change) -> Self {
+    /// Adds the places to which the change moves marks along with the directories that hold them: on the carrier,
+    /// where a directory may lie under another name than in the union.
+    fn with_moved(mut self, change: &Change, prepared: &Prepared) -> Self {
+        let [above_source, above_target] = &prepared.parents;
+        let on_carrier = |above: &Path, path: &Path| -> Path { above.iter().chain(path.last()).cloned().collect() };
+        let (from, to) = (on_carrier(above_source, &prepared.source), on_carrier(above_target, &prepared.target));
         let moves = match change {
             Change::Create { .. } | Change::Remove { .. } => vec![],
-            Change::Rename { from, to, .. } => vec![(from, to)],
-            Change::Exchange { one, other } => vec![(one, other), (other, one)],
+            Change::Rename { .. } => vec![(from, to)],
+            Change::Exchange { .. } => vec![(from.clone(), to.clone()), (to, from)],
         };
         for marks in [&mut self.whiteouts, &mut self.opaque] {
             let places = marks.iter().flat_map(|path| {

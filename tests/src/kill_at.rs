@@ -139,7 +139,8 @@ fn call_of(pid: Pid, thread: Pid) -> Option<String> {
     let entering = ptrace::syscall_info(thread).is_ok_and(|info| info.op == libc::PTRACE_SYSCALL_INFO_ENTRY);
     let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/syscall")).ok().filter(|_| entering)?;
     let (number, arguments) = text.trim().split_once(' ')?;
-    let number: c_long = number.parse().ok()?;
+    // -1: in no call, for it is being killed
+    let number: c_long = number.parse().ok().filter(|number| *number >= 0)?;
     if HARMLESS.contains(&number) || number == libc::SYS_openat && !creates(arguments) {
         return None;
     }
@@ -232,6 +233,7 @@ const CHANGES: &[(c_long, &str)] = &[
     (libc::SYS_renameat2, "renameat2"),
     (libc::SYS_fchmod, "fchmod"),
     (libc::SYS_fchmodat, "fchmodat"),
+    (libc::SYS_fchmodat2, "fchmodat2"),
     (libc::SYS_fchown, "fchown"),
     (libc::SYS_fchownat, "fchownat"),
     (libc::SYS_utimensat, "utimensat"),
