@@ -133,8 +133,8 @@ impl Dir {
     /// As [`Dir::open_file`].
     pub fn open_seen(&self, name: &[u8], flags: OFlags) -> Result<(OwnedFd, Stat), Errno> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let opened = match rustix::fs::openat(&self.fd, name, flags | OFlags::NOATIME, Mode::empty()) {
-            Err(Errno::PERM) => rustix::fs::openat(&self.fd, name, flags, Mode::empty()),
+        let opened = match self.open_unleased(name, flags | OFlags::NOATIME) {
+            Err(Errno::PERM) => self.open_unleased(name, flags),
             opened => opened,
         };
         let file = match opened {
@@ -148,6 +148,19 @@ impl Dir {
         }
         self.check_has_data(&file, name)?;
         Ok((file, stat))
+    }
+
+    /// Opens an entry. Without waiting, it is EAGAIN while somebody has a lease on it, as we have for a moment to
+    /// learn who writes to a file.
+    fn open_unleased(&self, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        const TRIES: usize = 200;
+        for _ in 0..TRIES {
+            match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+                Err(Errno::AGAIN) => std::thread::sleep(std::time::Duration::from_micros(50)),
+                opened => return opened,
+            }
+        }
+        rustix::fs::openat(&self.fd, name, flags, Mode::empty())
     }
 
     /// Holds an entry, whatever becomes of its name, without access to its content.
