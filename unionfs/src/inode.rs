@@ -4,6 +4,8 @@
 //! it is known; then it leaves nothing behind. Locks in it are taken in the order that
 //! [`crate::fs`] states.
 
+mod learned;
+
 use std::collections::hash_map::RandomState;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -15,10 +17,11 @@ use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use rustix::io::Errno;
 use smallvec::SmallVec;
 
-use crate::branch::guard::Guard;
 use crate::branch::stat::{Kind, RealId, Stat};
 use crate::handle::OpenFile;
 use crate::union::{BranchIndex, Name, NameBuf};
+
+pub use learned::{Absent, Heritage, Learned};
 
 /// The number of the root, fixed by the FUSE protocol.
 pub const ROOT: u64 = 1;
@@ -76,63 +79,6 @@ pub struct State {
     /// let it: size and times are not to be remembered by it. A mapping writes when all handles are
     /// closed already.
     pub written: Option<NonZeroU32>,
-}
-
-/// What was found out about a directory, and holds until something of it changes. Most inodes are
-/// files, which have no room for it.
-#[derive(Debug, Default)]
-pub struct Learned {
-    /// What the flags of the directories behind it forbid.
-    pub guard: Option<Guard>,
-    /// What new entries inherit.
-    pub heritage: Option<Heritage>,
-    /// The branch on which no whiteout is in it.
-    pub bare: Option<BranchIndex>,
-    /// How often that was asked, before it was known.
-    pub asked: u8,
-}
-
-/// What new entries of a directory inherit from it.
-#[derive(Debug, Clone)]
-pub struct Heritage {
-    /// Its group.
-    pub gid: u32,
-    /// Whether it hands its group on.
-    pub setgid: bool,
-    /// The ACL that it hands on.
-    pub default_acl: Option<Arc<[u8]>>,
-}
-
-/// Extended attributes that an object does not have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Absent(u8);
-
-impl Absent {
-    /// Nothing is known.
-    pub const NOTHING: Absent = Absent(0);
-    /// The capabilities of a program.
-    pub const CAPABILITY: Absent = Absent(1);
-    /// The ACL that decides who may use it.
-    pub const ACCESS_ACL: Absent = Absent(2);
-    /// The ACL that new entries inherit.
-    pub const DEFAULT_ACL: Absent = Absent(4);
-    /// All others of `user` and `trusted`, and labels.
-    pub const OTHERS: Absent = Absent(8);
-    /// All of those.
-    pub const ALL: Absent = Absent(15);
-    /// A listing of them is empty.
-    pub const LISTED: Absent = Absent(16);
-
-    /// Whether these are among them.
-    pub fn contains(self, these: Absent) -> bool {
-        self.0 & these.0 == these.0
-    }
-
-    /// Both.
-    #[must_use]
-    pub fn with(self, these: Absent) -> Absent {
-        Absent(self.0 | these.0)
-    }
 }
 
 impl State {
