@@ -5,15 +5,11 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::process::Command;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use harness::fixture::{Branches, Union};
 use harness::mount::finish;
 use harness::sandbox::{Medium, skip};
 use harness::{Errno, ErrnoOf as _};
-use nix::sys::signal::{Signal, kill};
 use rustix::fs::SeekFrom;
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
@@ -21,21 +17,6 @@ const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 fn has(u: &Union, line: &str) -> bool {
     let outcome = finish(Command::new(BIN).arg("show").arg(u.mounted.target()));
     outcome.stdout.lines().any(|shown| shown == line)
-}
-
-/// Does something while the daemon is stopped; false if it does not end without it.
-fn without_daemon(u: &Union, act: impl FnOnce() + Send) -> bool {
-    kill(u.mounted.pid(), Signal::SIGSTOP).unwrap();
-    thread::scope(|scope| {
-        let (done, wait) = mpsc::channel();
-        scope.spawn(move || {
-            act();
-            done.send(()).unwrap_or_default();
-        });
-        let ended = wait.recv_timeout(Duration::from_secs(10)).is_ok();
-        kill(u.mounted.pid(), Signal::SIGCONT).unwrap();
-        ended
-    })
 }
 
 fn read_only(options: &[&str]) -> Option<Union> {
@@ -54,7 +35,7 @@ fn nobody_is_asked_for_an_open_where_nothing_is_written() {
     let Some(u) = read_only(&["open=auto", "share=auto"]) else { return };
     assert!(has(&u, "feature no_open"));
     assert_eq!((u.read("f"), u.read("d/g")), ("above".into(), "0123456789".into()));
-    let alone = without_daemon(&u, || {
+    let alone = u.without_daemon(|| {
         for _ in 0..3 {
             assert_eq!(fs::read(u.path("f")).unwrap(), b"above");
             let mut bytes = [0; 3];
@@ -113,7 +94,7 @@ fn the_kernel_reads_files_by_itself_where_mounts_share_them() {
     }
     assert!(!has(&u, "feature no_open"));
     let file = File::open(u.path("d/g")).unwrap();
-    let alone = without_daemon(&u, || {
+    let alone = u.without_daemon(|| {
         let mut bytes = [0; 10];
         file.read_exact_at(&mut bytes, 0).unwrap();
         assert_eq!(&bytes, b"0123456789");
@@ -137,7 +118,7 @@ fn writes_are_gathered_and_reach_the_branch_when_the_file_is_closed() {
         let file = OpenOptions::new().read(true).write(true).open(u.path(name)).unwrap();
         // the first one asks for what the kernel does not know yet
         file.write_all_at(b"0", 0).unwrap();
-        let alone = without_daemon(&u, || (0..1000).for_each(|at| file.write_all_at(b"x", at).unwrap()));
+        let alone = u.without_daemon(|| (0..1000).for_each(|at| file.write_all_at(b"x", at).unwrap()));
         assert!(alone, "{name}: every write was a request");
         let shown = file.metadata().unwrap();
         assert_eq!(shown.len(), 1000);

@@ -8,7 +8,6 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, Per
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -16,7 +15,6 @@ use harness::fixture::{Branches, Union, as_user};
 use harness::mapping::{Mapping, Sharing};
 use harness::mount::poll;
 use harness::sandbox::{Medium, skip};
-use nix::sys::signal::{Signal, kill};
 use rustix::fs::{FallocateFlags, SeekFrom, XattrFlags};
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
@@ -54,21 +52,6 @@ fn has_passthrough(u: &Union) -> bool {
     String::from_utf8(output.stdout).unwrap().lines().any(|line| line == "feature passthrough")
 }
 
-/// Does something while the daemon is stopped; false if it does not end without it.
-fn without_daemon(u: &Union, act: impl FnOnce() + Send) -> bool {
-    kill(u.mounted.pid(), Signal::SIGSTOP).unwrap();
-    thread::scope(|scope| {
-        let (done, wait) = mpsc::channel();
-        scope.spawn(move || {
-            act();
-            done.send(()).unwrap_or_default();
-        });
-        let ended = wait.recv_timeout(Duration::from_secs(10)).is_ok();
-        kill(u.mounted.pid(), Signal::SIGCONT).unwrap();
-        ended
-    })
-}
-
 #[test]
 fn the_kernel_reads_and_writes_files_of_the_top_by_itself() {
     let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
@@ -86,7 +69,7 @@ fn the_kernel_reads_and_writes_files_of_the_top_by_itself() {
     for (name, file) in ["top", "up", "made", "made open"].into_iter().zip(opened.iter().chain([&made_open])) {
         // the first one asks for capabilities to take away
         file.write_all_at(b"0", 0).unwrap();
-        let alone = without_daemon(&u, || {
+        let alone = u.without_daemon(|| {
             file.write_all_at(b"AB", 4).unwrap();
             let mut bytes = [0; 10];
             file.read_exact_at(&mut bytes, 0).unwrap();

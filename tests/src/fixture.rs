@@ -6,7 +6,11 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
 
 use crate::mount::Mounted;
 use crate::sandbox::{self, Medium, Sandbox};
@@ -308,6 +312,24 @@ impl Union {
             Some(name.starts_with('#') && name.ends_with(" (deleted)"))
         };
         named + descriptors.filter_map(|entry| nameless(entry.ok()?.path())).filter(|nameless| *nameless).count()
+    }
+
+    /// Does something while the daemon is stopped; false if it does not end without it.
+    ///
+    /// # Panics
+    /// When the daemon cannot be stopped.
+    pub fn without_daemon(&self, act: impl FnOnce() + Send) -> bool {
+        kill(self.mounted.pid(), Signal::SIGSTOP).expect("stop the daemon");
+        thread::scope(|scope| {
+            let (done, wait) = mpsc::channel();
+            scope.spawn(move || {
+                act();
+                done.send(()).unwrap_or_default();
+            });
+            let ended = wait.recv_timeout(Duration::from_secs(10)).is_ok();
+            kill(self.mounted.pid(), Signal::SIGCONT).expect("let the daemon go on");
+            ended
+        })
     }
 
     /// Asserts that every read-only branch is exactly what it was before the mount, times included.
