@@ -7,11 +7,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use harness::fixture::{Branches, Union};
+use harness::mount::finish;
 use harness::sandbox::Medium;
 use nix::sys::signal::{Signal, kill};
 use rustix::fs::{Dir, FileType, Mode, OFlags};
@@ -271,6 +273,55 @@ fn the_kernel_keeps_a_listing_until_something_changes() {
     let now = u.list("d");
     assert!(!now.contains(&"00007".to_owned()) && !now.contains(&"00008".to_owned()), "{now:?}");
     assert!(now.contains(&"renamed".to_owned()) && now.len() == 300, "{now:?}");
+}
+
+/// How often the kernel has looked a name up.
+fn lookups(u: &Union) -> u64 {
+    let shown = finish(Command::new(BIN).arg("show").arg(u.path("")));
+    let line = shown.stdout.lines().find_map(|line| line.strip_prefix("requests LOOKUP "));
+    line.map_or(0, |count| count.parse().unwrap())
+}
+
+/// A task that has looked at no file gets the attributes of directories only, so that `find` does not wait for the
+/// others; one that has gets all of them, so that `ls -lR` need not ask for each.
+#[test]
+fn attributes_come_with_a_listing_for_who_looks_at_them() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    // few enough for one request of any kernel
+    for number in 0..8 {
+        for dir in ["a", "b", "c"] {
+            branches.dir(format!("1/{dir}/dir{number}")).file(format!("1/{dir}/file{number}"), "content");
+        }
+    }
+    let u = branches.mount();
+    // the kernel knows the task that lists by its number
+    let look_at = |dir: &str, kind: &str| {
+        let seen = (0..8).filter(|number| u.stat(format!("{dir}/{kind}{number}")).is_dir() == (kind == "dir"));
+        assert_eq!(seen.count(), 8);
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            assert_eq!(u.list("a").len(), 16);
+            let listed = lookups(&u);
+            look_at("a", "dir");
+            assert_eq!(lookups(&u), listed, "directories came with attributes");
+            look_at("a", "file");
+            assert_eq!(lookups(&u), listed + 8, "files came without");
+            assert_eq!(u.list("b").len(), 16);
+            let listed = lookups(&u);
+            look_at("b", "dir");
+            look_at("b", "file");
+            assert_eq!(lookups(&u), listed, "all came with attributes");
+        });
+    });
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            assert_eq!(u.list("c").len(), 16);
+            let listed = lookups(&u);
+            look_at("c", "file");
+            assert_eq!(lookups(&u), listed + 8, "another task has not looked at files yet");
+        });
+    });
 }
 
 #[test]

@@ -66,7 +66,7 @@ pub use attr::Change;
 pub use create::New;
 pub use file::{NO_HANDLE, Opened};
 pub use flush::Flushed;
-pub use readdir::{DirEntry, Seen};
+pub use readdir::{Detail, DirEntry, Seen};
 pub use rename::{Progress, RenameFlags};
 pub use setup::SetupError;
 

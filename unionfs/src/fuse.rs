@@ -24,6 +24,7 @@ mod listing;
 mod message;
 mod operations;
 mod readers;
+mod walkers;
 
 use std::collections::HashMap;
 use std::io;
@@ -42,6 +43,7 @@ pub use self::counts::Counts;
 use self::device::{Answered, Device};
 use self::handshake::{Agreed, MAX_WRITE, OpenDir, Wishes};
 use self::readers::Readers;
+use self::walkers::Walkers;
 use crate::backing::Backings;
 use crate::fs::{Stale, Union};
 use crate::interrupt::{self, Waiter};
@@ -119,7 +121,8 @@ impl Server {
         let valid = if union.revalidates() { REVALIDATE } else { FOR_EVER };
         let shared = Arc::new(Shared { union: Arc::clone(&union), valid });
         let (pool, counts, waiters) = (Pool::default(), Arc::default(), Arc::default());
-        let adapter = Adapter { shared, device, pool, counts, waiters, open_dir, no_open };
+        let walkers = Walkers::new();
+        let adapter = Adapter { shared, device, pool, counts, waiters, walkers, open_dir, no_open };
         Ok(Server { adapter, threads, served: Served(union), features })
     }
 
@@ -180,6 +183,7 @@ struct Adapter {
     counts: Arc<Counts>,
     /// Who waits for work in the pool, by request.
     waiters: Arc<Mutex<HashMap<u64, Arc<Waiter>>>>,
+    walkers: Walkers,
     open_dir: OpenDir,
     /// Nobody is asked when a file is opened.
     no_open: bool,

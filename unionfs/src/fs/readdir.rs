@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use smallvec::SmallVec;
 
 use super::listing::{Apart, Builder, Cookies, DOT, DOT_DOT, Listing, Shown};
-use super::{Attr, Entry, Level, Union};
+use super::{Entry, Level, Union};
 use crate::branch::dir::{Dir, folds_case};
 use crate::branch::stat::{Kind, RealId};
 use crate::inode::{Birth, Inode, Place, ROOT, Ref};
@@ -33,11 +33,20 @@ pub struct DirEntry<'a> {
     pub next: u64,
 }
 
+/// Which entries of a listing come with attributes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// Directories only.
+    Directories,
+    /// All.
+    All,
+}
+
 /// What comes with a name in a listing with attributes.
 #[derive(Debug)]
 pub enum Seen {
-    /// `.` or `..`, without a lookup.
-    Directory(Attr),
+    /// Number and type only, without a lookup.
+    Named(u64, Kind),
     /// An entry.
     Entry(Entry),
     /// One whose branch does not tell its attributes: the kernel must not believe any.
@@ -130,8 +139,8 @@ impl Union {
         })
     }
 
-    /// The same with the attributes of this moment. An entry comes with a lookup, which `take`
-    /// hands over if it has room; `.` and `..` come without.
+    /// The same with the attributes of this moment. An entry of which they are wanted comes with a
+    /// lookup, which `take` hands over if it has room; others, `.` and `..` come without.
     ///
     /// # Errors
     /// ENOTDIR, and what the branches answer before anything was taken.
@@ -139,12 +148,16 @@ impl Union {
         &self,
         ino: u64,
         offset: u64,
+        detail: Detail,
         mut take: impl FnMut(&[u8], Seen, u64) -> bool,
     ) -> Result<(), Errno> {
         let dir = self.inodes.get(ino)?;
         self.lines(&dir, offset, |at, next| match at {
-            At::Dot => Ok(take(b".", Seen::Directory(self.getattr(ino)?), next)),
-            At::DotDot => Ok(take(b"..", Seen::Directory(self.getattr(parent_of(&dir))?), next)),
+            At::Dot => Ok(take(b".", Seen::Named(ino, Kind::Dir), next)),
+            At::DotDot => Ok(take(b"..", Seen::Named(parent_of(&dir), Kind::Dir), next)),
+            At::Name(shown) if detail == Detail::Directories && shown.kind != Kind::Dir => {
+                Ok(take(shown.name, Seen::Named(self.number_of(&dir, &shown)?, shown.kind), next))
+            }
             At::Name(shown) => {
                 let Ok(name) = Name::new(shown.name) else { return Ok(false) };
                 let _names = dir.names.read();

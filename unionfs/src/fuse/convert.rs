@@ -77,9 +77,10 @@ pub(super) fn only_type(lookup: &Ref, kind: Kind) -> abi::EntryOut {
     }
 }
 
-/// `.` and `..` of a listing with attributes: no lookup comes with them.
-pub(super) fn no_lookup(attr: &Attr) -> abi::EntryOut {
-    abi::EntryOut { attr: attributes(attr), ..abi::EntryOut::default() }
+/// An entry of a listing with attributes that comes without them: no node tells the kernel so.
+pub(super) fn only_name(ino: u64, kind: Kind) -> abi::EntryOut {
+    let attr = abi::Attr { ino, mode: type_bits(kind), ..abi::Attr::default() };
+    abi::EntryOut { attr, ..abi::EntryOut::default() }
 }
 
 fn believed(entry: Duration, attr: Duration) -> abi::EntryOut {

@@ -113,7 +113,12 @@ impl Adapter {
     fn lookup(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let name = arguments.name()?;
         Some(match self.shared.run(|union| union.lookup(head.nodeid, name)) {
-            Ok(Some(entry)) => self.shared.reply_entry(Ok(entry), reply),
+            Ok(Some(entry)) => {
+                if entry.attr.stat.kind != Kind::Dir {
+                    self.walkers.looks_up(head.pid, head.nodeid);
+                }
+                self.shared.reply_entry(Ok(entry), reply)
+            }
             // the kernel remembers that there is nothing
             found => reply.message(found.map(|_| convert::no_entry(self.shared.valid))),
         })
@@ -327,12 +332,13 @@ impl Adapter {
 
     fn read_dir_plus(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let asked = arguments.take::<abi::ReadIn>()?;
+        let detail = self.walkers.lists(head.pid, head.nodeid, asked.offset);
         Some(BUFFER.with_borrow_mut(|buffer| {
             let mut listing = Listing::new(buffer, asked.size);
             let read = self.shared.run(|union| {
-                union.read_dir_plus(head.nodeid, asked.offset, |name, seen, next| {
+                union.read_dir_plus(head.nodeid, asked.offset, detail, |name, seen, next| {
                     let (told, lookup) = match seen {
-                        Seen::Directory(attr) => (convert::no_lookup(&attr), None),
+                        Seen::Named(ino, kind) => (convert::only_name(ino, kind), None),
                         Seen::Entry(Entry { lookup, attr }) => {
                             (convert::entry(&lookup, &attr, self.shared.valid), Some(lookup))
                         }
