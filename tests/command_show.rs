@@ -52,17 +52,13 @@ fn show_tells_the_branches_as_aufs_does() {
 fn show_counts_the_requests_of_the_kernel() {
     let Some(branches) = Branches::new(BIN, &["rw", "ro"]) else { return };
     let union = branches.mount();
-    let lookups = || -> u64 {
-        let told = show(union.path("")).stdout;
-        told.lines().find_map(|line| line.strip_prefix("requests LOOKUP ")).map_or(0, |count| count.parse().unwrap())
-    };
-    let before = lookups();
+    let before = union.mounted.requests("LOOKUP");
     for name in ["a", "b", "c"] {
         assert!(!union.path(name).exists());
         // remembered by the kernel
         assert!(!union.path(name).exists());
     }
-    assert_eq!(lookups() - before, 3);
+    assert_eq!(union.mounted.requests("LOOKUP") - before, 3);
 }
 
 #[test]

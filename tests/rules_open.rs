@@ -5,6 +5,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::process::Command;
+use std::sync::Barrier;
+use std::thread;
 
 use harness::fixture::{Branches, Union};
 use harness::mount::finish;
@@ -169,4 +171,69 @@ fn a_full_disk_is_told_to_the_writer() {
     let written = (0..16).try_for_each(|mebibyte| file.write_all_at(&vec![1; 1 << 20], mebibyte << 20));
     assert_eq!(written.and_then(|()| file.sync_all()).errno(), Errno::ENOSPC);
     u.assert_no_temporaries(0);
+}
+
+/// Files below, with sizes around those of a page and of what comes with an open.
+fn small_files() -> Option<(Union, Vec<usize>)> {
+    let branches = Branches::new(BIN, &["rw", "ro+wh"])?;
+    let sizes = vec![0, 1, 4095, 4096, 4097, 20_000, 32 << 10, (32 << 10) + 1, 100_000];
+    for size in &sizes {
+        branches.file(format!("1/{size}"), pattern(*size));
+    }
+    Some((branches.mount(), sizes))
+}
+
+fn pattern(size: usize) -> Vec<u8> {
+    (0..size).map(|at| (at / 7 + at) as u8).collect()
+}
+
+#[test]
+fn small_files_of_lower_branches_come_with_their_open() {
+    let Some((u, sizes)) = small_files() else { return };
+    for size in sizes {
+        let before = u.mounted.requests("READ");
+        assert!(fs::read(u.path(size.to_string())).unwrap() == pattern(size), "{size}");
+        let asked = u.mounted.requests("READ") - before;
+        assert_eq!(asked == 0, size <= 32 << 10, "{size}: {asked} requests");
+    }
+}
+
+/// What comes with an open must never be older than what somebody else has just written, through a handle or by name.
+#[test]
+fn content_that_comes_with_an_open_is_never_older_than_a_change() {
+    const FILES: usize = 200;
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    let size = |file: usize| 1 + file * 41 % 9_000;
+    for file in 0..FILES {
+        branches.file(format!("1/{file}"), vec![b'o'; size(file)]);
+    }
+    let u = branches.mount();
+    for file in 0..FILES {
+        let path = u.path(file.to_string());
+        // neither is the first one always
+        let gate = Barrier::new(2);
+        let changed: Vec<u8> = match file % 3 {
+            0 => vec![b'o'; size(file) / 2],
+            1 => vec![b'n'; size(file)],
+            _ => [vec![b'o'; size(file)], vec![b'n'; 5_000]].concat(),
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                gate.wait();
+                match file % 3 {
+                    0 => nix::unistd::truncate(&path, size(file) as i64 / 2).unwrap(),
+                    1 => fs::write(&path, &changed).unwrap(),
+                    _ => {
+                        let open = OpenOptions::new().append(true).open(&path).unwrap();
+                        open.write_all_at(&[b'n'; 5_000], size(file) as u64).unwrap();
+                    }
+                }
+                assert!(fs::read(&path).unwrap() == changed, "{file}: what was written a moment ago");
+            });
+            gate.wait();
+            fs::read(&path).unwrap();
+        });
+        assert!(fs::read(&path).unwrap() == changed, "{file}");
+        assert_eq!(fs::metadata(&path).unwrap().len(), changed.len() as u64, "{file}");
+    }
 }

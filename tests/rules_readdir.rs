@@ -7,13 +7,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use harness::fixture::{Branches, Union};
-use harness::mount::finish;
 use harness::sandbox::Medium;
 use nix::sys::signal::{Signal, kill};
 use rustix::fs::{Dir, FileType, Mode, OFlags};
@@ -275,13 +273,6 @@ fn the_kernel_keeps_a_listing_until_something_changes() {
     assert!(now.contains(&"renamed".to_owned()) && now.len() == 300, "{now:?}");
 }
 
-/// How often the kernel has looked a name up.
-fn lookups(u: &Union) -> u64 {
-    let shown = finish(Command::new(BIN).arg("show").arg(u.path("")));
-    let line = shown.stdout.lines().find_map(|line| line.strip_prefix("requests LOOKUP "));
-    line.map_or(0, |count| count.parse().unwrap())
-}
-
 /// A task that has looked at no file gets the attributes of directories only, so that `find` does not wait for the
 /// others; one that has gets all of them, so that `ls -lR` need not ask for each.
 #[test]
@@ -302,24 +293,24 @@ fn attributes_come_with_a_listing_for_who_looks_at_them() {
     thread::scope(|scope| {
         scope.spawn(|| {
             assert_eq!(u.list("a").len(), 16);
-            let listed = lookups(&u);
+            let listed = u.mounted.requests("LOOKUP");
             look_at("a", "dir");
-            assert_eq!(lookups(&u), listed, "directories came with attributes");
+            assert_eq!(u.mounted.requests("LOOKUP"), listed, "directories came with attributes");
             look_at("a", "file");
-            assert_eq!(lookups(&u), listed + 8, "files came without");
+            assert_eq!(u.mounted.requests("LOOKUP"), listed + 8, "files came without");
             assert_eq!(u.list("b").len(), 16);
-            let listed = lookups(&u);
+            let listed = u.mounted.requests("LOOKUP");
             look_at("b", "dir");
             look_at("b", "file");
-            assert_eq!(lookups(&u), listed, "all came with attributes");
+            assert_eq!(u.mounted.requests("LOOKUP"), listed, "all came with attributes");
         });
     });
     thread::scope(|scope| {
         scope.spawn(|| {
             assert_eq!(u.list("c").len(), 16);
-            let listed = lookups(&u);
+            let listed = u.mounted.requests("LOOKUP");
             look_at("c", "file");
-            assert_eq!(lookups(&u), listed + 8, "another task has not looked at files yet");
+            assert_eq!(u.mounted.requests("LOOKUP"), listed + 8, "another task has not looked at files yet");
         });
     });
 }

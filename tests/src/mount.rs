@@ -264,6 +264,18 @@ impl Mounted {
         outcome.stdout.lines().any(|line| line == "feature writeback_cache")
     }
 
+    /// How many requests of a kind the kernel has sent, as `runionfs show` names them.
+    ///
+    /// # Panics
+    /// When the count is no number.
+    #[track_caller]
+    #[must_use]
+    pub fn requests(&self, kind: &str) -> u64 {
+        let outcome = finish(Command::new(&self.binary).arg("show").arg(&self.target));
+        let count = outcome.stdout.lines().find_map(|line| line.strip_prefix("requests ")?.strip_prefix(kind));
+        count.map_or(0, |count| count.trim().parse().expect("a number"))
+    }
+
     /// What `runionfs check` finds wrong in the branches; nothing where all is well.
     ///
     /// # Panics

@@ -19,6 +19,7 @@
 //! 7. the state of an inode, then tables. No system call is made under either.
 
 mod attr;
+mod content;
 mod copy_data;
 mod copy_up;
 mod create;
@@ -101,6 +102,8 @@ pub struct Union {
     unasked: dirs::Unasked,
     /// Tells the kernel that attributes of an inode changed on their own.
     on_stale: OnceLock<StaleHook>,
+    /// Takes the content of small files before somebody reads it.
+    taker: content::Taker,
 }
 
 /// Told the number of an inode of which the kernel must ask for something again.

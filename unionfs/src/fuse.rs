@@ -117,6 +117,12 @@ impl Server {
                 Err(errno) => tracing::debug!(%errno, "telling the kernel of a change"),
             }
         });
+        let device_for_content = Arc::clone(&device);
+        union.on_content(move |ino, content| {
+            if let Err(errno) = device_for_content.store(ino, content) {
+                tracing::debug!(%errno, "giving the kernel the content of a file");
+            }
+        });
         union.begin()?;
         let valid = if union.revalidates() { REVALIDATE } else { FOR_EVER };
         let shared = Arc::new(Shared { union: Arc::clone(&union), valid });

@@ -75,6 +75,8 @@ pub struct State {
     pub unsynced: bool,
     /// Somebody held it open when it was about to lose its last name.
     pub held: bool,
+    /// A handle was on it, so that the kernel may have pages of it.
+    pub opened: bool,
     /// Of a file that the kernel may be writing without our knowledge, which open it was that last
     /// let it: size and times are not to be remembered by it. A mapping writes when all handles are
     /// closed already.
@@ -412,6 +414,7 @@ impl Inodes {
                 absent: Absent::NOTHING,
                 unsynced: false,
                 held: false,
+                opened: false,
                 written: None,
             }),
             home: Arc::downgrade(self),

@@ -171,10 +171,17 @@ impl Union {
     /// Adds a handle to an open file; `made` are the attributes of one that was made for it just now.
     pub(super) fn add_handle(&self, open: Arc<OpenFile>, flags: OFlags, made: Option<&Stat>) -> Result<Opened, Errno> {
         let mut first = false;
+        let inode = Arc::clone(&open.inode);
+        let untouched = self.untouched(&inode, flags);
         let way = open.way(|way| {
             first = way.is_none();
-            self.choose_way(way, &open, flags, made)
+            let chosen = self.choose_way(way, &open, flags, made)?;
+            if let (true, Way::Cached, Some(untouched)) = (first, &chosen, &untouched) {
+                untouched.give(&open);
+            }
+            Ok(chosen)
         })?;
+        drop(untouched);
         let writes = writes(flags);
         let (handle, opened) = match way {
             Way::Cached => {

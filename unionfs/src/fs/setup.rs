@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use smallvec::SmallVec;
 
 use super::Union;
+use super::content::Taker;
 use super::copy_data::Ways;
 use super::dirs::{DirCache, Held, Purge, Unasked};
 use super::index::Indexes;
@@ -157,6 +158,7 @@ impl Union {
             data,
             unasked: Unasked::new(),
             on_stale: OnceLock::new(),
+            taker: Taker::default(),
         }))
     }
 }

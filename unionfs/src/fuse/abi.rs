@@ -107,6 +107,8 @@ pub(super) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 pub(super) const FSYNC_FDATASYNC: u32 = 1 << 0;
 /// The notification that cached attributes or pages are stale.
 pub(super) const NOTIFY_INVAL_INODE: i32 = 2;
+/// The notification that brings content of a file for the page cache.
+pub(super) const NOTIFY_STORE: i32 = 4;
 
 macro_rules! messages {
     ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? })*) => {
@@ -178,6 +180,7 @@ messages! {
     /// Before each name of a listing; padded to 8 bytes after the name.
     Dirent { ino: u64, off: u64, namelen: u32, kind: u32 }
     NotifyInvalInode { ino: u64, off: i64, len: i64 }
+    NotifyStore { nodeid: u64, offset: u64, size: u32, padding: u32 }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use smallvec::SmallVec;
 use zerocopy::{Immutable, IntoBytes};
 
-use super::abi::{NOTIFY_INVAL_INODE, NotifyInvalInode, OutHeader};
+use super::abi::{NOTIFY_INVAL_INODE, NOTIFY_STORE, NotifyInvalInode, NotifyStore, OutHeader};
 
 /// One end of a connection; the kernel has the other.
 #[derive(Debug)]
@@ -57,6 +57,17 @@ impl Device {
     pub(super) fn invalidate_inode(&self, ino: u64, offset: i64, length: i64) -> Result<(), Errno> {
         let stale = NotifyInvalInode { ino, off: offset, len: length };
         self.send(0, NOTIFY_INVAL_INODE, &[stale.as_bytes()])
+    }
+
+    /// Puts the whole content of a file into the kernel's page cache. It waits for whoever has a page
+    /// of the file locked, so there must be nobody who waits for us.
+    ///
+    /// # Errors
+    /// ENOENT if the kernel does not know the inode.
+    pub(super) fn store(&self, ino: u64, content: &[u8]) -> Result<(), Errno> {
+        let size = u32::try_from(content.len()).map_err(|_| Errno::INVAL)?;
+        let stored = NotifyStore { nodeid: ino, offset: 0, size, padding: 0 };
+        self.send(0, NOTIFY_STORE, &[stored.as_bytes(), content])
     }
 }
 
