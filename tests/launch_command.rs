@@ -77,6 +77,36 @@ fn words_after_the_command_are_its_own() {
 }
 
 #[test]
+fn a_subcommand_is_one_only_as_the_first_word() {
+    let Some(tree) = Tree::new() else { return };
+    fs::write(tree.path("bin/run"), "#!/bin/sh\necho \"ran $*\"\n").unwrap();
+    fs::set_permissions(tree.path("bin/run"), fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(printed(finish(tree.rlaunch().args(["run", "x"]))), "ran x\n");
+    assert_eq!(printed(finish(tree.rlaunch().args(["--", "run", "x"]))), "ran x\n");
+    let mut first = Command::new(RLAUNCH);
+    first.args(["run", "--rootfs"]).arg(tree.path("")).args(["echo", "run"]);
+    assert_eq!(printed(finish(&mut first)), "run\n");
+}
+
+#[test]
+fn a_terminal_can_be_asked_for_where_the_caller_has_none() {
+    let Some(tree) = Tree::new() else { return };
+    let script = "tty; stty size; wc -c; echo problem >&2";
+    for (option, has_terminal) in [("-t", true), ("-it", true), ("--tty=never", false), ("--tty=auto", false)] {
+        for input in ["", "line\\n", "half"] {
+            let script = format!("printf '{input}' | '{RLAUNCH}' --rootfs \"$1\" {option} sh -c '{script}' 2>&1");
+            let outcome = finish(Command::new("sh").args(["-c", &script, "sh"]).arg(tree.path("")));
+            assert_eq!(outcome.status, Some(0), "{option} {input}: {outcome:?}");
+            // The terminal shows what is typed, at any moment between these.
+            let count = format!("{}\r\n", input.replace("\\n", "\n").len());
+            for text in ["/dev/pts/0", "24 80", &count, "problem\r\n"] {
+                assert_eq!(outcome.stdout.contains(text), has_terminal, "{option} {input} {text}: {outcome:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn streams_are_passed_through_as_they_are() {
     let Some(tree) = Tree::new() else { return };
     let mut child = Command::new("timeout")

@@ -1,23 +1,75 @@
 //! The command line.
+//!
+//! A subcommand is one only as the first word. After any option, or after `--`, the first word that is no option is the
+//! command, so every program can be run whatever its name is: `rlaunch -- run`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+
+/// What the program was asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Start a container.
+    Run(Options),
+}
+
+/// Parses what follows the program's own name.
+///
+/// # Errors
+/// Where it is not understood, or asks for help or the version.
+pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, clap::Error> {
+    let arguments: Vec<OsString> = arguments.collect();
+    let rest = match arguments.split_first() {
+        Some((first, rest)) if first == "run" => rest,
+        _ => arguments.as_slice(),
+    };
+    Options::try_parse_from([OsString::from("rlaunch")].iter().chain(rest)).map(Command::Run)
+}
 
 /// Runs a command in a container: over a root directory, or in a throw-away copy of this machine.
 ///
-/// Options end at the first word that is not one; it and all that follow are the command.
+/// Options end at the first word that is not one; it and all that follow are the command. The word `run` may come first.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
-#[command(name = "rlaunch", version, override_usage = "rlaunch [--rootfs DIR] [--] COMMAND [ARGUMENT]...")]
+#[command(name = "rlaunch", version, override_usage = "rlaunch [run] [OPTIONS] [--] COMMAND [ARGUMENT]...")]
 pub struct Options {
     /// The directory that becomes `/`; without it, a throw-away copy of this machine does
     #[arg(long, value_name = "DIR")]
     pub rootfs: Option<PathBuf>,
 
+    /// How the command's standard streams are connected.
+    #[command(flatten)]
+    pub streams: StreamOptions,
+
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// How the command's standard streams are connected.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub struct StreamOptions {
+    /// A terminal of the container's own: `auto` makes one where input and output are terminals, `-t` alone always
+    #[arg(short, long, value_name = "WHEN", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value = "auto", default_missing_value = "always")]
+    pub tty: When,
+
+    /// Accepted for those who know it from elsewhere: standard input is always connected
+    #[arg(short, long)]
+    pub interactive: bool,
+}
+
+/// When something is done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    /// Where it fits.
+    #[default]
+    Auto,
+    /// In any case.
+    Always,
+    /// In no case.
+    Never,
 }
 
 #[cfg(test)]
@@ -25,13 +77,15 @@ mod tests {
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<Options, clap::error::ErrorKind> {
-        Options::try_parse_from(["rlaunch"].iter().chain(arguments)).map_err(|error| error.kind())
+        let Command::Run(options) = super::parse(arguments.iter().map(OsString::from)).map_err(|error| error.kind())?;
+        Ok(options)
     }
 
     #[track_caller]
     fn check(arguments: &[&str], rootfs: Option<&str>, command: &[&str]) {
         let command = command.iter().map(OsString::from).collect();
-        assert_eq!(parse(arguments), Ok(Options { rootfs: rootfs.map(PathBuf::from), command }), "{arguments:?}");
+        let parsed = parse(arguments).map(|options| (options.rootfs, options.command));
+        assert_eq!(parsed, Ok((rootfs.map(PathBuf::from), command)), "{arguments:?}");
     }
 
     #[test]
@@ -47,9 +101,38 @@ mod tests {
     }
 
     #[test]
+    fn a_subcommand_is_one_only_as_the_first_word() {
+        check(&["run", "sh"], None, &["sh"]);
+        check(&["run", "run", "sh"], None, &["run", "sh"]);
+        check(&["run", "--rootfs=/r", "--", "sh"], Some("/r"), &["sh"]);
+        check(&["--", "run", "sh"], None, &["run", "sh"]);
+        check(&["--rootfs=/r", "run", "sh"], Some("/r"), &["run", "sh"]);
+    }
+
+    #[test]
+    fn a_terminal_is_asked_for_in_every_way_that_is_known_from_elsewhere() {
+        for (arguments, tty, interactive) in [
+            (["sh", "-t"], When::Auto, false),
+            (["-t", "sh"], When::Always, false),
+            (["-it", "sh"], When::Always, true),
+            (["-ti", "sh"], When::Always, true),
+            (["-i", "sh"], When::Auto, true),
+            (["--tty", "sh"], When::Always, false),
+            (["--tty=never", "sh"], When::Never, false),
+            (["--tty=auto", "sh"], When::Auto, false),
+        ] {
+            let options = parse(&arguments).unwrap();
+            assert_eq!(options.streams, StreamOptions { tty, interactive }, "{arguments:?}");
+            assert_eq!(options.command[0], "sh", "{arguments:?}");
+        }
+    }
+
+    #[test]
     fn what_is_not_understood_is_refused() {
         use clap::error::ErrorKind;
         assert_eq!(parse(&[]), Err(ErrorKind::MissingRequiredArgument));
+        assert_eq!(parse(&["run"]), Err(ErrorKind::MissingRequiredArgument));
+        assert_eq!(parse(&["--tty=maybe", "sh"]), Err(ErrorKind::InvalidValue));
         assert_eq!(parse(&["--rootfs", "/r"]), Err(ErrorKind::MissingRequiredArgument));
         assert_eq!(parse(&["--rotfs", "/r", "sh"]), Err(ErrorKind::UnknownArgument));
         assert_eq!(parse(&["-x", "sh"]), Err(ErrorKind::UnknownArgument));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
 use crate::host::{Host, StandardStreams};
-use crate::options::Options;
+use crate::options::{Options, When};
 
 /// Where commands are looked for with `--rootfs`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -52,7 +52,11 @@ impl Spec {
     /// Where a word cannot be passed to a program.
     pub fn new(options: Options, host: Host) -> Result<Spec, Failure> {
         let command = options.command.into_iter().map(c_string).collect::<Result<Vec<_>, _>>()?;
-        let terminal = host.terminals.wants_terminal().then_some(host.terminals);
+        let terminal = match options.streams.tty {
+            When::Auto => host.terminals.wants_terminal().then_some(host.terminals),
+            When::Always => Some(StandardStreams { input: true, output: true, error: true }),
+            When::Never => None,
+        };
         let (environment, directory, hostname, root) = match options.rootfs {
             Some(tree) => (clean_environment(&host), "/".into(), Some(hostname_of(&tree)), Root::Tree(tree)),
             None => {
@@ -97,6 +101,7 @@ fn c_string(text: OsString) -> Result<CString, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::Command;
 
     fn host() -> Host {
         Host {
@@ -109,8 +114,13 @@ mod tests {
     }
 
     fn spec(rootfs: Option<&str>, host: Host) -> Spec {
-        let options = Options { rootfs: rootfs.map(PathBuf::from), command: vec!["sh".into()] };
-        Spec::new(options, host).unwrap()
+        Spec::new(Options { rootfs: rootfs.map(PathBuf::from), ..options(&[]) }, host).unwrap()
+    }
+
+    fn options(words: &[&str]) -> Options {
+        let words = words.iter().copied().chain(["sh"]).map(OsString::from);
+        let Ok(Command::Run(options)) = crate::options::parse(words) else { panic!("not understood") };
+        options
     }
 
     #[test]
@@ -141,6 +151,19 @@ mod tests {
         assert!(terminal(true, true, false));
         assert!(!terminal(true, false, true));
         assert!(!terminal(false, true, true));
+    }
+
+    #[test]
+    fn a_terminal_can_be_asked_for_and_refused() {
+        let all = StandardStreams { input: true, output: true, error: true };
+        for (word, terminals, expected) in [
+            ("--tty", StandardStreams::default(), Some(all)),
+            ("--tty=never", all, None),
+            ("--tty=auto", all, Some(all)),
+            ("--tty=auto", StandardStreams::default(), None),
+        ] {
+            assert_eq!(Spec::new(options(&[word]), Host { terminals, ..host() }).unwrap().terminal, expected, "{word}");
+        }
     }
 
     #[test]

@@ -12,10 +12,16 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::Mode;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, read, write};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use rustix::termios::{OptionalActions, Termios, Winsize, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
 use crate::host::StandardStreams;
 use crate::message::warn;
+
+/// Of a terminal that nobody looks at.
+const USUAL_SIZE: Winsize = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+
+/// What is typed to end the input: the default of VEOF, see termios(3).
+const END_OF_INPUT: u8 = 4;
 
 /// A new terminal: its master goes to the parent, its slave to the command.
 pub(crate) struct Terminal {
@@ -24,7 +30,7 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// Opens one in the container, with the settings and the size of the caller's on standard input.
+    /// Opens one in the container, with the settings and the size of the caller's, if there is one on standard input.
     pub(crate) fn open() -> Result<Terminal, Errno> {
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let master = open("/dev/pts/ptmx", flags, Mode::empty())?;
@@ -32,8 +38,12 @@ impl Terminal {
         let slave = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
             .map_err(errno)?;
         let caller = io::stdin();
-        tcsetattr(&slave, OptionalActions::Now, &tcgetattr(&caller).map_err(errno)?).map_err(errno)?;
-        tcsetwinsize(&master, tcgetwinsize(&caller).map_err(errno)?).map_err(errno)?;
+        if isatty(&caller) {
+            tcsetattr(&slave, OptionalActions::Now, &tcgetattr(&caller).map_err(errno)?).map_err(errno)?;
+            tcsetwinsize(&master, tcgetwinsize(&caller).map_err(errno)?).map_err(errno)?;
+        } else {
+            tcsetwinsize(&master, USUAL_SIZE).map_err(errno)?;
+        }
         Ok(Terminal { master, slave })
     }
 }
@@ -57,13 +67,15 @@ fn errno(error: rustix::io::Errno) -> Errno {
     Errno::from_raw(error.raw_os_error())
 }
 
-/// Copies between the caller's terminal, which is raw meanwhile, and the container's.
+/// Copies between the caller's terminal, which is raw meanwhile, or its streams, and the container's terminal.
 pub(crate) struct Proxy {
     master: OwnedFd,
-    /// The caller's settings, given back on drop.
-    settings: Termios,
+    /// The settings of the caller's terminal, given back on drop; none where its input is no terminal.
+    settings: Option<Termios>,
     /// Typed, but not yet taken by the container.
     typed: Vec<u8>,
+    /// Whether the last line that was typed has no end yet.
+    line_is_open: bool,
     input_is_open: bool,
     output_is_open: bool,
 }
@@ -74,11 +86,9 @@ impl Proxy {
     pub(crate) fn start(master: OwnedFd) -> Result<Proxy, Errno> {
         let flags = OFlag::from_bits_retain(fcntl(&master, FcntlArg::F_GETFL)?);
         fcntl(&master, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        let settings = tcgetattr(io::stdin()).map_err(errno)?;
-        let mut raw = settings.clone();
-        raw.make_raw();
-        tcsetattr(io::stdin(), OptionalActions::Now, &raw).map_err(errno)?;
-        Ok(Proxy { master, settings, typed: Vec::new(), input_is_open: true, output_is_open: true })
+        let settings = if isatty(io::stdin()) { Some(make_raw()?) } else { None };
+        let typed = Vec::new();
+        Ok(Proxy { master, settings, typed, line_is_open: false, input_is_open: true, output_is_open: true })
     }
 
     /// What to wait for.
@@ -99,7 +109,7 @@ impl Proxy {
     /// terminal is ready for anything.
     pub(crate) fn copy(&mut self, readable: bool) -> Result<(), Errno> {
         if readable && self.input_is_open {
-            self.input_is_open = append(io::stdin().as_fd(), &mut self.typed)?;
+            self.take_input()?;
         }
         while !self.typed.is_empty() {
             match write(&self.master, &self.typed) {
@@ -112,6 +122,21 @@ impl Proxy {
             }
         }
         self.print()
+    }
+
+    fn take_input(&mut self) -> Result<(), Errno> {
+        let before = self.typed.len();
+        self.input_is_open = append(io::stdin().as_fd(), &mut self.typed)?;
+        if let Some(last) = self.typed.get(before..).and_then(<[u8]>::last) {
+            self.line_is_open = *last != b'\n';
+        }
+        if !self.input_is_open && self.settings.is_none() {
+            // A reader of the container's terminal has to learn that there is no more. In the middle of a line, the first
+            // one only ends the line.
+            let count = if self.line_is_open { 2 } else { 1 };
+            self.typed.extend(std::iter::repeat_n(END_OF_INPUT, count));
+        }
+        Ok(())
     }
 
     fn print(&mut self) -> Result<(), Errno> {
@@ -143,14 +168,27 @@ impl Proxy {
 
     /// Gives the container's terminal the size of the caller's.
     pub(crate) fn resize(&self) -> Result<(), Errno> {
+        if self.settings.is_none() {
+            return Ok(());
+        }
         // The kernel sends SIGWINCH to the container's foreground processes.
         tcsetwinsize(&self.master, tcgetwinsize(io::stdin()).map_err(errno)?).map_err(errno)
     }
 }
 
+/// Makes the caller's terminal raw; its settings before.
+fn make_raw() -> Result<Termios, Errno> {
+    let settings = tcgetattr(io::stdin()).map_err(errno)?;
+    let mut raw = settings.clone();
+    raw.make_raw();
+    tcsetattr(io::stdin(), OptionalActions::Now, &raw).map_err(errno)?;
+    Ok(settings)
+}
+
 impl Drop for Proxy {
     fn drop(&mut self) {
-        if let Err(error) = tcsetattr(io::stdin(), OptionalActions::Now, &self.settings) {
+        let Some(settings) = &self.settings else { return };
+        if let Err(error) = tcsetattr(io::stdin(), OptionalActions::Now, settings) {
             warn(format_args!("cannot give the terminal its settings back: {error}"));
         }
     }
