@@ -19,7 +19,7 @@ mod launch;
 #[path = "support/tools.rs"]
 mod tools;
 
-use launch::{PATIENCE, RLAUNCH, Running, arguments, mounts, printed, wait_until_gone};
+use launch::{PATIENCE, RLAUNCH, Running, mounts, printed, wait_until_gone};
 
 fn rlaunch(script: &str) -> Command {
     let mut command = Command::new(RLAUNCH);
@@ -27,12 +27,14 @@ fn rlaunch(script: &str) -> Command {
     command
 }
 
-/// The process that serves the union of a container, and the directory on disk where it writes.
+/// The process that serves the union of a container, and the directory on disk where it writes, which it keeps open.
 fn daemon_of(running: &Running) -> (Pid, PathBuf) {
-    let is_daemon = |pid: &Pid| arguments(*pid).first().is_some_and(|name| name == "rlaunch: union");
-    let daemon = running.children().into_iter().find(is_daemon).expect("the union's daemon");
-    let top = PathBuf::from(&arguments(daemon)[1]);
-    (daemon, top.parent().expect("a directory around the top").to_owned())
+    let daemon = running.daemon();
+    let entries = fs::read_dir(format!("/proc/{daemon}/fd")).expect("list the daemon's descriptors");
+    let mut open = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let is_scratch =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"rlaunch-"));
+    (daemon, open.find(is_scratch).expect("the daemon keeps its directory open"))
 }
 
 #[test]
@@ -168,28 +170,63 @@ fn a_container_whose_daemon_dies_ends_with_a_reason() {
 }
 
 #[test]
-fn ordinary_mounts_below_the_root_are_shown_read_only() {
+fn mounts_below_the_root_have_unions_of_their_own() {
     let Some(sandbox) = sandbox::enter() else { return };
-    let data = submount(&sandbox, "data");
-    fs::write(data.join("file"), "on another file system").unwrap();
-    let inner = data.join("inner");
-    fs::create_dir(&inner).unwrap();
-    mount(Some("tmpfs"), &inner, Some("tmpfs"), MsFlags::MS_NOEXEC, None::<&str>).unwrap();
-    let script = "cat data/file; for d in data data/inner; do touch $d/new 2>&1; done; grep -o 'ro,[^ ]*' /proc/self/mountinfo | grep noexec | head -1";
-    let outcome = finish(rlaunch(script).current_dir(sandbox.path()));
-    let lines: Vec<_> = outcome.stdout.lines().collect();
-    assert!(lines[0].starts_with("on another file system"), "{outcome:?}");
-    assert_eq!(outcome.stdout.matches("Read-only file system").count(), 2, "{outcome:?}");
-    assert!(lines.last().unwrap().starts_with("ro,noexec"), "{outcome:?}");
-    assert!(!data.join("new").exists());
+    let data = submount(&sandbox, "data", MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID);
+    fs::write(data.join("old"), "on another file system").unwrap();
+    fs::create_dir(data.join("inner")).unwrap();
+    let inner = submount(&sandbox, "data/inner", MsFlags::empty());
+    fs::write(inner.join("deep"), "deep").unwrap();
+    fs::set_permissions(&inner, fs::Permissions::from_mode(0o751)).unwrap();
+    let script = "cat data/old; echo new > data/new; echo changed > data/old; rm data/inner/deep; echo x > data/inner/x
+        ls data data/inner; cat data/old; stat -c %a data/inner; df data | tail -1 | grep -c rlaunch
+        grep ' '$PWD/data' ' /proc/self/mountinfo | cut -d' ' -f6; mv data/inner/x data 2> /dev/null; ls data/x";
+    let before = mounts();
+    let output = printed(finish(rlaunch(script).current_dir(sandbox.path())));
+    assert_eq!(
+        output,
+        "on another file systemdata:\ninner\nnew\nold\n\ndata/inner:\nx\nchanged\n751\n1\nrw,nosuid,noexec,relatime\ndata/x\n"
+    );
+    assert_eq!(mounts(), before);
+    assert_eq!(fs::read_to_string(data.join("old")).unwrap(), "on another file system");
+    assert!(inner.join("deep").exists() && !inner.join("x").exists() && !data.join("new").exists());
     fs::write(data.join("writable"), "the host can still write").unwrap();
 }
 
+#[test]
+fn mounts_that_cannot_be_written_are_shown_as_they_are() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let data = submount(&sandbox, "data", MsFlags::empty());
+    fs::write(data.join("file"), "seen").unwrap();
+    mount(None::<&str>, &data, None::<&str>, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, None::<&str>).unwrap();
+    // A single file has no union either.
+    fs::write(sandbox.path().join("single"), "").unwrap();
+    fs::write(sandbox.path().join("source"), "one file").unwrap();
+    let (source, target) = (sandbox.path().join("source"), sandbox.path().join("single"));
+    mount(Some(&source), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    let script = "cat data/file single; for f in data/new single; do (echo x > $f) 2>&1; done";
+    let outcome = finish(rlaunch(script).current_dir(sandbox.path()));
+    assert!(outcome.stdout.starts_with("seenone file"), "{outcome:?}");
+    assert_eq!(outcome.stdout.matches("ead-only file system").count(), 2, "{outcome:?}");
+    assert!(!outcome.stderr.contains("rlaunch"), "{outcome:?}");
+}
+
+#[test]
+fn mounts_can_be_left_out() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let data = submount(&sandbox, "data", MsFlags::empty());
+    fs::write(data.join("file"), "not shown").unwrap();
+    let mut command = Command::new(RLAUNCH);
+    command.args(["--no-submounts", "sh", "-c", "ls -A data; echo x > data/x && ls data"]);
+    assert_eq!(printed(finish(command.current_dir(sandbox.path()))), "x\n");
+    assert!(!data.join("x").exists());
+}
+
 /// A file system of its own in the sandbox.
-fn submount(sandbox: &Sandbox, name: &str) -> PathBuf {
+fn submount(sandbox: &Sandbox, name: &str, flags: MsFlags) -> PathBuf {
     let path = sandbox.path().join(name);
-    fs::create_dir(&path).expect("make a file system of its own");
-    mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("make a file system of its own");
+    fs::create_dir_all(&path).expect("make a file system of its own");
+    mount(Some("tmpfs"), &path, Some("tmpfs"), flags, None::<&str>).expect("make a file system of its own");
     path
 }
 
@@ -226,7 +263,7 @@ fn without_a_disk_it_says_what_is_missing() {
     assert_eq!(outcome.status, Some(125));
     assert_eq!(
         outcome.stderr,
-        "rlaunch: cannot make a directory for what the container writes: /var/tmp: it is not on a disk (set TMPDIR to a \
+        "rlaunch: cannot make a directory for the container: /var/tmp: it is not on a disk (set TMPDIR to a \
          directory on a disk)\n"
     );
 }

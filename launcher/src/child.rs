@@ -4,10 +4,11 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::mount::MsFlags;
 use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
@@ -32,8 +33,10 @@ pub(crate) struct Child<'a> {
     pub(crate) signals: &'a Signals,
     /// Its own end of the channel to the parent.
     pub(crate) channel: Channel,
-    /// For a copy of the host: what to mount, and where in the child's own mount tree.
-    pub(crate) union: Option<(OwnedFd, PathBuf)>,
+    /// The devices of the unions, in the order in which they are mounted.
+    pub(crate) devices: std::vec::IntoIter<OwnedFd>,
+    /// Where the union that becomes the root is mounted meanwhile, in the child's own mount tree.
+    pub(crate) mount_point: Option<PathBuf>,
 }
 
 /// How far the container is made.
@@ -72,7 +75,7 @@ impl Child<'_> {
         match action {
             Action::Isolate => namespace::isolate_mounts()?,
             Action::BindRoot(tree) => progress.root = Some(namespace::bind_root(tree)?),
-            Action::MountUnion => progress.root = Some(self.mount_union()?),
+            Action::MountUnion(at, flags) => self.mount_union(at, *flags, progress)?,
             Action::Mount(file_system) => root?.mount(file_system)?,
             Action::Bind(path) => root?.bind_read_only(path)?,
             Action::Directory(path, mode) => root?.make_directory(path, *mode)?,
@@ -95,17 +98,24 @@ impl Child<'_> {
         Ok(())
     }
 
-    fn mount_union(&mut self) -> Result<Rootfs, Errno> {
-        let (device, mount_point) = self.union.take().ok_or(Errno::ENODEV)?;
-        union::attach(&device, &mount_point)?;
+    /// Mounts a union in the root or, where there is none yet, as the root.
+    fn mount_union(&mut self, at: &Path, flags: MsFlags, progress: &mut Progress) -> Result<(), Errno> {
+        let device = self.devices.next().ok_or(Errno::ENODEV)?;
+        match &progress.root {
+            Some(root) => root.mount_on(at, |target| union::attach(&device, target, flags))?,
+            None => union::attach(&device, self.mount_point.as_ref().ok_or(Errno::ENODEV)?, flags)?,
+        }
         // From here on the daemon is the only one who holds the device, so that its end is the union's end.
         drop(device);
         self.channel.send(&Message::Mounted)?;
-        match self.channel.receive()? {
-            // Nothing may be looked at before this: the daemon could not answer.
-            Some(Message::Go) => Rootfs::open(&mount_point),
-            _ => Err(Errno::ECANCELED),
+        if !matches!(self.channel.receive()?, Some(Message::Go)) {
+            return Err(Errno::ECANCELED);
         }
+        // Nothing may be looked at before this: the daemon could not answer.
+        if let Some(mount_point) = self.mount_point.take() {
+            progress.root = Some(Rootfs::open(&mount_point)?);
+        }
+        Ok(())
     }
 
     fn execute(

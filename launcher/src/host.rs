@@ -8,7 +8,7 @@ use nix::unistd::{AccessFlags, access};
 use rustix::termios::isatty;
 
 use crate::failure::{Doing as _, Failure};
-use crate::mount_table;
+use crate::mount_table::{self, Shown, Submount};
 
 /// Where a copy of the host has fresh file systems instead of the host's.
 pub(crate) const FRESH: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
@@ -22,8 +22,8 @@ pub struct Host {
     pub directory: Option<PathBuf>,
     /// Which standard streams are terminals.
     pub terminals: StandardStreams,
-    /// Mount points below `/` that hold ordinary files, parents first. Looked at for a copy of the host only.
-    pub submounts: Vec<PathBuf>,
+    /// Mounts below `/` that hold files, parents first. Looked at for a copy of the host only.
+    pub submounts: Vec<Submount>,
     /// Files that programs need although they lie where the container has a fresh file system. For a copy only.
     pub files: Vec<(PathBuf, Vec<u8>)>,
 }
@@ -71,8 +71,17 @@ impl Host {
     /// Where the mount table cannot be read.
     pub fn observe_for_a_copy() -> Result<Host, Failure> {
         let table = fs::read("/proc/self/mountinfo").doing("read the mount table /proc/self/mountinfo")?;
-        let submounts = mount_table::ordinary_submounts(&mount_table::parse(&table), &FRESH);
+        let submounts = mount_table::submounts(&mount_table::parse(&table), &FRESH).into_iter().map(as_found);
+        let submounts = submounts.collect();
         Ok(Host { submounts, files: resolver_configuration().into_iter().collect(), ..Host::observe() })
+    }
+}
+
+/// A single file that is mounted has no union, and what cannot be looked at is not asked again.
+fn as_found(submount: Submount) -> Submount {
+    match submount.shown {
+        Shown::Union(_) if !submount.path.is_dir() => Submount { shown: Shown::Bound, ..submount },
+        _ => submount,
     }
 }
 

@@ -1,7 +1,8 @@
 //! `rlaunch`: runs a command in a container.
 //!
-//! A container is a process with namespaces and a root of its own. The root is a directory (`--rootfs`), or a throw-away
-//! copy of this machine: a union of a new directory on disk over the host's `/`, gone when the command has ended.
+//! A container is a process with namespaces and a root of its own. The root is a directory (`--rootfs`), a union of
+//! directories (`--branches`), or a throw-away copy of this machine: unions of new directories on disk over the host's `/`
+//! and over what is mounted below, gone when the command has ended.
 //!
 //! # The story of a start
 //!
@@ -10,7 +11,7 @@
 //!
 //! launcher ───────────────┬── channel ──┬─> child, pid 1: does the steps, then reaps ──> the command
 //!   hears, passes on,     │             │
-//!   waits, cleans up      └── channel ──┴─> union's daemon, outside of all namespaces (copy of the host only)
+//!   waits, cleans up      └── channel ──┴─> unions' daemon, outside of all namespaces (roots of unions only)
 //! ```
 //!
 //! The child is cloned straight into its namespaces and does one step after the other. A failure is told by number:
@@ -33,13 +34,14 @@
 //! | [`run`] | one start, from the options to the exit status |
 //! | [`steps`] | how it is done, and the words for what fails |
 //! | `child`, `namespace`, `rootfs`, `terminal` | doing the steps |
-//! | `union`, `scratch`, `mount_table` | the throw-away copy of the host |
+//! | `union`, `scratch`, [`mount_table`] | unions, and the throw-away copy of the host |
 //! | `process` | clone and fork, channel, signals, pid 1, supervisor; the only `unsafe` code |
 //! | [`failure`], `message` | exit statuses and what is told |
 #![deny(unsafe_code)]
 
 pub mod failure;
 pub mod host;
+pub mod mount_table;
 pub mod options;
 pub mod run;
 pub mod spec;
@@ -47,7 +49,6 @@ pub mod steps;
 
 mod child;
 mod message;
-mod mount_table;
 mod namespace;
 #[allow(unsafe_code)]
 mod process;
@@ -56,20 +57,15 @@ mod scratch;
 mod terminal;
 mod union;
 
-use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use crate::failure::OWN_FAILURE;
 use crate::options::Command;
 
-/// The program: a launcher or, under the daemon's name, the union's daemon.
+/// The program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let mut arguments = std::env::args_os();
-    if arguments.next().is_some_and(|name| name == OsStr::new(union::daemon::NAME)) {
-        return union::daemon::main(arguments);
-    }
-    let result = match options::parse(arguments) {
+    let result = match options::parse(std::env::args_os().skip(1)) {
         Ok(Command::Run(options)) => run::start(options),
         Err(error) => {
             // Help and version are no failures. With the stream closed there is nobody to tell.

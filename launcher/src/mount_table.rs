@@ -1,13 +1,14 @@
 //! The kernel's table of mounts, and which of them a copy of the host shows.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::mount::MsFlags;
+
 /// File systems that are an interface of the kernel and hold no files of anybody.
-const KERNEL_INTERFACES: [&str; 22] = [
-    "autofs",
+const KERNEL_INTERFACES: [&str; 21] = [
     "binder",
     "binfmt_misc",
     "bpf",
@@ -31,13 +32,55 @@ const KERNEL_INTERFACES: [&str; 22] = [
     "tracefs",
 ];
 
+/// File systems whose files lie on another machine, or appear only when somebody asks for them. What a container changes
+/// there cannot be told from what others change meanwhile, and one server that does not answer would stop everything.
+const FAR_AWAY: [&str; 16] = [
+    "9p",
+    "afs",
+    "autofs",
+    "ceph",
+    "cifs",
+    "coda",
+    "fuse.ceph",
+    "fuse.glusterfs",
+    "fuse.rclone",
+    "fuse.s3fs",
+    "fuse.sshfs",
+    "lustre",
+    "ncpfs",
+    "nfs",
+    "nfs4",
+    "smb3",
+];
+
 /// One mount; see proc_pid_mountinfo(5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
     id: u32,
     parent: u32,
     target: PathBuf,
+    flags: MsFlags,
     kind: String,
+}
+
+/// A mount below `/` that holds files, and how a copy of the host shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submount {
+    /// Where it is, on the host and in the container.
+    pub path: PathBuf,
+    /// How it is shown.
+    pub shown: Shown,
+}
+
+/// How a copy of the host shows a mount below `/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shown {
+    /// As a union of its own, with these flags.
+    Union(MsFlags),
+    /// Read-only, as it is on the host.
+    Bound,
+    /// Read-only, for it is of a type with files that are not on this machine.
+    FarAway(String),
 }
 
 /// Parses a mountinfo file. Lines that are not understood are left out.
@@ -50,9 +93,22 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
     let (id, parent) = (number()?, number()?);
     let target = unescape(fields.nth(2)?);
+    let flags = fields.next().map(flags)?;
     // A variable number of optional fields ends with a single dash.
     let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-    Some(Mount { id, parent, target: OsString::from_vec(target).into(), kind: String::from_utf8_lossy(kind).into() })
+    let target = OsString::from_vec(target).into();
+    Some(Mount { id, parent, target, flags, kind: String::from_utf8_lossy(kind).into() })
+}
+
+fn flags(words: &[u8]) -> MsFlags {
+    let flag = |word: &[u8]| match word {
+        b"ro" => MsFlags::MS_RDONLY,
+        b"nosuid" => MsFlags::MS_NOSUID,
+        b"nodev" => MsFlags::MS_NODEV,
+        b"noexec" => MsFlags::MS_NOEXEC,
+        _ => MsFlags::empty(),
+    };
+    words.split(|byte| *byte == b',').map(flag).collect()
 }
 
 /// The kernel writes space, tab, newline and backslash as a backslash and three octal digits.
@@ -71,18 +127,28 @@ fn octal(digits: &[u8]) -> Option<u8> {
     u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
 }
 
-/// The mount points below `/` that can be seen and hold ordinary files, parents first, but for those at or below the
-/// paths in `fresh`.
-pub(crate) fn ordinary_submounts(table: &[Mount], fresh: &[&str]) -> Vec<PathBuf> {
+/// The mounts below `/` that can be seen and hold files, parents first, but for those at or below the paths in `fresh`.
+pub(crate) fn submounts(table: &[Mount], fresh: &[&str]) -> Vec<Submount> {
     let hidden = hidden(table);
-    let is_ordinary = |mount: &&Mount| {
+    let is_shown = |mount: &&Mount| {
         mount.target != Path::new("/")
             && !hidden.contains(&mount.id)
             && !KERNEL_INTERFACES.contains(&mount.kind.as_str())
             && !fresh.iter().any(|path| mount.target.starts_with(path))
     };
-    let targets: BTreeSet<PathBuf> = table.iter().filter(is_ordinary).map(|mount| mount.target.clone()).collect();
-    targets.into_iter().collect()
+    let by_path: BTreeMap<&PathBuf, &Mount> =
+        table.iter().filter(is_shown).map(|mount| (&mount.target, mount)).collect();
+    by_path.into_iter().map(|(path, mount)| Submount { path: path.clone(), shown: shown(mount) }).collect()
+}
+
+fn shown(mount: &Mount) -> Shown {
+    if FAR_AWAY.contains(&mount.kind.as_str()) {
+        Shown::FarAway(mount.kind.clone())
+    } else if mount.flags.contains(MsFlags::MS_RDONLY) {
+        Shown::Bound
+    } else {
+        Shown::Union(mount.flags)
+    }
 }
 
 /// The mounts that another mount covers: one on top of them, or one further up in the tree.
@@ -126,8 +192,9 @@ mod tests {
 
     #[track_caller]
     fn check(table: &str, expected: &[&str]) {
-        let submounts = ordinary_submounts(&parse(table.as_bytes()), &FRESH);
-        assert_eq!(submounts, expected.iter().map(PathBuf::from).collect::<Vec<_>>(), "{table}");
+        let submounts = submounts(&parse(table.as_bytes()), &FRESH);
+        let paths: Vec<_> = submounts.iter().map(|submount| submount.path.to_str().unwrap()).collect();
+        assert_eq!(paths, expected, "{table}");
     }
 
     #[test]
@@ -145,6 +212,23 @@ mod tests {
              60 27 0:29 / /home rw - nfs4 server:/home rw\n",
             &["/home", "/runner", "/var", "/var/lib"],
         );
+    }
+
+    #[test]
+    fn what_is_read_only_or_far_away_is_shown_as_it_is() {
+        let table = "27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n\
+             40 27 8:2 / /home rw,nosuid,noexec,relatime shared:3 - xfs /dev/sdb rw\n\
+             41 27 7:3 / /snap/core ro,nodev - squashfs /dev/loop0 ro\n\
+             42 27 0:60 / /net rw,relatime - autofs /etc/auto.net rw\n\
+             43 27 0:61 / /srv rw - nfs4 server:/srv rw\n";
+        let shown: Vec<_> = submounts(&parse(table.as_bytes()), &FRESH).into_iter().map(|mount| mount.shown).collect();
+        let expected = [
+            Shown::Union(MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC),
+            Shown::FarAway("autofs".into()),
+            Shown::Bound,
+            Shown::FarAway("nfs4".into()),
+        ];
+        assert_eq!(shown, expected);
     }
 
     #[test]
@@ -184,7 +268,7 @@ mod tests {
     fn odd_bytes_in_mount_points_survive() {
         let table = b"27 1 254:0 / /a\\040b\\134c\\011\xff\\8 rw - ext4 /dev/vda rw\n";
         let target = b"/a b\\c\t\xff\\8";
-        assert_eq!(ordinary_submounts(&parse(table), &[])[0].as_os_str().as_bytes(), target);
+        assert_eq!(submounts(&parse(table), &[])[0].path.as_os_str().as_bytes(), target);
     }
 
     #[test]

@@ -38,6 +38,14 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     pub rootfs: Option<PathBuf>,
 
+    /// A union of directories becomes `/`, the top one first: `top=rw:img2=ro+wh:img1=ro+wh`, as for runionfs
+    #[arg(long, value_name = "BRANCHES", conflicts_with = "rootfs")]
+    pub branches: Option<OsString>,
+
+    /// What a copy of this machine has of other file systems than that of `/`: nothing
+    #[arg(long, conflicts_with_all = ["rootfs", "branches"])]
+    pub no_submounts: bool,
+
     /// How the command's standard streams are connected.
     #[command(flatten)]
     pub streams: StreamOptions,
@@ -136,6 +144,8 @@ mod tests {
         assert_eq!(parse(&["--rootfs", "/r"]), Err(ErrorKind::MissingRequiredArgument));
         assert_eq!(parse(&["--rotfs", "/r", "sh"]), Err(ErrorKind::UnknownArgument));
         assert_eq!(parse(&["-x", "sh"]), Err(ErrorKind::UnknownArgument));
+        assert_eq!(parse(&["--rootfs=/a", "--branches=/b", "sh"]), Err(ErrorKind::ArgumentConflict));
+        assert_eq!(parse(&["--rootfs=/a", "--no-submounts", "sh"]), Err(ErrorKind::ArgumentConflict));
         assert_eq!(parse(&["--rootfs", "/a", "--rootfs", "/b", "sh"]), Err(ErrorKind::ArgumentConflict));
     }
 }

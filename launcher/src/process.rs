@@ -2,7 +2,7 @@
 //!
 //! The parent is single-threaded whenever it makes a process, so its children may do anything that it could do.
 
-use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -58,36 +58,45 @@ fn assert_single_threaded() {
 /// For the start of a process, before it has opened anything, and for one that uses none of them any more and ends with
 /// [`exit_now`].
 pub(crate) fn close_all_descriptors() -> Result<(), Errno> {
-    const FIRST: libc::c_uint = 3;
-    // SAFETY: callers own no descriptor beyond the standard streams that they go on using.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0) };
+    close_descriptors_but(&[])
+}
+
+/// Closes every descriptor but the standard streams and those that are named.
+///
+/// For a process that uses none of the others any more, and ends with [`exit_now`].
+pub(crate) fn close_descriptors_but(kept: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut kept: Vec<libc::c_uint> = kept.iter().map(|descriptor| descriptor.as_raw_fd().cast_unsigned()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for number in kept.into_iter().filter(|number| *number >= 3) {
+        close_range(first, number - 1)?;
+        first = number + 1;
+    }
+    close_range(first, libc::c_uint::MAX)
+}
+
+fn close_range(first: libc::c_uint, last: libc::c_uint) -> Result<(), Errno> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: callers own no descriptor in this range that they go on using.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     match Errno::result(result) {
-        Err(Errno::ENOSYS | Errno::EPERM) => close_listed_descriptors(FIRST),
+        Err(Errno::ENOSYS | Errno::EPERM) => close_listed_descriptors(first, last),
         result => result.map(drop),
     }
 }
 
 /// The same before Linux 5.9, and under filters that do not know the call.
-fn close_listed_descriptors(first: libc::c_uint) -> Result<(), Errno> {
+fn close_listed_descriptors(first: libc::c_uint, last: libc::c_uint) -> Result<(), Errno> {
     let entries = std::fs::read_dir("/proc/self/fd").map_err(|error| crate::failure::errno_of(&error))?;
     let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok());
-    let numbers: Vec<RawFd> = numbers.filter(|number| number.cast_unsigned() >= first).collect();
+    let numbers: Vec<RawFd> = numbers.filter(|number| (first..=last).contains(&number.cast_unsigned())).collect();
     for number in numbers {
         // SAFETY: as above; EBADF for the descriptor that listed the others, which is closed by now.
         unsafe { libc::close(number) };
     }
     Ok(())
-}
-
-/// Takes a descriptor that another program has put on standard input or output.
-pub(crate) fn take_standard_stream(number: RawFd) -> Result<OwnedFd, Errno> {
-    let copy = nix::fcntl::fcntl(
-        // SAFETY: the standard streams are open from the start of every Rust program on.
-        unsafe { std::os::fd::BorrowedFd::borrow_raw(number) },
-        nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3),
-    )?;
-    // SAFETY: the descriptor was made in the line above and has no other owner.
-    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// Lets a signal do what it does by default.

@@ -42,6 +42,11 @@ impl Rootfs {
         mount(Some(kind), &path_of(&target), Some(kind), flags, Some(data))
     }
 
+    /// Lets `mount` put something on a directory that is there.
+    pub(crate) fn mount_on(&self, at: &Path, mount: impl FnOnce(&Path) -> Result<(), Errno>) -> Result<(), Errno> {
+        mount(&path_of(&self.walk_directories(at)?))
+    }
+
     /// Binds what the host has at `path` to the same place, and makes that read-only.
     pub(crate) fn bind_read_only(&self, path: &Path) -> Result<(), Errno> {
         self.bind(path, path)?;

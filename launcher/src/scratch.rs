@@ -1,4 +1,5 @@
-//! The directory on disk that holds what a throw-away container writes, for as long as it runs.
+//! The directory that a container on unions has for as long as it runs: a mount point and, for a throw-away copy, what
+//! it writes.
 //!
 //! Whoever uses one holds a shared lock on it: the launcher, and the union's daemon, which may outlive a launcher that
 //! is killed. A directory that can be locked exclusively was left behind, and the next start removes it.
@@ -6,8 +7,9 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
@@ -31,23 +33,24 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Makes one on the first of the usual places that is on disk, and removes what killed launchers left there.
-    pub(crate) fn create() -> Result<Scratch, Failure> {
+    /// Makes one on the first of the usual places that will do, and removes what killed launchers left there. With
+    /// `parts`, those of the host that a throw-away copy shows, it is one on disk and has a top for each.
+    pub(crate) fn create(parts: &[&Path]) -> Result<Scratch, Failure> {
         let places = places(std::env::var_os("TMPDIR"));
         let mut reasons = Vec::new();
         for place in &places {
             remove_leftovers(place);
-            match Scratch::create_in(place) {
+            match Scratch::create_in(place, parts) {
                 Ok(scratch) => return Ok(scratch),
                 Err(reason) => reasons.push(format!("{}: {reason}", place.display())),
             }
         }
-        let failure = Failure::because("make a directory for what the container writes", reasons.join("; "));
+        let failure = Failure::because("make a directory for the container", reasons.join("; "));
         Err(failure.remedy("set TMPDIR to a directory on a disk"))
     }
 
-    fn create_in(place: &Path) -> io::Result<Scratch> {
-        if is_in_memory(statfs(place)?.filesystem_type()) {
+    fn create_in(place: &Path, parts: &[&Path]) -> io::Result<Scratch> {
+        if !parts.is_empty() && is_in_memory(statfs(place)?.filesystem_type()) {
             return Err(io::Error::other("it is not on a disk"));
         }
         for _ in 0..ATTEMPTS {
@@ -55,25 +58,28 @@ impl Scratch {
             // Somebody who cleans up may have come between: then the lock is taken, or the directory gone.
             if let Some(lock) = lock(&path, FlockArg::LockSharedNonblock)? {
                 let scratch = Scratch { path, _lock: lock };
-                scratch.fill()?;
+                scratch.fill(parts)?;
                 return Ok(scratch);
             }
         }
         Err(io::Error::other("somebody keeps removing the directories that are made there"))
     }
 
-    /// The top shows as `/` in the container, so it looks like the host's.
-    fn fill(&self) -> io::Result<()> {
-        let root = fs::metadata("/")?;
+    fn fill(&self, parts: &[&Path]) -> io::Result<()> {
         fs::create_dir(self.mount_point())?;
-        fs::create_dir(self.top())?;
-        chown(self.top(), Some(root.uid()), Some(root.gid()))?;
-        fs::set_permissions(self.top(), root.permissions())
+        for part in parts {
+            make_top(&self.top(part), part)?;
+        }
+        Ok(())
     }
 
-    /// The writable branch.
-    pub(crate) fn top(&self) -> PathBuf {
-        self.path.join(TOP)
+    /// The writable branch over a part of the host: its `/`, or what is mounted below.
+    pub(crate) fn top(&self, part: &Path) -> PathBuf {
+        self.path.join(name_of_top(part))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// An empty directory, for the container to mount its union on.
@@ -90,9 +96,32 @@ impl Drop for Scratch {
     }
 }
 
-/// Keeps the directory around a top from being removed by others, for another process that uses it.
-pub(crate) fn hold(top: &Path) -> io::Result<Flock<File>> {
-    let directory = top.parent().ok_or(io::ErrorKind::InvalidInput)?;
+/// A top shows as the root of what it lies over, so it looks like that.
+fn make_top(top: &Path, part: &Path) -> io::Result<()> {
+    let below = fs::metadata(part)?;
+    fs::create_dir(top)?;
+    chown(top, Some(below.uid()), Some(below.gid()))?;
+    fs::set_permissions(top, below.permissions())
+}
+
+/// `top` for `/`, and `top%srv%data` for `/srv/data`; a percent sign is doubled.
+fn name_of_top(part: &Path) -> OsString {
+    let mut name = TOP.as_bytes().to_vec();
+    for component in part.components().filter(|component| matches!(component, Component::Normal(_))) {
+        name.push(b'%');
+        name.extend(
+            component
+                .as_os_str()
+                .as_bytes()
+                .iter()
+                .flat_map(|byte| std::iter::repeat_n(*byte, if *byte == b'%' { 2 } else { 1 })),
+        );
+    }
+    OsString::from_vec(name)
+}
+
+/// Keeps a directory from being removed by others, for another process that uses it.
+pub(crate) fn hold(directory: &Path) -> io::Result<Flock<File>> {
     lock(directory, FlockArg::LockSharedNonblock)?.ok_or(io::ErrorKind::NotFound.into())
 }
 
@@ -244,30 +273,46 @@ mod tests {
     #[test]
     fn it_is_private_and_its_top_looks_like_the_hosts_root() {
         let place = place();
-        let scratch = Scratch::create_in(place.path()).unwrap();
+        let scratch = Scratch::create_in(place.path(), &[Path::new("/"), Path::new("/tmp")]).unwrap();
         assert_eq!(fs::metadata(&scratch.path).unwrap().mode() & 0o7777, 0o700);
-        let (top, root) = (fs::metadata(scratch.top()).unwrap(), fs::metadata("/").unwrap());
-        assert_eq!((top.mode(), top.gid()), (root.mode(), root.gid()));
+        for part in ["/", "/tmp"] {
+            let (top, below) = (fs::metadata(scratch.top(part.as_ref())).unwrap(), fs::metadata(part).unwrap());
+            assert_eq!((top.mode(), top.gid()), (below.mode(), below.gid()));
+        }
         let path = scratch.path.clone();
         drop(scratch);
         assert!(!path.exists());
     }
 
     #[test]
+    fn every_part_has_a_top_of_its_own() {
+        for (part, name) in [("/", "top"), ("/srv/data", "top%srv%data"), ("/srv%data", "top%srv%%data")] {
+            assert_eq!(name_of_top(Path::new(part)), name, "{part}");
+        }
+    }
+
+    #[test]
+    fn a_directory_in_memory_is_enough_for_a_mount_point_only() {
+        let place = tempfile::tempdir_in("/dev/shm").unwrap();
+        assert!(Scratch::create_in(place.path(), &[]).unwrap().mount_point().exists());
+        assert!(Scratch::create_in(place.path(), &[Path::new("/")]).is_err());
+    }
+
+    #[test]
     fn leftovers_go_and_those_in_use_stay() {
         let place = place();
         let abandoned = leave_behind(place.path());
-        let used = Scratch::create_in(place.path()).unwrap();
+        let used = Scratch::create_in(place.path(), &[Path::new("/")]).unwrap();
         remove_leftovers(place.path());
         assert!(!abandoned.exists());
-        assert!(used.top().exists());
+        assert!(used.top(Path::new("/")).exists());
     }
 
     #[test]
     fn a_daemon_that_still_runs_keeps_the_directory() {
         let place = place();
         let path = leave_behind(place.path());
-        let held = hold(&path.join(TOP)).unwrap();
+        let held = hold(&path).unwrap();
         remove_leftovers(place.path());
         assert!(path.exists());
         drop(held);

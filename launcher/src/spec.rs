@@ -4,8 +4,11 @@ use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::failure::Failure;
+use unionfs::options::{self, BranchSpec, Whiteout};
+
+use crate::failure::{Doing as _, Failure};
 use crate::host::{Host, StandardStreams};
+use crate::mount_table::Submount;
 use crate::options::{Options, When};
 
 /// Where commands are looked for with `--rootfs`.
@@ -36,10 +39,12 @@ pub struct Spec {
 pub enum Root {
     /// A directory tree, or a mounted union.
     Tree(PathBuf),
+    /// A union of directories, the top first.
+    Branches(Vec<BranchSpec>),
     /// A throw-away copy of the host.
     HostCopy {
-        /// Mount points of the host that are shown read-only, parents first.
-        submounts: Vec<PathBuf>,
+        /// What is mounted below the host's `/`, parents first.
+        submounts: Vec<Submount>,
         /// Files of the host that lie where the container has a fresh file system, with their content.
         files: Vec<(PathBuf, Vec<u8>)>,
     },
@@ -57,16 +62,36 @@ impl Spec {
             When::Always => Some(StandardStreams { input: true, output: true, error: true }),
             When::Never => None,
         };
-        let (environment, directory, hostname, root) = match options.rootfs {
-            Some(tree) => (clean_environment(&host), "/".into(), Some(hostname_of(&tree)), Root::Tree(tree)),
-            None => {
-                let root = Root::HostCopy { submounts: host.submounts, files: host.files };
-                (host.environment, host.directory.unwrap_or_else(|| "/".into()), None, root)
+        let root = root(options.rootfs, options.branches, options.no_submounts, &host)?;
+        let (environment, directory, hostname) = match &root {
+            Root::HostCopy { .. } => (host.environment, host.directory.unwrap_or_else(|| "/".into()), None),
+            Root::Tree(tree) => (clean_environment(&host), "/".into(), Some(hostname_of(tree))),
+            Root::Branches(branches) => {
+                let top = branches.first().map(|branch| hostname_of(&branch.path));
+                (clean_environment(&host), "/".into(), top)
             }
         };
         let environment = environment.into_iter().map(assignment).collect::<Result<Vec<_>, _>>()?;
         Ok(Spec { root, command, environment, directory, hostname, terminal })
     }
+}
+
+fn root(tree: Option<PathBuf>, branches: Option<OsString>, no_submounts: bool, host: &Host) -> Result<Root, Failure> {
+    if let Some(tree) = tree {
+        return Ok(Root::Tree(tree));
+    }
+    let Some(list) = branches else {
+        let submounts = if no_submounts { Vec::new() } else { host.submounts.clone() };
+        return Ok(Root::HostCopy { submounts, files: host.files.clone() });
+    };
+    let doing = format!("use the branches {}", list.display());
+    let branches =
+        options::branches::parse(&list).and_then(|branches| options::branches::settle(branches, Whiteout::Wh));
+    let mut branches = branches.map_err(|error| Failure::because(&doing, error))?;
+    for branch in &mut branches {
+        branch.path = std::path::absolute(&branch.path).doing(&doing)?;
+    }
+    Ok(Root::Branches(branches))
 }
 
 fn clean_environment(host: &Host) -> Vec<(OsString, OsString)> {
@@ -101,16 +126,22 @@ fn c_string(text: OsString) -> Result<CString, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mount_table::Shown;
     use crate::options::Command;
+    use nix::mount::MsFlags;
 
     fn host() -> Host {
         Host {
             environment: vec![("TERM".into(), "vt100".into()), ("SECRET".into(), "1".into())],
             directory: Some("/home/me".into()),
             terminals: StandardStreams::default(),
-            submounts: vec!["/home".into()],
+            submounts: vec![home()],
             files: Vec::new(),
         }
+    }
+
+    fn home() -> Submount {
+        Submount { path: "/home".into(), shown: Shown::Union(MsFlags::MS_NOSUID) }
     }
 
     fn spec(rootfs: Option<&str>, host: Host) -> Spec {
@@ -139,7 +170,24 @@ mod tests {
         assert_eq!(spec.environment, [c"TERM=vt100".to_owned(), c"SECRET=1".to_owned()]);
         assert_eq!(spec.directory, Path::new("/home/me"));
         assert_eq!(spec.hostname, None);
-        assert_eq!(spec.root, Root::HostCopy { submounts: vec!["/home".into()], files: Vec::new() });
+        assert_eq!(spec.root, Root::HostCopy { submounts: vec![home()], files: Vec::new() });
+        let without = Spec::new(options(&["--no-submounts"]), host()).unwrap();
+        assert_eq!(without.root, Root::HostCopy { submounts: Vec::new(), files: Vec::new() });
+    }
+
+    #[test]
+    fn branches_start_clean_and_are_found_from_everywhere() {
+        let spec = Spec::new(options(&["--branches=web=rw:/img=ro+wh"]), host()).unwrap();
+        let Root::Branches(branches) = spec.root else { panic!("no branches: {:?}", spec.root) };
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(
+            branches.iter().map(|branch| &*branch.path).collect::<Vec<_>>(),
+            [&*here.join("web"), Path::new("/img")]
+        );
+        assert_eq!(spec.environment.len(), 3, "{:?}", spec.environment);
+        assert_eq!((spec.directory, spec.hostname), ("/".into(), Some("web".into())));
+        let failure = Spec::new(options(&["--branches=a:a"]), host()).unwrap_err().to_string();
+        assert_eq!(failure, "cannot use the branches a:a: branch a is given twice");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use nix::mount::MsFlags;
 
 use crate::failure::{CANNOT_EXECUTE, Failure, NOT_FOUND};
 use crate::host::StandardStreams;
+use crate::mount_table::{Shown, Submount};
 use crate::spec::{Root, Spec};
 
 /// One thing to do in the child. Paths are absolute in the container, unless they are said to be the host's.
@@ -20,8 +21,8 @@ pub enum Action {
     Isolate,
     /// Make a directory of the host the new root.
     BindRoot(PathBuf),
-    /// Mount the union as the new root and wait until it serves.
-    MountUnion,
+    /// Mount the next union, as the new root or in it, and wait until it serves.
+    MountUnion(PathBuf, MsFlags),
     /// Mount a fresh file system.
     Mount(FileSystem),
     /// Show what the host has at this path, read-only.
@@ -85,10 +86,10 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
     let mut steps = vec![must(Action::Isolate)];
     match &spec.root {
         Root::Tree(tree) => steps.push(must(Action::BindRoot(tree.clone()))),
+        Root::Branches(_) => steps.push(must(Action::MountUnion("/".into(), MsFlags::empty()))),
         Root::HostCopy { submounts, .. } => {
-            steps.push(must(Action::MountUnion));
-            let bind = |path: &PathBuf| may(Action::Bind(path.clone()), "it is empty in the container");
-            steps.extend(submounts.iter().map(bind));
+            steps.push(must(Action::MountUnion("/".into(), MsFlags::empty())));
+            steps.extend(submounts.iter().map(submount));
         }
     }
     steps.extend(kernel_interfaces());
@@ -107,6 +108,13 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
     steps.extend(spec.terminal.map(|streams| must(Action::OpenTerminal(streams))));
     steps.push(must(Action::Execute(spec.command.clone(), spec.environment.clone())));
     steps
+}
+
+fn submount(submount: &Submount) -> Step {
+    match submount.shown {
+        Shown::Union(flags) => must(Action::MountUnion(submount.path.clone(), flags)),
+        Shown::Bound | Shown::FarAway(_) => may(Action::Bind(submount.path.clone()), "it is empty in the container"),
+    }
 }
 
 fn must(action: Action) -> Step {
@@ -178,7 +186,7 @@ impl Action {
         match self {
             Action::Isolate => "separate the container's mounts from the host's".into(),
             Action::BindRoot(tree) => format!("make {} the root of the container", tree.display()),
-            Action::MountUnion => "mount the union over the host's files".into(),
+            Action::MountUnion(path, _) => format!("mount the union at {} of the container", path.display()),
             Action::Mount(file_system) => format!("mount {} at {} of the container", file_system.kind, file_system.at),
             Action::Bind(path) => format!("show the host's {} read-only in the container", path.display()),
             Action::Directory(path, _) => format!("make the directory {} in the container", path.display()),
@@ -199,10 +207,12 @@ impl Action {
     /// What to do about an error, where that is known.
     fn remedy(&self, errno: Errno) -> Option<&'static str> {
         match (self, errno) {
-            (Action::Mount(_) | Action::Bind(_) | Action::Directory(..), Errno::ELOOP) => Some(
-                "it is a symbolic link or lies behind one, which could lead out of the container; replace it by a \
+            (Action::Mount(_) | Action::MountUnion(..) | Action::Bind(_) | Action::Directory(..), Errno::ELOOP) => {
+                Some(
+                    "it is a symbolic link or lies behind one, which could lead out of the container; replace it by a \
                       directory",
-            ),
+                )
+            }
             (Action::Mount(_), Errno::EROFS) => {
                 Some("the directory is missing and the root is read-only; make it there first")
             }

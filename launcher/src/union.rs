@@ -1,69 +1,101 @@
-//! The union under a container: its daemon, as the launcher sees it, and its mount, as the child makes it.
+//! The unions under a container: their daemon, as the launcher sees it, and their mounts, as the child makes them.
 //!
-//! The child mounts the union in the container's own mount namespace, so the host's mount table never shows it. The
+//! The child mounts a union in the container's own mount namespace, so the host's mount table never shows it. The
 //! daemon serves from outside of every namespace of the container: it sees the host's files, and it holds nothing that
 //! would keep the container's namespaces alive. When they go, the kernel ends the connection and the daemon ends with
 //! it, whoever was killed.
 //!
-//! The order of a start, told over two channels:
+//! A copy of the host has a union for every mount that it shows, all of them served by one process. The order of a
+//! start, told over two channels:
 //!
 //! | Launcher | Daemon | Child |
 //! |---|---|---|
-//! | opens /dev/fuse, starts both | opens the branches | mounts the device |
+//! | opens /dev/fuse, once for each union; starts both | opens the branches | mounts a device |
 //! | | says `Opened` | says `Mounted` |
 //! | says `Mounted` to the daemon | answers the kernel's INIT, says `Serving` | |
 //! | says `Go` to the child | | looks at the union for the first time |
+//!
+//! The last two lines come once for each union, in order.
 
 pub(crate) mod daemon;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use unionfs::mount::{MountError, MountOptions};
+use unionfs::options::{Access, BranchSpec, Options, Udba};
 
 use crate::failure::{Doing as _, Failure};
 use crate::message::warn;
+use crate::process;
 use crate::process::channel::{Channel, Message};
+
+/// One union that is going to be mounted.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    pub(crate) branches: Vec<BranchSpec>,
+    pub(crate) options: Options,
+}
+
+impl Stack {
+    /// A throw-away copy of a part of the host, with changes going to `top`.
+    pub(crate) fn over_the_host(top: &Path, part: &Path) -> Stack {
+        let branch = |path: &Path, access, whiteouts| BranchSpec {
+            path: path.to_owned(),
+            access,
+            whiteouts,
+            overlay: false,
+            init: false,
+            nolwh: false,
+        };
+        // The host goes on below; and nothing on top is kept, so nothing has to wait for the disk.
+        let options = Options { udba: Udba::Reval, volatile: true, ..Options::default() };
+        let branches = vec![branch(top, Access::ReadWrite, false), branch(part, Access::ReadOnly, true)];
+        Stack { branches, options }
+    }
+}
 
 /// How long the daemon may take for one answer, and for its end: longer than it waits for a branch that is in use.
 const PATIENCE_MS: u16 = 15_000;
 
-const MAKING: &str = "make a union over the host's files";
+const MAKING: &str = "make the container's union";
 
-/// The daemon of one union. It is killed when it is dropped before its end was waited for.
+/// The daemon of a container's unions. It is killed when it is dropped before its end was waited for.
 #[derive(Debug)]
 pub(crate) struct Daemon {
-    process: Child,
+    pid: Pid,
     channel: Channel,
+    opened: bool,
     ended: bool,
 }
 
 impl Daemon {
-    /// Starts it for a device that is going to be mounted, over the host's `/`, with changes going to `top`.
-    pub(crate) fn start(device: &OwnedFd, top: &Path) -> Result<Daemon, Failure> {
+    /// Starts it for unions and the devices that are going to be mounted; `scratch` is kept from being removed.
+    pub(crate) fn start(stacks: &[Stack], devices: &[OwnedFd], scratch: &Path) -> Result<Daemon, Failure> {
         let doing = "start the union's daemon";
         let (ours, theirs) = Channel::pair().doing(doing)?;
-        let device = device.try_clone().doing(doing)?;
-        let process = Command::new("/proc/self/exe")
-            .arg0(daemon::NAME)
-            .arg(top)
-            .stdin(Stdio::from(device))
-            .stdout(Stdio::from(theirs.into_descriptor()))
-            .spawn()
-            .doing(doing)?;
-        Ok(Daemon { process, channel: ours, ended: false })
+        let pid = process::fork(|| daemon::run(stacks, devices, scratch, &theirs)).doing(doing)?;
+        Ok(Daemon { pid, channel: ours, opened: false, ended: false })
     }
 
-    /// Lets it serve, now that the device is mounted.
+    /// Lets it serve the next union, now that its device is mounted.
     pub(crate) fn serve(&mut self) -> Result<(), Failure> {
-        self.expect(|answer| matches!(answer, Message::Opened))?;
-        self.channel.send(&Message::Mounted).doing("speak to the union's daemon")?;
+        if !self.opened {
+            self.expect(|answer| matches!(answer, Message::Opened))?;
+            self.opened = true;
+        }
+        // One that has ended has left its reason to be read.
+        match self.channel.send(&Message::Mounted) {
+            Err(Errno::EPIPE) | Ok(()) => {}
+            Err(errno) => return Err(errno).doing("speak to the union's daemon"),
+        }
         self.expect(|answer| matches!(answer, Message::Serving))
     }
 
@@ -91,18 +123,25 @@ impl Daemon {
         if self.ended {
             return None;
         }
-        let status = self.process.try_wait().ok().flatten()?;
+        let status = waitpid(self.pid, Some(WaitPidFlag::WNOHANG)).ok()?;
+        if status == WaitStatus::StillAlive {
+            return None;
+        }
         self.ended = true;
         // Its connection was ended by the kernel, because the last process of the container has let go of the union:
         // that is a little earlier than its parent is told.
-        if status.success() {
+        if matches!(status, WaitStatus::Exited(_, 0)) {
             return None;
         }
         // It may have said why, and a daemon that has ended says nothing more: this does not wait.
         if let Ok(Some(Message::Refused(why))) = self.channel.receive() {
             return Some(Failure::because(MAKING, why));
         }
-        Some(Failure::new(format!("the union's daemon has ended ({status}), so the container has no files any more")))
+        let how = match status {
+            WaitStatus::Signaled(_, signal, _) => format!(", killed by {signal}"),
+            _ => String::new(),
+        };
+        Some(Failure::new(format!("the union's daemon has ended{how}, so the container has no files any more")))
     }
 
     /// Whether it has ended, and was waited for.
@@ -115,7 +154,7 @@ impl Daemon {
         let doing = "wait for the end of the union's daemon";
         // It holds its end of the channel for as long as it lives.
         if !self.ended && self.wait_for_word().doing(doing)? {
-            self.process.wait().doing(doing)?;
+            waitpid(self.pid, None).doing(doing)?;
             self.ended = true;
         }
         Ok(())
@@ -127,16 +166,17 @@ impl Drop for Daemon {
         if self.ended {
             return;
         }
-        if let Err(error) = self.process.kill().and_then(|()| self.process.wait()) {
-            warn(format_args!("cannot end the union's daemon: {error}"));
+        // It is our child and was not waited for, so its number is its own.
+        if let Err(errno) = kill(self.pid, Signal::SIGKILL).and_then(|()| waitpid(self.pid, None)) {
+            warn(format_args!("cannot end the union's daemon: {}", errno.desc()));
         }
     }
 }
 
 /// Mounts the device, in the child. Nothing may look at the mount point before the daemon serves.
-pub(crate) fn attach(device: &OwnedFd, mount_point: &Path) -> Result<(), Errno> {
-    // A root file system needs set-id programs and devices, and users other than root.
-    let options = MountOptions { source: OsStr::new("rlaunch").into(), flags: MsFlags::empty(), allow_other: true };
+pub(crate) fn attach(device: &OwnedFd, mount_point: &Path, flags: MsFlags) -> Result<(), Errno> {
+    // A root file system has users other than root.
+    let options = MountOptions { source: OsStr::new("rlaunch").into(), flags, allow_other: true };
     unionfs::mount::attach(device.as_fd(), mount_point, &options).map_err(|error| match error {
         MountError::Target { error, .. } | MountError::Device(error) | MountError::Mount { error, .. } => error,
         _ => Errno::EIO,

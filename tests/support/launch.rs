@@ -136,6 +136,13 @@ impl Running {
         list.split_whitespace().map(|pid| Pid::from_raw(pid.parse().expect("a number"))).collect()
     }
 
+    /// The process that serves the container's unions.
+    #[track_caller]
+    pub(crate) fn daemon(&self) -> Pid {
+        let is_daemon = |pid: &Pid| name(*pid) == "rlaunch: union";
+        self.children().into_iter().find(is_daemon).expect("the union's daemon")
+    }
+
     /// Waits for the end: the exit status and the rest of the output.
     #[track_caller]
     pub(crate) fn wait(mut self) -> (Option<i32>, String) {
@@ -158,6 +165,11 @@ impl Drop for Running {
 pub(crate) fn wait_until_gone(processes: &[Pid]) {
     let gone = poll(PATIENCE, || processes.iter().all(|pid| !is_alive(*pid)).then_some(()));
     assert!(gone.is_some(), "still there: {:?}", processes.iter().filter(|pid| is_alive(**pid)).collect::<Vec<_>>());
+}
+
+/// The name of a process, as `ps` shows it.
+pub(crate) fn name(pid: Pid) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
 }
 
 /// The arguments of a process.

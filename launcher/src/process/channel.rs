@@ -48,11 +48,6 @@ impl Channel {
         Ok((Channel(ours), Channel(theirs)))
     }
 
-    /// For another program, which makes a channel of it again.
-    pub(crate) fn into_descriptor(self) -> OwnedFd {
-        self.0
-    }
-
     pub(crate) fn send(&self, message: &Message) -> Result<(), Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -88,12 +83,6 @@ impl Channel {
             None => Ok(None),
             Some((tag, rest)) => decode(*tag, rest, descriptors.next()).ok_or(Errno::EBADMSG).map(Some),
         }
-    }
-}
-
-impl From<OwnedFd> for Channel {
-    fn from(descriptor: OwnedFd) -> Self {
-        Channel(descriptor)
     }
 }
 

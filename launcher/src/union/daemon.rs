@@ -1,80 +1,88 @@
-//! The union's daemon: this program again, under another name, as a process of its own.
+//! The unions' daemon: a process of its own, forked from the launcher before there is a container.
 
-use std::ffi::OsString;
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
 
 use nix::errno::Errno;
+use nix::sys::prctl::{set_dumpable, set_name};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use unionfs::fs::Union;
 use unionfs::fuse::Server;
-use unionfs::options::{Access, BranchSpec, Options, Udba};
+use unionfs::options::Access;
 
+use super::Stack;
 use crate::failure::{Doing as _, Failure, OWN_FAILURE};
 use crate::process::channel::{Channel, Message};
-use crate::process::take_standard_stream;
+use crate::process::close_descriptors_but;
 use crate::scratch;
 
-/// The name under which the program is the daemon: what `ps` shows, and nothing that can be typed as a command.
-pub(crate) const NAME: &str = "rlaunch: union";
+/// What `ps` shows of it; the kernel keeps 15 bytes.
+const NAME: &std::ffi::CStr = c"rlaunch: union";
 
-/// Serves until the container's mount namespace is gone. Standard input is the device, standard output the channel to
-/// the launcher; the only argument is the top.
-pub(crate) fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let result = take_standard_stream(1).doing("take over the channel").and_then(|channel| {
-        let channel = Channel::from(channel);
-        // The launcher tells it. One that has ended already does not hear it, and nobody is left to tell.
-        let tell = |failure: Failure| channel.send(&Message::Refused(failure.to_string())).and(Err(Errno::ECANCELED));
-        serve(arguments.next().map(PathBuf::from), &channel).or_else(tell).doing("serve the union")
-    });
-    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(OWN_FAILURE) }
+/// Serves until the container's mount namespace is gone.
+pub(super) fn run(stacks: &[Stack], devices: &[OwnedFd], scratch: &Path, channel: &Channel) -> u8 {
+    match serve(stacks, devices, scratch, channel) {
+        Ok(()) => 0,
+        Err(failure) => {
+            // The launcher tells it. One that has ended already does not hear it, and nobody is left to tell.
+            channel.send(&Message::Refused(failure.to_string())).map_or(OWN_FAILURE, |()| OWN_FAILURE)
+        }
+    }
 }
 
-fn serve(top: Option<PathBuf>, channel: &Channel) -> Result<(), Failure> {
-    let top = top.ok_or_else(|| Failure::new("the union's daemon is started by rlaunch, and not by hand"))?;
-    let device = take_standard_stream(0).doing("take over the device")?;
-    let _in_use = scratch::hold(&top).doing("keep the directory for what the container writes")?;
+fn serve(stacks: &[Stack], devices: &[OwnedFd], scratch: &Path, channel: &Channel) -> Result<(), Failure> {
+    // Of the launcher's descriptors, none may live on here: not its end of the channel, by which we notice its end.
+    let kept: Vec<_> = devices.iter().map(|device| device.as_fd()).chain([channel.as_fd()]).collect();
+    close_descriptors_but(&kept).doing("let go of the launcher's descriptors")?;
+    let _in_use = scratch::hold(scratch).doing("keep the directory for what the container writes")?;
     let null = File::options().read(true).write(true).open("/dev/null").doing("open /dev/null")?;
     dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).doing("let go of the launcher's streams")?;
     detach().doing("become a daemon")?;
-    // the host goes on below; and nothing on top is kept, so nothing has to wait for the disk
-    let options = Options { udba: Udba::Reval, volatile: true, ..Options::default() };
-    let union = Union::open(&branches(&top), &options).map_err(|error| Failure::new(error.to_string()))?;
+    let unions = stacks.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     channel.send(&Message::Opened).doing("speak to the launcher")?;
-    match channel.receive().doing("hear the launcher")? {
-        Some(Message::Mounted) => {}
-        // The launcher has given up, or was killed.
-        _ => return Ok(()),
+    let mut running = Vec::new();
+    for (union, device) in unions.into_iter().zip(devices) {
+        match channel.receive().doing("hear the launcher")? {
+            Some(Message::Mounted) => {}
+            // The launcher has given up, or was killed.
+            _ => return Ok(()),
+        }
+        let device = device.try_clone().doing("keep the device")?;
+        let server = Server::new(union, device).doing("speak to the kernel's FUSE")?;
+        running.push(thread::Builder::new().spawn(move || server.run()).doing("start a thread for the union")?);
+        channel.send(&Message::Serving).doing("speak to the launcher")?;
     }
-    let server = Server::new(union, device).doing("speak to the kernel's FUSE")?;
-    channel.send(&Message::Serving).doing("speak to the launcher")?;
     dup2_stderr(&null).doing("let go of the launcher's streams")?;
-    drop(null);
-    server.run().doing("serve the union")
+    for server in running {
+        let ended = server.join().map_err(|_| Failure::new("the union's daemon has a defect"))?;
+        ended.doing("serve the union")?;
+    }
+    Ok(())
 }
 
-/// A session of its own, so that no terminal's signals arrive; no directory kept busy; all the descriptors one may have.
+fn open(stack: &Stack) -> Result<Arc<Union>, Failure> {
+    let union = Union::open(&stack.branches, &stack.options).map_err(|error| Failure::new(error.to_string()))?;
+    if !stack.branches.iter().any(|branch| branch.access == Access::ReadWrite || branch.init) {
+        union.is_mounted_read_only();
+    }
+    Ok(union)
+}
+
+/// A session of its own, so that no terminal's signals arrive; nobody who may trace it; no directory kept busy; all the
+/// descriptors one may have.
 fn detach() -> Result<(), Errno> {
     setsid()?;
+    set_name(NAME)?;
+    set_dumpable(false)?;
     nix::unistd::chdir("/")?;
     umask(Mode::empty());
     SigSet::empty().thread_set_mask()?;
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-}
-
-fn branches(top: &Path) -> [BranchSpec; 2] {
-    let branch = |path: &Path, access, whiteouts| BranchSpec {
-        path: path.to_owned(),
-        access,
-        whiteouts,
-        overlay: false,
-        init: false,
-        nolwh: false,
-    };
-    [branch(top, Access::ReadWrite, false), branch(Path::new("/"), Access::ReadOnly, true)]
 }
