@@ -23,11 +23,11 @@ struct Branches {
 impl Branches {
     fn new() -> Option<Branches> {
         let tree = Tree::new()?;
-        fs::create_dir(tree.beside("top")).unwrap();
-        fs::create_dir_all(tree.beside("image/etc")).unwrap();
-        fs::write(tree.beside("image/etc/motd"), "from the image\n").unwrap();
-        fs::write(tree.path("etc/gone"), "gone").unwrap();
-        fs::write(tree.beside("image/etc/.wh.gone"), "").unwrap();
+        fs::create_dir(tree.beside("top")).expect("prepare the branches");
+        fs::create_dir_all(tree.beside("image/etc")).expect("prepare the branches");
+        fs::write(tree.beside("image/etc/motd"), "from the image\n").expect("prepare the branches");
+        fs::write(tree.path("etc/gone"), "gone").expect("prepare the branches");
+        fs::write(tree.beside("image/etc/.wh.gone"), "").expect("prepare the branches");
         Some(Branches { tree })
     }
 
@@ -38,7 +38,7 @@ impl Branches {
     /// The command without its last word, the script.
     fn rlaunch(&self) -> Command {
         let mut command = Command::new(RLAUNCH);
-        let path = |name| self.tree.beside(name).to_str().unwrap().to_owned();
+        let path = |name| self.tree.beside(name).to_str().expect("prepare the branches").to_owned();
         let branches = format!("{}=rw:{}=ro+wh:{}=ro+wh", path("top"), path("image"), path("tree"));
         command.args(["--branches", &branches, "sh", "-c"]);
         command

@@ -251,6 +251,55 @@ fn names_are_resolved_also_where_the_configuration_lies_in_run() {
 }
 
 #[test]
+fn what_is_written_can_be_kept_where_nobody_else_gets_at_it() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let data = submount(&sandbox, "data", MsFlags::empty());
+    let keep = sandbox.path().join("kept");
+    let run = |script: &str| {
+        let mut command = Command::new(RLAUNCH);
+        command.arg("--keep").arg(&keep).args(["sh", "-c", script]).current_dir(sandbox.path());
+        finish(&mut command)
+    };
+    assert_eq!(printed(run("echo one > file; echo two > data/file")), "");
+    assert_eq!(printed(run("cat file data/file; rm file")), "one\ntwo\n");
+    assert_eq!(printed(run("ls; cat data/file")), "data\nkept\ntwo\n");
+    assert!(fs::read_dir(&data).unwrap().next().is_none() && !sandbox.path().join("file").exists());
+    assert_eq!(fs::metadata(&keep).unwrap().permissions().mode() & 0o7777, 0o700);
+    fs::set_permissions(&keep, fs::Permissions::from_mode(0o711)).unwrap();
+    let outcome = run("true");
+    assert_eq!(outcome.status, Some(125), "{outcome:?}");
+    assert!(outcome.stderr.contains("others can enter it") && outcome.stderr.contains("--force"), "{outcome:?}");
+    let mut forced = Command::new(RLAUNCH);
+    forced.arg("--keep").arg(&keep).args(["--force", "true"]);
+    assert_eq!(printed(finish(&mut forced)), "");
+    // A link of somebody else must not lead us to another place.
+    std::os::unix::fs::symlink(&keep, sandbox.path().join("link")).unwrap();
+    let mut linked = Command::new(RLAUNCH);
+    assert_eq!(finish(linked.arg("--keep").arg(sandbox.path().join("link")).arg("true")).status, Some(125));
+}
+
+#[test]
+fn what_is_written_can_stay_in_memory_and_its_end_names_the_option() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let data = submount(&sandbox, "data", MsFlags::empty());
+    let before = mounts();
+    let run = |option: &str, script: &str| {
+        let mut command = Command::new(RLAUNCH);
+        command.args([option, "sh", "-c", script]).current_dir(sandbox.path());
+        finish(&mut command)
+    };
+    assert_eq!(printed(run("--tmpfs-top", "echo one > file; echo two > data/file; cat file data/file")), "one\ntwo\n");
+    let outcome = run("--tmpfs-top=2m", "head -c 4000000 /dev/zero > file");
+    assert_eq!(outcome.status, Some(1), "{outcome:?}");
+    let lines: Vec<_> = outcome.stderr.lines().collect();
+    assert!(lines[0].contains("No space left on device"), "{outcome:?}");
+    assert!(lines[1].starts_with("rlaunch: warning: there was no space left"), "{outcome:?}");
+    assert!(lines[1].contains("--tmpfs-top=SIZE") && lines.len() == 2, "{outcome:?}");
+    assert_eq!(mounts(), before);
+    assert!(fs::read_dir(&data).unwrap().next().is_none());
+}
+
+#[test]
 fn without_a_disk_it_says_what_is_missing() {
     let Some(_sandbox) = sandbox::enter() else { return };
     // The binary may lie in /var/tmp itself.

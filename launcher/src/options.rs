@@ -46,6 +46,10 @@ pub struct Options {
     #[arg(long, conflicts_with_all = ["rootfs", "branches"])]
     pub no_submounts: bool,
 
+    /// Where a copy of this machine keeps what is written.
+    #[command(flatten)]
+    pub top: TopOptions,
+
     /// How the command's standard streams are connected.
     #[command(flatten)]
     pub streams: StreamOptions,
@@ -53,6 +57,33 @@ pub struct Options {
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// Where a copy of this machine keeps what is written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub struct TopOptions {
+    /// Keep what is written in this directory, and go on from what it holds; without it, it is gone with the container
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["rootfs", "branches"])]
+    pub keep: Option<PathBuf>,
+
+    /// Use the directory of --keep also where others can enter it, and with it run set-id programs that are kept there
+    #[arg(long, requires = "keep")]
+    pub force: bool,
+
+    /// Keep what is written in memory, at most SIZE (bytes, or with k, m, g or %; a quarter of the memory without it)
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "25%")]
+    #[arg(value_parser = size, conflicts_with_all = ["rootfs", "branches", "keep"])]
+    pub tmpfs_top: Option<String>,
+}
+
+/// A size as tmpfs takes it.
+fn size(text: &str) -> Result<String, &'static str> {
+    let text = text.to_ascii_lowercase();
+    let number = text.strip_suffix(['k', 'm', 'g', '%']).unwrap_or(&text);
+    match number.parse::<u64>() {
+        Ok(1..) if !number.starts_with('+') => Ok(text),
+        _ => Err("a number is expected, with k, m, g or % behind it or nothing"),
+    }
 }
 
 /// How the command's standard streams are connected.
@@ -136,6 +167,26 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_those_of_tmpfs() {
+        for (word, expected) in [
+            ("--tmpfs-top", Some("25%")),
+            ("--tmpfs-top=1G", Some("1g")),
+            ("--tmpfs-top=4096", Some("4096")),
+            ("--tmpfs-top=50%", Some("50%")),
+            ("--tmpfs-top=0", None),
+            ("--tmpfs-top=+1m", None),
+            ("--tmpfs-top=1m,mode=777", None),
+            ("--tmpfs-top=", None),
+        ] {
+            assert_eq!(
+                parse(&[word, "sh"]).ok().map(|options| options.top.tmpfs_top.unwrap()).as_deref(),
+                expected,
+                "{word}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_not_understood_is_refused() {
         use clap::error::ErrorKind;
         assert_eq!(parse(&[]), Err(ErrorKind::MissingRequiredArgument));
@@ -145,6 +196,9 @@ mod tests {
         assert_eq!(parse(&["--rotfs", "/r", "sh"]), Err(ErrorKind::UnknownArgument));
         assert_eq!(parse(&["-x", "sh"]), Err(ErrorKind::UnknownArgument));
         assert_eq!(parse(&["--rootfs=/a", "--branches=/b", "sh"]), Err(ErrorKind::ArgumentConflict));
+        assert_eq!(parse(&["--rootfs=/a", "--keep=/b", "sh"]), Err(ErrorKind::ArgumentConflict));
+        assert_eq!(parse(&["--tmpfs-top", "--keep=/b", "sh"]), Err(ErrorKind::ArgumentConflict));
+        assert_eq!(parse(&["--force", "sh"]), Err(ErrorKind::MissingRequiredArgument));
         assert_eq!(parse(&["--rootfs=/a", "--no-submounts", "sh"]), Err(ErrorKind::ArgumentConflict));
         assert_eq!(parse(&["--rootfs", "/a", "--rootfs", "/b", "sh"]), Err(ErrorKind::ArgumentConflict));
     }

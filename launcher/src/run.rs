@@ -14,8 +14,8 @@ use crate::process::channel::Channel;
 use crate::process::signals::Signals;
 use crate::process::supervisor::Supervisor;
 use crate::scratch::Scratch;
-use crate::spec::{Root, Spec};
-use crate::union::{Daemon, Stack};
+use crate::spec::{Root, Spec, Top};
+use crate::union::{Daemon, Memory, Plan, Stack};
 use crate::{host, namespace, process, steps};
 
 /// Runs a container to its end; the exit status is the command's.
@@ -40,17 +40,30 @@ pub fn start(mut options: crate::options::Options) -> Result<u8, Failure> {
         Root::Tree(_) => run(&spec, &signals, None),
         Root::Branches(branches) => {
             let scratch = Scratch::create(&[])?;
-            let stack = Stack { branches: branches.clone(), options: Options::default() };
-            run_on_unions(&spec, &signals, &scratch, &[stack])
+            let stacks = vec![Stack { branches: branches.clone(), options: Options::default() }];
+            run_on_unions(&spec, &signals, &scratch, &Plan { stacks, scratch: scratch.path(), memory: None })
         }
-        Root::HostCopy { submounts, .. } => {
+        Root::HostCopy { submounts, top, .. } => {
             submounts.iter().for_each(tell);
-            let parts = parts(submounts);
-            let scratch = Scratch::create(&parts)?;
-            let stacks: Vec<Stack> = parts.iter().map(|part| Stack::over_the_host(&scratch.top(part), part)).collect();
-            run_on_unions(&spec, &signals, &scratch, &stacks)
+            run_over_the_host(&spec, &signals, parts(submounts), top)
         }
     }
+}
+
+fn run_over_the_host(spec: &Spec, signals: &Signals, parts: Vec<&Path>, top: &Top) -> Result<u8, Failure> {
+    let scratch = match top {
+        Top::OnDisk => Scratch::create(&parts)?,
+        Top::InMemory(_) => Scratch::create(&[])?,
+        Top::Kept { path, force } => Scratch::keep(path, *force, &parts)?,
+    };
+    let is_kept = matches!(top, Top::Kept { .. });
+    let stack = |part: &&Path| Stack::over_the_host(&scratch.top(part), part, is_kept);
+    let stacks = parts.iter().map(stack).collect();
+    let memory = match top {
+        Top::InMemory(size) => Some(Memory { size, parts }),
+        Top::OnDisk | Top::Kept { .. } => None,
+    };
+    run_on_unions(spec, signals, &scratch, &Plan { stacks, scratch: scratch.path(), memory })
 }
 
 /// What of the host has a union of its own, in the order in which they are mounted.
@@ -65,10 +78,10 @@ fn tell(submount: &Submount) {
     }
 }
 
-fn run_on_unions(spec: &Spec, signals: &Signals, scratch: &Scratch, stacks: &[Stack]) -> Result<u8, Failure> {
-    let devices = stacks.iter().map(|_| open_device()).collect::<Result<Vec<_>, _>>()?;
+fn run_on_unions(spec: &Spec, signals: &Signals, scratch: &Scratch, plan: &Plan<'_>) -> Result<u8, Failure> {
+    let devices = plan.stacks.iter().map(|_| open_device()).collect::<Result<Vec<_>, _>>()?;
     // In this order, so that they go in the other: the directory is removed once nobody writes there any more.
-    let mut daemon = Daemon::start(stacks, &devices, scratch.path())?;
+    let mut daemon = Daemon::start(plan, &devices)?;
     let result = run(spec, signals, Some(Unions { devices, scratch, daemon: &mut daemon }));
     match daemon.finish() {
         Err(failure) if result.is_ok() => Err(failure),

@@ -8,14 +8,14 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use nix::unistd::geteuid;
 
-use crate::failure::Failure;
+use crate::failure::{Doing as _, Failure};
 use crate::message::warn;
 
 const PREFIX: &str = "rlaunch-";
@@ -25,10 +25,11 @@ const ATTEMPTS: usize = 100;
 /// linux/magic.h
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
-/// A directory of a container's own; removed when it is dropped.
+/// A directory of a container's own; removed when it is dropped, unless it is to be kept.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     path: PathBuf,
+    is_kept: bool,
     _lock: Flock<File>,
 }
 
@@ -57,20 +58,35 @@ impl Scratch {
             let path = make_private_directory(place)?;
             // Somebody who cleans up may have come between: then the lock is taken, or the directory gone.
             if let Some(lock) = lock(&path, FlockArg::LockSharedNonblock)? {
-                let scratch = Scratch { path, _lock: lock };
-                scratch.fill(parts)?;
+                let scratch = Scratch { path, is_kept: false, _lock: lock };
+                fs::create_dir(scratch.mount_point())?;
+                make_tops(&scratch.path, parts)?;
                 return Ok(scratch);
             }
         }
         Err(io::Error::other("somebody keeps removing the directories that are made there"))
     }
 
-    fn fill(&self, parts: &[&Path]) -> io::Result<()> {
-        fs::create_dir(self.mount_point())?;
-        for part in parts {
-            make_top(&self.top(part), part)?;
+    /// Uses a directory that stays, and what an earlier container has left in it.
+    ///
+    /// Programs that it holds may be set-id: where others can enter it, they could run them.
+    pub(crate) fn keep(path: &Path, force: bool, parts: &[&Path]) -> Result<Scratch, Failure> {
+        let doing = format!("keep what is written in {}", path.display());
+        make_if_missing(path).doing(&doing)?;
+        let metadata = fs::symlink_metadata(path).doing(&doing)?;
+        if !metadata.is_dir() {
+            return Err(Failure::because(&doing, "it is not a directory"));
         }
-        Ok(())
+        if !force && (metadata.uid() != geteuid().as_raw() || metadata.mode() & 0o077 != 0) {
+            let reason = "others can enter it, and would find set-id programs that a container has made";
+            return Err(Failure::because(&doing, reason).remedy("chmod 700 it, or say --force"));
+        }
+        let lock = lock(path, FlockArg::LockSharedNonblock).doing(&doing)?;
+        let lock = lock.ok_or_else(|| Failure::because(&doing, "somebody else has locked it"))?;
+        let scratch = Scratch { path: path.to_owned(), is_kept: true, _lock: lock };
+        make_if_missing(&scratch.mount_point()).doing(&doing)?;
+        make_tops(path, parts).doing(&doing)?;
+        Ok(scratch)
     }
 
     /// The writable branch over a part of the host: its `/`, or what is mounted below.
@@ -90,16 +106,34 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
         if let Err(error) = remove(&self.path) {
             warn(format_args!("cannot remove {}: {error}", self.path.display()));
         }
     }
 }
 
+/// Makes a top for each part of the host in a scratch directory, where it is not there.
+pub(crate) fn make_tops(directory: &Path, parts: &[&Path]) -> io::Result<()> {
+    parts.iter().try_for_each(|part| make_top(&directory.join(name_of_top(part)), part))
+}
+
+fn make_if_missing(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result,
+    }
+}
+
 /// A top shows as the root of what it lies over, so it looks like that.
 fn make_top(top: &Path, part: &Path) -> io::Result<()> {
     let below = fs::metadata(part)?;
-    fs::create_dir(top)?;
+    match fs::create_dir(top) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        result => result?,
+    }
     chown(top, Some(below.uid()), Some(below.gid()))?;
     fs::set_permissions(top, below.permissions())
 }

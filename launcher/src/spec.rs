@@ -9,7 +9,7 @@ use unionfs::options::{self, BranchSpec, Whiteout};
 use crate::failure::{Doing as _, Failure};
 use crate::host::{Host, StandardStreams};
 use crate::mount_table::Submount;
-use crate::options::{Options, When};
+use crate::options::{Options, TopOptions, When};
 
 /// Where commands are looked for with `--rootfs`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -45,8 +45,26 @@ pub enum Root {
     HostCopy {
         /// What is mounted below the host's `/`, parents first.
         submounts: Vec<Submount>,
+        /// Where it is kept what is written.
+        top: Top,
         /// Files of the host that lie where the container has a fresh file system, with their content.
         files: Vec<(PathBuf, Vec<u8>)>,
+    },
+}
+
+/// Where a copy of the host keeps what is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Top {
+    /// On disk, until the container ends.
+    OnDisk,
+    /// In memory, of this size as tmpfs takes it, until the container ends.
+    InMemory(String),
+    /// In a directory, for the next container.
+    Kept {
+        /// The directory.
+        path: PathBuf,
+        /// Whether it may be one that others can enter.
+        force: bool,
     },
 }
 
@@ -62,7 +80,14 @@ impl Spec {
             When::Always => Some(StandardStreams { input: true, output: true, error: true }),
             When::Never => None,
         };
-        let root = root(options.rootfs, options.branches, options.no_submounts, &host)?;
+        let root = match (options.rootfs, options.branches) {
+            (Some(tree), _) => Root::Tree(tree),
+            (None, Some(list)) => Root::Branches(branches(&list)?),
+            (None, None) => {
+                let submounts = if options.no_submounts { Vec::new() } else { host.submounts.clone() };
+                Root::HostCopy { submounts, top: top(options.top)?, files: host.files.clone() }
+            }
+        };
         let (environment, directory, hostname) = match &root {
             Root::HostCopy { .. } => (host.environment, host.directory.unwrap_or_else(|| "/".into()), None),
             Root::Tree(tree) => (clean_environment(&host), "/".into(), Some(hostname_of(tree))),
@@ -76,22 +101,26 @@ impl Spec {
     }
 }
 
-fn root(tree: Option<PathBuf>, branches: Option<OsString>, no_submounts: bool, host: &Host) -> Result<Root, Failure> {
-    if let Some(tree) = tree {
-        return Ok(Root::Tree(tree));
-    }
-    let Some(list) = branches else {
-        let submounts = if no_submounts { Vec::new() } else { host.submounts.clone() };
-        return Ok(Root::HostCopy { submounts, files: host.files.clone() });
-    };
+fn top(options: TopOptions) -> Result<Top, Failure> {
+    Ok(match (options.keep, options.tmpfs_top) {
+        (Some(path), _) => {
+            let path = std::path::absolute(&path).doing(&format!("use {}", path.display()))?;
+            Top::Kept { path, force: options.force }
+        }
+        (None, Some(size)) => Top::InMemory(size),
+        (None, None) => Top::OnDisk,
+    })
+}
+
+fn branches(list: &OsStr) -> Result<Vec<BranchSpec>, Failure> {
     let doing = format!("use the branches {}", list.display());
     let branches =
-        options::branches::parse(&list).and_then(|branches| options::branches::settle(branches, Whiteout::Wh));
+        options::branches::parse(list).and_then(|branches| options::branches::settle(branches, Whiteout::Wh));
     let mut branches = branches.map_err(|error| Failure::because(&doing, error))?;
     for branch in &mut branches {
         branch.path = std::path::absolute(&branch.path).doing(&doing)?;
     }
-    Ok(Root::Branches(branches))
+    Ok(branches)
 }
 
 fn clean_environment(host: &Host) -> Vec<(OsString, OsString)> {
@@ -170,9 +199,9 @@ mod tests {
         assert_eq!(spec.environment, [c"TERM=vt100".to_owned(), c"SECRET=1".to_owned()]);
         assert_eq!(spec.directory, Path::new("/home/me"));
         assert_eq!(spec.hostname, None);
-        assert_eq!(spec.root, Root::HostCopy { submounts: vec![home()], files: Vec::new() });
+        assert_eq!(spec.root, Root::HostCopy { submounts: vec![home()], top: Top::OnDisk, files: Vec::new() });
         let without = Spec::new(options(&["--no-submounts"]), host()).unwrap();
-        assert_eq!(without.root, Root::HostCopy { submounts: Vec::new(), files: Vec::new() });
+        assert_eq!(without.root, Root::HostCopy { submounts: Vec::new(), top: Top::OnDisk, files: Vec::new() });
     }
 
     #[test]

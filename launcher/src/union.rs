@@ -37,6 +37,26 @@ use crate::message::warn;
 use crate::process;
 use crate::process::channel::{Channel, Message};
 
+/// What a container's unions consist of.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    /// In the order in which they are mounted.
+    pub(crate) stacks: Vec<Stack>,
+    /// The directory of the container's own, which is kept from being removed.
+    pub(crate) scratch: &'a Path,
+    /// A file system in memory for the tops.
+    pub(crate) memory: Option<Memory<'a>>,
+}
+
+/// A file system in memory, which only the daemon sees.
+#[derive(Debug)]
+pub(crate) struct Memory<'a> {
+    /// As tmpfs takes it.
+    pub(crate) size: &'a str,
+    /// What of the host needs a top in it.
+    pub(crate) parts: Vec<&'a Path>,
+}
+
 /// One union that is going to be mounted.
 #[derive(Debug)]
 pub(crate) struct Stack {
@@ -45,8 +65,8 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    /// A throw-away copy of a part of the host, with changes going to `top`.
-    pub(crate) fn over_the_host(top: &Path, part: &Path) -> Stack {
+    /// A copy of a part of the host, with changes going to `top`.
+    pub(crate) fn over_the_host(top: &Path, part: &Path, is_kept: bool) -> Stack {
         let branch = |path: &Path, access, whiteouts| BranchSpec {
             path: path.to_owned(),
             access,
@@ -55,8 +75,8 @@ impl Stack {
             init: false,
             nolwh: false,
         };
-        // The host goes on below; and nothing on top is kept, so nothing has to wait for the disk.
-        let options = Options { udba: Udba::Reval, volatile: true, ..Options::default() };
+        // The host goes on below; and where nothing on top is kept, nothing has to wait for the disk.
+        let options = Options { udba: Udba::Reval, volatile: !is_kept, ..Options::default() };
         let branches = vec![branch(top, Access::ReadWrite, false), branch(part, Access::ReadOnly, true)];
         Stack { branches, options }
     }
@@ -77,11 +97,11 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it for unions and the devices that are going to be mounted; `scratch` is kept from being removed.
-    pub(crate) fn start(stacks: &[Stack], devices: &[OwnedFd], scratch: &Path) -> Result<Daemon, Failure> {
+    /// Starts it for unions and the devices that are going to be mounted.
+    pub(crate) fn start(plan: &Plan<'_>, devices: &[OwnedFd]) -> Result<Daemon, Failure> {
         let doing = "start the union's daemon";
         let (ours, theirs) = Channel::pair().doing(doing)?;
-        let pid = process::fork(|| daemon::run(stacks, devices, scratch, &theirs)).doing(doing)?;
+        let pid = process::fork(|| daemon::run(plan, devices, &theirs)).doing(doing)?;
         Ok(Daemon { pid, channel: ours, opened: false, ended: false })
     }
 
@@ -144,6 +164,16 @@ impl Daemon {
         Some(Failure::new(format!("the union's daemon has ended{how}, so the container has no files any more")))
     }
 
+    /// Its last word, where a top has run full. It has ended, so this does not wait.
+    fn hear_of_full_tops(&self) {
+        if let Ok(Some(Message::Full)) = self.channel.receive() {
+            warn(
+                "there was no space left for what the container has written; put it elsewhere with --keep DIR or TMPDIR, \
+                 or give it more memory with --tmpfs-top=SIZE",
+            );
+        }
+    }
+
     /// Whether it has ended, and was waited for.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended
@@ -156,6 +186,9 @@ impl Daemon {
         if !self.ended && self.wait_for_word().doing(doing)? {
             waitpid(self.pid, None).doing(doing)?;
             self.ended = true;
+        }
+        if self.ended {
+            self.hear_of_full_tops();
         }
         Ok(())
     }

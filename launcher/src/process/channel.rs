@@ -29,6 +29,8 @@ pub(crate) enum Message {
     Opened,
     /// From the union's daemon: it answers requests from now on.
     Serving,
+    /// From the union's daemon, at its end: a top has no space left.
+    Full,
     /// From the union's daemon: it cannot do its work, and why.
     Refused(String),
 }
@@ -111,6 +113,7 @@ fn encode(message: &Message) -> Vec<u8> {
         Message::Failed(number, errno) => step(b'f', number, errno),
         Message::Opened => vec![b'o'],
         Message::Serving => vec![b's'],
+        Message::Full => vec![b'F'],
         Message::Refused(why) => [b"r", why.as_bytes()].concat().into_iter().take(LONGEST).collect(),
     }
 }
@@ -124,6 +127,7 @@ fn decode(tag: u8, rest: &[u8], descriptor: Option<OwnedFd>) -> Option<Message> 
         b'f' => decode_step(rest).map(|(number, errno)| Message::Failed(number, errno)),
         b'o' => Some(Message::Opened),
         b's' => Some(Message::Serving),
+        b'F' => Some(Message::Full),
         b'r' => Some(Message::Refused(String::from_utf8_lossy(rest).into_owned())),
         _ => None,
     }

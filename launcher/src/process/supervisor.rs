@@ -68,7 +68,12 @@ impl<'a> Supervisor<'a> {
             self.kill_and_wait();
         }
         while self.channel.is_some() {
-            self.listen()?;
+            match self.listen() {
+                Ok(()) => {}
+                // The first reason is the one that explains the others.
+                Err(_) if result.is_err() => break,
+                Err(failure) => return Err(failure),
+            }
         }
         if let Some(proxy) = self.proxy.take() {
             proxy.finish().doing("copy the rest of the container's output")?;
@@ -160,7 +165,7 @@ impl<'a> Supervisor<'a> {
                 let step = self.steps.get(number as usize);
                 self.failure = step.map(|step| step.failure(errno));
             }
-            Some(Message::Go | Message::Opened | Message::Serving | Message::Refused(_)) => {
+            Some(Message::Go | Message::Opened | Message::Serving | Message::Full | Message::Refused(_)) => {
                 return Err(Failure::new("the container's first process says what it cannot know"));
             }
         }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::spec::Top;
 
 fn spec(root: Root) -> Spec {
     Spec {
@@ -21,7 +22,7 @@ fn copy() -> Spec {
         Submount { path: "/home".into(), shown: Shown::Union(MsFlags::MS_NOSUID) },
         Submount { path: "/home/me".into(), shown: Shown::FarAway("nfs".into()) },
     ];
-    spec(Root::HostCopy { submounts, files })
+    spec(Root::HostCopy { submounts, top: Top::OnDisk, files })
 }
 
 fn actions(spec: &Spec) -> Vec<Action> {

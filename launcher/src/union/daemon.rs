@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::thread;
 
 use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::{set_dumpable, set_name};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, umask};
+use nix::sys::statvfs::{Statvfs, statvfs};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use unionfs::fs::Union;
 use unionfs::fuse::Server;
 use unionfs::options::Access;
 
-use super::Stack;
+use super::{Memory, Plan, Stack};
 use crate::failure::{Doing as _, Failure, OWN_FAILURE};
 use crate::process::channel::{Channel, Message};
 use crate::process::close_descriptors_but;
@@ -26,8 +29,8 @@ use crate::scratch;
 const NAME: &std::ffi::CStr = c"rlaunch: union";
 
 /// Serves until the container's mount namespace is gone.
-pub(super) fn run(stacks: &[Stack], devices: &[OwnedFd], scratch: &Path, channel: &Channel) -> u8 {
-    match serve(stacks, devices, scratch, channel) {
+pub(super) fn run(plan: &Plan<'_>, devices: &[OwnedFd], channel: &Channel) -> u8 {
+    match serve(plan, devices, channel) {
         Ok(()) => 0,
         Err(failure) => {
             // The launcher tells it. One that has ended already does not hear it, and nobody is left to tell.
@@ -36,15 +39,20 @@ pub(super) fn run(stacks: &[Stack], devices: &[OwnedFd], scratch: &Path, channel
     }
 }
 
-fn serve(stacks: &[Stack], devices: &[OwnedFd], scratch: &Path, channel: &Channel) -> Result<(), Failure> {
+fn serve(plan: &Plan<'_>, devices: &[OwnedFd], channel: &Channel) -> Result<(), Failure> {
     // Of the launcher's descriptors, none may live on here: not its end of the channel, by which we notice its end.
     let kept: Vec<_> = devices.iter().map(|device| device.as_fd()).chain([channel.as_fd()]).collect();
     close_descriptors_but(&kept).doing("let go of the launcher's descriptors")?;
-    let _in_use = scratch::hold(scratch).doing("keep the directory for what the container writes")?;
+    let _in_use = scratch::hold(plan.scratch).doing("keep the directory for what the container writes")?;
     let null = File::options().read(true).write(true).open("/dev/null").doing("open /dev/null")?;
     dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).doing("let go of the launcher's streams")?;
     detach().doing("become a daemon")?;
-    let unions = stacks.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    if let Some(memory) = &plan.memory {
+        let doing = "keep what the container writes in memory";
+        mount_memory(memory, plan.scratch).doing(doing)?;
+        scratch::make_tops(plan.scratch, &memory.parts).doing(doing)?;
+    }
+    let unions = plan.stacks.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     channel.send(&Message::Opened).doing("speak to the launcher")?;
     let mut running = Vec::new();
     for (union, device) in unions.into_iter().zip(devices) {
@@ -63,7 +71,29 @@ fn serve(stacks: &[Stack], devices: &[OwnedFd], scratch: &Path, channel: &Channe
         let ended = server.join().map_err(|_| Failure::new("the union's daemon has a defect"))?;
         ended.doing("serve the union")?;
     }
+    if plan.stacks.iter().any(has_run_full) {
+        // Only to explain what the container was told; a launcher that has ended does not ask.
+        return channel.send(&Message::Full).or(Ok(()));
+    }
     Ok(())
+}
+
+/// Mounts it over the scratch directory in a mount namespace that nobody else has. What the host mounts and unmounts
+/// still reaches it.
+fn mount_memory(memory: &Memory<'_>, scratch: &Path) -> Result<(), Errno> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
+    let options = format!("mode=700,size={}", memory.size);
+    mount(Some("tmpfs"), scratch, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
+}
+
+fn has_run_full(stack: &Stack) -> bool {
+    let mut written = stack.branches.iter().filter(|branch| branch.access == Access::ReadWrite);
+    written.any(|branch| {
+        // Some file systems count no files.
+        let is_full = |left: Statvfs| left.blocks_available() == 0 || left.files() > 0 && left.files_available() == 0;
+        statvfs(&branch.path).is_ok_and(is_full)
+    })
 }
 
 fn open(stack: &Stack) -> Result<Arc<Union>, Failure> {
