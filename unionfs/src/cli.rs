@@ -67,9 +67,6 @@ Exit status: 0 when there is no problem; 1 when there is one; 2 for wrong usage.
 #[derive(Debug, Parser)]
 #[command(name = "runionfs", version)]
 pub(crate) struct Cli {
-    /// Serve for the parent process, which waits on standard output until it is mounted
-    #[arg(long, hide = true)]
-    background: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -206,7 +203,7 @@ impl<E: Into<Box<dyn Error>>> From<E> for Failure {
 pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse_from(arguments::complete(std::env::args_os()));
     let done = match cli.command {
-        Command::Mount(args) => mount::run(&args, cli.background),
+        Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Diff(args) => diff::run(&args),

@@ -45,6 +45,7 @@
 //! | File | Question it answers |
 //! |---|---|
 //! | [`options`] | what did the user ask for: branch strings and `-o` words as values |
+//! | [`process`] | a copy of this process, which becomes the daemon |
 //! | [`mount`] | `/dev/fuse`, mount(2), and unmounting what is ours only |
 //! | [`control`] | asking a running daemon: `runionfs show` |
 //! | [`diff`] | what the writable branches changed, from the branches alone |
@@ -79,5 +80,6 @@ pub mod links;
 pub mod mount;
 pub mod options;
 mod pool;
+pub mod process;
 mod sys;
 pub mod union;

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::OnceLock;
 
+use nix::unistd::{ForkResult, Pid};
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, Ioctl, IoctlOutput, Opcode, Setter, Updater, ioctl, opcode};
 use rustix::path::Arg as _;
@@ -34,6 +35,21 @@ pub(crate) fn set_mount_read_only(mount: BorrowedFd<'_>) -> Result<(), Errno> {
         )
     };
     checked(result).map(drop)
+}
+
+/// Copies a process of one thread (fork(2)); `None` in the copy. [`process::fork`](crate::process::fork)
+/// sees to it that there is but one.
+///
+/// # Errors
+/// What fork(2) answers.
+pub(crate) fn fork_single() -> Result<Option<Pid>, Errno> {
+    // SAFETY: the only thread is the one that makes the call, so that no lock in the copy is held by
+    // somebody who is not there: the copy may do whatever this process may.
+    match unsafe { nix::unistd::fork() } {
+        Ok(ForkResult::Parent { child }) => Ok(Some(child)),
+        Ok(ForkResult::Child) => Ok(None),
+        Err(error) => Err(Errno::from_raw_os_error(error as i32)),
+    }
 }
 
 /// What a raw system call returned.

@@ -7,10 +7,6 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use clap::CommandFactory;
-
-use super::Cli;
-
 /// Names under which mount(8) calls its helpers.
 const HELPERS: &[&str] = &["mount.runionfs", "mount.fuse.runionfs"];
 
@@ -21,11 +17,9 @@ pub(super) fn complete(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
         // `-n` (no mtab) and `-s` (sloppy) change nothing here
         words.retain(|word| word != "-n" && word != "-s");
     }
-    // a daemon is started with a word of its own in front
-    let at = if words.get(1).is_some_and(|word| word == "--background") { 2 } else { 1 };
-    let starts_with_source = words.get(at).is_some_and(|word| !word.as_bytes().starts_with(b"-") && is_source(word));
+    let starts_with_source = words.get(1).is_some_and(|word| !word.as_bytes().starts_with(b"-") && is_source(word));
     if is_helper(words.first()) || starts_with_source {
-        words.insert(at.min(words.len()), "mount".into());
+        words.insert(1.min(words.len()), "mount".into());
     }
     words
 }
@@ -38,14 +32,20 @@ fn is_helper(name: Option<&OsString>) -> bool {
 /// Whether a first word is the source of a mount: a path, a branch string, or a word that
 /// stands for none. A mistyped subcommand is none of these.
 fn is_source(word: &OsStr) -> bool {
-    let is_command = Cli::command().get_subcommands().any(|command| word == command.get_name());
     let is_path = word.as_bytes().iter().any(|byte| matches!(byte, b'/' | b':' | b'='));
-    !is_command && (is_path || super::mount::NO_SOURCE.iter().any(|none| word == *none))
+    // no subcommand is any of them
+    is_path || super::mount::NO_SOURCE.iter().any(|none| word == *none)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn no_subcommand_is_taken_for_a_source() {
+        assert!(!super::super::Cli::command().get_subcommands().any(|command| is_source(command.get_name().as_ref())));
+    }
 
     #[test]
     fn the_subcommand_is_added_where_mount_leaves_it_out() {
@@ -53,10 +53,8 @@ mod tests {
             ("runionfs mount /a /m", "runionfs mount /a /m"),
             ("runionfs /a=rw:/b /m -o rw,dev,suid", "runionfs mount /a=rw:/b /m -o rw,dev,suid"),
             ("runionfs none /m -o br=/a", "runionfs mount none /m -o br=/a"),
-            ("runionfs --background /a /m", "runionfs --background mount /a /m"),
             ("/sbin/mount.runionfs /a /m -n -o ro", "/sbin/mount.runionfs mount /a /m -o ro"),
             ("mount.fuse.runionfs a /m -s -o ro", "mount.fuse.runionfs mount a /m -o ro"),
-            ("mount.runionfs --background a /m", "mount.runionfs --background mount a /m"),
             ("runionfs frob /m", "runionfs frob /m"),
             ("runionfs --help", "runionfs --help"),
             ("runionfs show /m", "runionfs show /m"),

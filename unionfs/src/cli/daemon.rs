@@ -1,17 +1,21 @@
-//! Becoming a daemon: the command starts itself again as a child and waits until it serves.
+//! Becoming a daemon: the command goes on as two processes, and the first waits until the second serves.
 //!
-//! A fork of a process with threads is good for little but an exec, so the child is a fresh
-//! one. Its standard output is a pipe to the parent: one byte says that the mount serves, end of
-//! file alone that it does not. Its standard error is the caller's until then, so that what it
-//! has to say reaches the caller.
+//! No thread runs yet, so that the copy can do whatever the original could. Its standard output is a
+//! pipe to the parent: one byte says that the mount serves, end of file alone that it does not. Its
+//! standard error is the caller's until then, so that what it has to say reaches the caller.
 
+use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, Stdio};
+use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
+use nix::sys::signal::SigSet;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
 use rustix::fs::{Mode, OFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit};
+use unionfs::process::{Side, fork};
 
 use super::{Failure, log};
 
@@ -24,38 +28,56 @@ pub(super) enum Readiness {
     Parent,
 }
 
-/// Starts the same command as a daemon, and returns when it serves, or with its exit status.
-pub(super) fn start() -> Result<(), Failure> {
-    let mut words = std::env::args_os();
-    let name = words.next().unwrap_or_else(|| "runionfs".into());
-    let mut child = Command::new("/proc/self/exe")
-        .arg0(name)
-        .arg("--background")
-        .args(words)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("cannot start the daemon from /proc/self/exe: {error}"))?;
-    let mut said = Vec::new();
-    if let Some(mut pipe) = child.stdout.take() {
-        pipe.read_to_end(&mut said)?;
+/// Does this as a daemon, and returns to the caller when that serves, or with its exit status.
+pub(super) fn start(serve: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    let null = open_null()?;
+    let (from_daemon, to_parent) = pipe_with(PipeFlags::CLOEXEC)?;
+    match fork().map_err(|error| format!("cannot start the daemon: {error}"))? {
+        Side::Parent(daemon) => {
+            drop(to_parent);
+            wait(daemon, from_daemon)
+        }
+        Side::Child => {
+            rustix::stdio::dup2_stdin(&null)?;
+            rustix::stdio::dup2_stdout(&to_parent)?;
+            drop((null, from_daemon, to_parent));
+            close_inherited()?;
+            SigSet::empty().thread_set_mask()?;
+            serve()
+        }
     }
-    if said.is_empty() { Err(failure_of(&mut child)?) } else { Ok(()) }
 }
 
-/// How a child failed that never served. It has said why, unless it was killed.
-fn failure_of(child: &mut Child) -> std::io::Result<Failure> {
-    let status = child.wait()?;
-    Ok(match (status.code(), status.signal()) {
-        (Some(0), _) => "the daemon ended before it served".into(),
-        (Some(code), _) => Failure::Said(u8::try_from(code).unwrap_or(1)),
-        (None, signal) => format!("the daemon was killed by signal {} before it served", signal.unwrap_or(0)).into(),
-    })
+/// Until the daemon serves, or is not there any more.
+fn wait(daemon: Pid, from_daemon: OwnedFd) -> Result<(), Failure> {
+    let mut said = Vec::new();
+    File::from(from_daemon).read_to_end(&mut said)?;
+    if said.is_empty() { Err(failure_of(daemon)?) } else { Ok(()) }
 }
 
-/// Closes what the child inherited but standard input, output and error: a lock or pipe of the
+/// How a daemon failed that never served. It has said why, unless it was killed.
+fn failure_of(daemon: Pid) -> Result<Failure, Errno> {
+    loop {
+        return Ok(match waitpid(daemon, None) {
+            Ok(WaitStatus::Exited(_, 0)) => "the daemon ended before it served".into(),
+            Ok(WaitStatus::Exited(_, code)) => Failure::Said(u8::try_from(code).unwrap_or(1)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
+                format!("the daemon was killed by {signal} before it served").into()
+            }
+            Ok(_) | Err(Errno::EINTR) => continue,
+            Err(error) => return Err(error),
+        });
+    }
+}
+
+fn open_null() -> Result<OwnedFd, Errno> {
+    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| Errno::from_raw(error.raw_os_error()))
+}
+
+/// Closes what the daemon inherited but standard input, output and error: a lock or pipe of the
 /// caller would else be held as long as the mount lives. Nothing of our own is open yet.
-pub(super) fn close_inherited() -> Result<(), Failure> {
+fn close_inherited() -> Result<(), Failure> {
     let mut inherited = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd")? {
         inherited.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()).filter(|fd| *fd > 2));
@@ -84,7 +106,7 @@ impl Readiness {
     /// Leaves the caller's session, so that its terminal and its signals are no longer ours.
     pub(super) fn leave_session(self) -> Result<(), Failure> {
         if self == Readiness::Parent {
-            // it was started from /proc/self/exe and would be called `exe` in ps(1)
+            // in ps(1), whatever mount(8) called it by
             rustix::thread::set_name(c"runionfs")?;
             rustix::process::setsid().map_err(|error| format!("cannot leave the session: {error}"))?;
         }
@@ -99,7 +121,7 @@ impl Readiness {
             return Ok(());
         }
         log::to_syslog();
-        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let null = open_null()?;
         rustix::stdio::dup2_stdin(&null)?;
         rustix::stdio::dup2_stderr(&null)?;
         // callers of the command wait for the end of its output, so that this comes last

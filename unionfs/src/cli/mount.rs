@@ -23,22 +23,17 @@ pub(super) struct Request {
     pub(super) allow_other: bool,
 }
 
-pub(super) fn run(args: &MountArgs, background: bool) -> Result<(), Failure> {
-    if background {
-        daemon::close_inherited()?;
-    }
+pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
     log::start(args.verbose)?;
     let words = read_words(args)?;
     if words.remount {
         return Ok(remount(args.second.as_ref().unwrap_or(&args.first).as_ref(), words.flags)?);
     }
     let request = Request::read(args, words)?;
-    match (args.foreground, background) {
-        (true, _) => serve::serve(&request, daemon::Readiness::Nobody),
-        (false, true) => serve::serve(&request, daemon::Readiness::Parent),
-        // the child reads the same words again
-        (false, false) => daemon::start(),
+    if args.foreground {
+        return serve::serve(&request, daemon::Readiness::Nobody);
     }
+    daemon::start(|| serve::serve(&request, daemon::Readiness::Parent))
 }
 
 fn read_words(args: &MountArgs) -> Result<Words, Failure> {
