@@ -1,12 +1,13 @@
 //! The power goes: what was synchronised is there, every name is before or after a change, and the union goes on.
 //!
-//! The top lies on a disk that remembers every write and flush ([`harness::disk`]). One caller changes the union at
+//! The top, or the whole union, lies on a disk that remembers every write and flush ([`harness::disk`]). One caller changes the union at
 //! random and synchronises a file or directory now and then, while somebody else has the disk written back at odd
 //! moments. Then the disk is cut at random places of its log, what it held is mounted, and the union over it is compared
 //! with what the caller did ([`harness::history`]). `RUNIONFS_CUTS` sets how often on each file system,
 //! `RUNIONFS_CUT_SEED` repeats a run (but for what the threads do in which order).
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
@@ -34,23 +35,35 @@ const BINARY: &str = env!("CARGO_BIN_EXE_runionfs");
 const LENGTH: usize = 400;
 const CUTS_OF_A_LOAD: u32 = 10;
 
+/// Which branches lie on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnDisk {
+    Top,
+    /// All of them, so that a copy may share the blocks of its original.
+    All,
+}
+
 /// A union whose top lies on a disk.
 struct Load {
     ground: Ground,
     disk: Disk,
+    /// How many branches lie on it.
+    branches: usize,
     mounted: Mounted,
 }
 
 impl Load {
-    fn begin(parent: &Path, name: &str, format: Format, layout: &Layout) -> Load {
+    fn begin(parent: &Path, name: &str, format: Format, on_disk: OnDisk, layout: &Layout) -> Load {
         let ground = Ground::new(parent, name, layout).expect("write the branches");
         let disk = Disk::new(&ground.at("disk"), format);
-        let top = disk.root().join("top");
-        run(Command::new("cp").arg("-a").arg(ground.at("0")).arg(&top));
-        put(&top, &ground.at("0"));
-        sync(&top);
+        let branches = if on_disk == OnDisk::All { layout.branches.len() } else { 1 };
+        for branch in (0..branches).map(|branch| branch.to_string()) {
+            run(Command::new("cp").arg("-a").arg(ground.at(&branch)).arg(disk.root()));
+        }
+        put_all(&disk.root(), &ground, branches);
+        sync(&disk.root());
         let mounted = ground.mount(BINARY);
-        Load { ground, disk, mounted }
+        Load { ground, disk, branches, mounted }
     }
 
     /// Does the operations in the union and in the plain directory, and notes when.
@@ -98,7 +111,7 @@ impl Load {
     fn end(&mut self) {
         self.mounted.kill9();
         umount2(self.mounted.target(), MntFlags::MNT_DETACH).expect("take the dead mount away");
-        unmount(&self.ground.at("0"));
+        take_all(&self.ground, self.branches);
         self.disk.stop();
     }
 
@@ -108,11 +121,11 @@ impl Load {
         self.disk.cut(moment, &image, chance);
         fs::create_dir_all(&root).expect("make a mount point");
         self.disk.mount_cut(&image, &root);
-        put(&root.join("top"), &self.ground.at("0"));
+        put_all(&root, &self.ground, self.branches);
         self.mounted.mount_again();
         let outcome = self.look(history, moment);
         self.mounted.umount();
-        unmount(&self.ground.at("0"));
+        take_all(&self.ground, self.branches);
         unmount(&root);
         outcome
     }
@@ -167,6 +180,15 @@ fn remove_all(union: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// Lays the first branches as a disk holds them over those of the ground.
+fn put_all(root: &Path, ground: &Ground, branches: usize) {
+    (0..branches).map(|branch| branch.to_string()).for_each(|branch| put(&root.join(&branch), &ground.at(&branch)));
+}
+
+fn take_all(ground: &Ground, branches: usize) {
+    (0..branches).for_each(|branch| unmount(&ground.at(&branch.to_string())));
+}
+
 /// Lays a directory over another.
 fn put(directory: &Path, over: &Path) {
     mount(Some(directory), over, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("bind a directory");
@@ -199,7 +221,7 @@ fn one_top() -> impl Strategy<Value = Layout> {
     })
 }
 
-fn try_on(format: Format) {
+fn try_on(format: Format, on_disk: OnDisk) {
     let Some(sandbox) = sandbox::enter_for(Medium::Tmpfs, Duration::from_secs(1_200)) else { return };
     let cuts = number("RUNIONFS_CUTS", 60);
     let seed: Vec<u8> = number("RUNIONFS_CUT_SEED", 1).to_le_bytes().iter().cycle().take(32).copied().collect();
@@ -210,7 +232,7 @@ fn try_on(format: Format) {
     let (mut wrong, mut cut) = (Vec::new(), 0);
     for round in 0..cuts.div_ceil(CUTS_OF_A_LOAD) {
         let (layout, acts) = values.new_tree(&mut runner).expect("a value").current();
-        let mut load = Load::begin(sandbox.path(), &round.to_string(), format, &layout);
+        let mut load = Load::begin(sandbox.path(), &round.to_string(), format, on_disk, &layout);
         let first = load.disk.position();
         let history = load.work(&acts);
         let last = load.disk.position();
@@ -238,12 +260,54 @@ fn try_on(format: Format) {
 
 #[test]
 fn power_is_cut_under_ext4() {
-    try_on(Format::Ext4);
+    try_on(Format::Ext4, OnDisk::Top);
 }
 
 #[test]
 fn power_is_cut_under_xfs() {
-    try_on(Format::Xfs);
+    try_on(Format::Xfs, OnDisk::Top);
+}
+
+#[test]
+fn power_is_cut_under_xfs_where_copies_share_blocks() {
+    try_on(Format::Xfs, OnDisk::All);
+}
+
+#[test]
+fn a_copy_that_shares_blocks_is_never_there_without_them() {
+    const SIZE: usize = 8 << 20;
+    let Some(sandbox) = sandbox::enter_for(Medium::Tmpfs, Duration::from_secs(300)) else { return };
+    let content: Vec<u8> = (0..SIZE).map(|at| (at / 4096 + at) as u8).collect();
+    let layout =
+        Layout { branches: vec![Access::Writable, Access::Whiteouts], opaque_roots: vec![false; 2], things: vec![] };
+    let mut load = Load::begin(sandbox.path(), "ground", Format::Xfs, OnDisk::All, &layout);
+    // not synchronised: it is for the copy-up to wait for it, or for the disk's own order
+    fs::write(load.ground.at("1/low"), &content).expect("write a file below");
+    let free = || rustix::fs::statfs(&load.disk.root()).expect("ask for room").f_bfree;
+    let (first, before) = (load.disk.position(), free());
+    fs::set_permissions(load.mounted.target().join("low"), fs::Permissions::from_mode(0o600)).expect("copy it up");
+    sync_names(&load.disk.root());
+    let taken = before.saturating_sub(free());
+    let last = load.disk.position();
+    load.end();
+    assert!(taken < 256, "it takes {taken} blocks: nothing was shared");
+    let (image, root) = (load.ground.at("cut.img"), load.ground.at("cut"));
+    fs::create_dir(&root).expect("make a mount point");
+    let mut chance = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
+    let mut copied = 0;
+    for moment in (first..=last).chain([last; 3]) {
+        load.disk.cut(moment, &image, &mut chance);
+        load.disk.mount_cut(&image, &root);
+        match fs::read(root.join("0/low")) {
+            Ok(found) => {
+                assert!(found == content, "cut at {moment} of {first}..{last}: {} bytes of it", found.len());
+                copied += 1;
+            }
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "cut at {moment}"),
+        }
+        unmount(&root);
+    }
+    assert!(copied > 0, "the name reaches the disk in the end");
 }
 
 #[test]
@@ -252,7 +316,7 @@ fn an_fsync_by_a_descriptor_for_reading_reaches_the_disk() {
     let layout =
         Layout { branches: vec![Access::Writable, Access::Whiteouts], opaque_roots: vec![false; 2], things: vec![] };
     for format in [Format::Ext4, Format::Xfs] {
-        let mut load = Load::begin(sandbox.path(), &format!("{format:?}"), format, &layout);
+        let mut load = Load::begin(sandbox.path(), &format!("{format:?}"), format, OnDisk::Top, &layout);
         let path = load.mounted.target().join("file");
         fs::write(&path, "content").expect("write a file");
         // as sync(1) does it

@@ -52,7 +52,7 @@ impl Format {
     fn make(self, image: &Path) {
         match self {
             Format::Ext4 => run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(image)),
-            Format::Xfs => run(Command::new("mkfs.xfs").args(["-q", "-f"]).arg(image)),
+            Format::Xfs => run(Command::new("mkfs.xfs").args(["-q", "-f", "-m", "reflink=1"]).arg(image)),
         }
     }
 

@@ -34,6 +34,16 @@ impl Keep {
     }
 }
 
+/// Where the content of a copy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    /// In blocks that are on disk already, for the original has them, too; or there is none. To share
+    /// them is a change of the file system's own records, as its size, owner and name are.
+    OnDisk,
+    /// In memory, on its way to the disk.
+    Written,
+}
+
 /// How content gets from one file to another, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) enum Way {
@@ -106,14 +116,25 @@ pub(super) struct Copying<'a> {
 
 impl Copying<'_> {
     /// Copies what is kept; the copy has the length of that afterwards.
-    pub(super) fn run(&mut self) -> Result<(), Errno> {
+    pub(super) fn run(&mut self) -> Result<Content, Errno> {
         let length = self.keep.of(self.size);
         if length == 0 {
-            return Ok(());
+            return Ok(Content::OnDisk);
         }
         if self.way == Way::Share && self.share(length) {
-            return if length == self.size { Ok(()) } else { rustix::fs::ftruncate(self.to, length) };
+            if length == self.size {
+                return Ok(Content::OnDisk);
+            }
+            // zeros are written behind the new end
+            rustix::fs::ftruncate(self.to, length)?;
+        } else {
+            self.write(length)?;
         }
+        Ok(Content::Written)
+    }
+
+    /// Copies so many bytes.
+    fn write(&mut self, length: u64) -> Result<(), Errno> {
         if length > PIECE {
             match rustix::fs::fadvise(self.from, 0, None, Advice::Sequential) {
                 Ok(()) | Err(Errno::NOSYS | Errno::INVAL) => {}
