@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -354,6 +354,43 @@ fn a_bit_that_appears_while_a_reader_has_the_file_open_goes_with_the_first_write
             drop(reader);
         }
     }
+}
+
+#[test]
+fn an_open_takes_no_privilege_from_what_comes_after_it() {
+    const STRANGE: u32 = 4242;
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    branches.file("0/opened", "x").file("0/program", "0123456789").file("1/below", "x").dir("0/dir");
+    for path in ["0/program", "1/below", "0/dir"] {
+        chown(branches.at(path), None, Some(STRANGE)).unwrap();
+    }
+    for path in ["1/below", "0/dir"] {
+        chmod(&branches.at(path), 0o2755);
+    }
+    // all of it is done by the thread that gave a file to the kernel just before
+    let u = branches.mount_with(&["threads=1"]);
+    let open = || drop(File::open(u.path("opened")).unwrap());
+    let mode = |name: &str| fs::metadata(u.path(name)).unwrap().mode() & 0o7777;
+    open();
+    chmod(&u.path("program"), 0o6755);
+    assert_eq!(mode("program"), 0o6755, "root gives bits of a group that it is not in");
+    let file = read_write(&u.path("program"));
+    open();
+    file.write_all_at(b"root", 0).unwrap();
+    open();
+    file.set_len(5).unwrap();
+    drop(file);
+    assert_eq!(mode("program"), 0o6755, "what root writes takes nothing away");
+    open();
+    fs::create_dir(u.path("dir/new")).unwrap();
+    assert_eq!(mode("dir/new"), 0o2755, "the bit of the directory is handed down");
+    open();
+    chown(u.path("below"), Some(STRANGE), None).unwrap();
+    chmod(&u.path("below"), 0o2750);
+    open();
+    let accessed = fs::FileTimes::new().set_accessed(UNIX_EPOCH);
+    File::open(u.path("below")).unwrap().set_times(accessed).unwrap();
+    assert_eq!((mode("below"), fs::metadata(u.at("0/below")).unwrap().mode() & 0o7777), (0o2750, 0o2750));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! to. It opens it once more for each handle of the union that names that number in its answer, with
 //! the credentials of the thread that gave it.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,7 +59,7 @@ impl Backings {
     /// # Errors
     /// What the kernel answers; the file is to be read and written by us then.
     pub fn open(self: &Arc<Self>, file: BorrowedFd<'_>) -> Result<Backing, Errno> {
-        match self.without_set_id(|| sys::open_backing(&self.device, file)) {
+        match self.lay_down_set_id().and_then(|()| sys::open_backing(&self.device, file)) {
             Ok(number) => Ok(Backing { number, home: Arc::clone(self) }),
             Err(errno) => {
                 if matches!(errno, Errno::PERM | Errno::LOOP | Errno::NOTTY | Errno::OPNOTSUPP) {
@@ -69,17 +70,36 @@ impl Backings {
         }
     }
 
-    /// Does something without CAP_FSETID in force. A file that is written with the credentials of now
-    /// loses its set-id bits on its branch with every write, as it must: the kernel asks nobody
-    /// whether the writer may keep them.
-    fn without_set_id<T>(&self, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
-        let mut less = self.capabilities;
-        less.effective.remove(CapabilitySet::FSETID);
-        set_capabilities(None, less)?;
-        let done = act();
-        set_capabilities(None, self.capabilities)?;
-        done
+    /// Lets go of CAP_FSETID in this thread, until [`take_up_set_id`]. A file that is written with the
+    /// credentials of now loses its set-id bits on its branch with every write, as it must: the
+    /// kernel asks nobody whether the writer may keep them.
+    fn lay_down_set_id(&self) -> Result<(), Errno> {
+        if LAID_DOWN.get().is_none() {
+            let mut less = self.capabilities;
+            less.effective.remove(CapabilitySet::FSETID);
+            set_capabilities(None, less)?;
+            LAID_DOWN.set(Some(self.capabilities));
+        }
+        Ok(())
     }
+}
+
+thread_local! {
+    /// What this thread had in force before it let go of CAP_FSETID.
+    static LAID_DOWN: Cell<Option<CapabilitySets>> = const { Cell::new(None) };
+}
+
+/// Has CAP_FSETID in force again in this thread, if it ever was: before modes, owners and contents of
+/// files are changed, new ones are made, or ACLs. Whoever only opens and looks does not need it, and two
+/// system calls for each open are not made.
+///
+/// # Errors
+/// Those of capset(2).
+pub(crate) fn take_up_set_id() -> Result<(), Errno> {
+    let Some(all) = LAID_DOWN.get() else { return Ok(()) };
+    set_capabilities(None, all)?;
+    LAID_DOWN.set(None);
+    Ok(())
 }
 
 impl Backing {

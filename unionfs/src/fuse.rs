@@ -44,7 +44,7 @@ use self::device::{Answered, Device};
 use self::handshake::{Agreed, MAX_WRITE, OpenDir, Wishes};
 use self::readers::Readers;
 use self::walkers::Walkers;
-use crate::backing::Backings;
+use crate::backing::{Backings, take_up_set_id};
 use crate::fs::{Stale, Union};
 use crate::interrupt::{self, Waiter};
 use crate::pool::Pool;
@@ -198,6 +198,12 @@ struct Adapter {
 impl Shared {
     /// One operation; a panic in it is EIO.
     fn run<T>(&self, operation: impl FnOnce(&Union) -> Result<T, Errno>) -> Result<T, Errno> {
+        take_up_set_id()?;
+        self.look(operation)
+    }
+
+    /// One that changes no file and makes none.
+    fn look<T>(&self, operation: impl FnOnce(&Union) -> Result<T, Errno>) -> Result<T, Errno> {
         catch_unwind(AssertUnwindSafe(|| operation(&self.union))).unwrap_or_else(|_| {
             tracing::error!("a request failed inside the file system; it was answered with EIO");
             Err(Errno::IO)

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
@@ -112,7 +113,7 @@ impl Adapter {
 
     fn lookup(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let name = arguments.name()?;
-        Some(match self.shared.run(|union| union.lookup(head.nodeid, name)) {
+        Some(match self.shared.look(|union| union.lookup(head.nodeid, name)) {
             Ok(Some(entry)) => {
                 if entry.attr.stat.kind != Kind::Dir {
                     self.walkers.looks_up(head.pid, head.nodeid);
@@ -138,7 +139,7 @@ impl Adapter {
     }
 
     fn getattr(&self, head: &InHeader, reply: Reply) -> Option<Answered> {
-        let attr = self.shared.run(|union| union.getattr(head.nodeid));
+        let attr = self.shared.look(|union| union.getattr(head.nodeid));
         Some(reply.message(attr.map(|attr| attr_out(&attr, self.shared.valid))))
     }
 
@@ -152,7 +153,7 @@ impl Adapter {
     }
 
     fn read_link(&self, head: &InHeader, reply: Reply) -> Option<Answered> {
-        Some(reply.bytes(self.shared.run(|union| union.read_link(head.nodeid))))
+        Some(reply.bytes(self.shared.look(|union| union.read_link(head.nodeid))))
     }
 
     fn make(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
@@ -243,7 +244,10 @@ impl Adapter {
             return Some(reply.error(Errno::NOSYS));
         }
         let flags = arguments.take::<abi::OpenIn>()?.flags;
-        let opened = self.shared.run(|union| union.open_handle(head.nodeid, flags));
+        let open = |union: &Union| union.open_handle(head.nodeid, flags);
+        // who writes may have the file copied up
+        let reads = OFlags::from_bits_retain(flags) & OFlags::RWMODE == OFlags::RDONLY;
+        let opened = if reads { self.shared.look(open) } else { self.shared.run(open) };
         Some(reply.message(opened.map(|opened| convert::open_out(&opened))))
     }
 
@@ -267,7 +271,7 @@ impl Adapter {
             if buffer.len() < size {
                 buffer.resize(size, 0);
             }
-            let read = self.shared.run(|union| union.read((head.nodeid, asked.fh), asked.offset, &mut buffer[..size]));
+            let read = self.shared.look(|union| union.read((head.nodeid, asked.fh), asked.offset, &mut buffer[..size]));
             reply.bytes(read.map(|read| &buffer[..read]))
         }))
     }
@@ -320,7 +324,7 @@ impl Adapter {
         let asked = arguments.take::<abi::ReadIn>()?;
         Some(BUFFER.with_borrow_mut(|buffer| {
             let mut listing = Listing::new(buffer, asked.size);
-            let read = self.shared.run(|union| {
+            let read = self.shared.look(|union| {
                 union.read_dir(head.nodeid, asked.offset, |entry| {
                     let kind = convert::entry_type(entry.kind);
                     listing.add(None, abi::Dirent { ino: entry.ino, off: entry.next, namelen: 0, kind }, entry.name)
@@ -335,7 +339,7 @@ impl Adapter {
         let detail = self.walkers.lists(head.pid, head.nodeid, asked.offset);
         Some(BUFFER.with_borrow_mut(|buffer| {
             let mut listing = Listing::new(buffer, asked.size);
-            let read = self.shared.run(|union| {
+            let read = self.shared.look(|union| {
                 union.read_dir_plus(head.nodeid, asked.offset, detail, |name, seen, next| {
                     let (told, lookup) = match seen {
                         Seen::Named(ino, kind) => (convert::only_name(ino, kind), None),
@@ -385,10 +389,10 @@ impl Adapter {
     fn get_xattr(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let room = arguments.take::<abi::GetxattrIn>()?.size;
         let value = match head.opcode {
-            op::LISTXATTR => self.shared.run(|union| union.list_xattr(head.nodeid)),
+            op::LISTXATTR => self.shared.look(|union| union.list_xattr(head.nodeid)),
             _ => {
                 let name = arguments.name()?;
-                self.shared.run(|union| union.get_xattr(head.nodeid, name))
+                self.shared.look(|union| union.get_xattr(head.nodeid, name))
             }
         };
         Some(reply_xattr(value, room, reply))
