@@ -172,7 +172,8 @@ fn shed_limits() -> io::Result<()> {
 
 /// Few of them are active at a time, but each may be stuck in a slow file system.
 fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(4, |cpus| (2 * cpus.get()).clamp(4, 16))
+    // std's own answer reads the files of control groups, at every mount
+    rustix::thread::sched_getaffinity(None).map_or(4, |cpus| (2 * cpus.count() as usize).clamp(4, 16))
 }
 
 /// What operations need, in whatever thread.

@@ -20,7 +20,7 @@ use nix::mount::MsFlags;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{getegid, geteuid};
 
-pub use mounted::Mounted;
+pub use mounted::{Mounted, read_further_ahead};
 pub use table::DeviceNumber;
 
 /// The type in /proc/mounts.
@@ -127,9 +127,26 @@ pub fn attach(device: BorrowedFd<'_>, target: &Path, options: &MountOptions) -> 
         .map_err(|error| MountError::Mount { path: target.to_path_buf(), error })
 }
 
+/// A mount point that can be used: its path without symbolic links, from the root, for the daemon
+/// leaves its directory.
+#[derive(Debug)]
+pub struct Target(PathBuf);
+
+impl Target {
+    /// Checks a mount point before anything is done.
+    pub fn check(target: &Path, options: &MountOptions) -> Result<Target, MountError> {
+        let failed = |error| MountError::Target { path: target.to_path_buf(), error };
+        let resolved = target.canonicalize().map_err(|error| failed(errno_of(&error)))?;
+        // no request goes to a file system that lies there already, so that a stuck one stops nobody
+        rustix::fs::open(&resolved, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| failed(errno(error)))?;
+        refuse_same(&resolved, options)?;
+        Ok(Target(resolved))
+    }
+}
+
 /// Opens a device and mounts it, with the help of fusermount3 where the privilege is missing.
-pub fn mount(target: &Path, options: &MountOptions) -> Result<(OwnedFd, Mounted), MountError> {
-    let target = check_target(target, options)?;
+pub fn mount(Target(target): Target, options: &MountOptions) -> Result<(OwnedFd, Mounted), MountError> {
     let device = match attach_own(&target, options) {
         Err(MountError::Mount { error: Errno::EPERM, .. } | MountError::Device(Errno::EACCES)) => {
             fusermount::mount(&target, options)?
@@ -137,18 +154,6 @@ pub fn mount(target: &Path, options: &MountOptions) -> Result<(OwnedFd, Mounted)
         other => other?,
     };
     Ok((device, Mounted::find(target)?))
-}
-
-/// Checks a mount point before anything is done. Its path without symbolic links, from the root:
-/// the daemon leaves its directory.
-pub fn check_target(target: &Path, options: &MountOptions) -> Result<PathBuf, MountError> {
-    let failed = |error| MountError::Target { path: target.to_path_buf(), error };
-    let resolved = target.canonicalize().map_err(|error| failed(errno_of(&error)))?;
-    // no request goes to a file system that lies there already, so that a stuck one stops nobody
-    rustix::fs::open(&resolved, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|error| failed(errno(error)))?;
-    refuse_same(&resolved, options)?;
-    Ok(resolved)
 }
 
 /// Changes the flags of a union that is mounted, as `mount -o remount,ro` asks for; `flags` are all that it has then.
@@ -217,9 +222,9 @@ mod tests {
     fn a_file_is_no_mount_point() {
         let options = MountOptions { source: "x".into(), flags: MsFlags::empty(), allow_other: false };
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = check_target(file.path(), &options).unwrap_err();
+        let error = Target::check(file.path(), &options).unwrap_err();
         assert!(matches!(error, MountError::Target { error: Errno::ENOTDIR, .. }), "{error}");
-        let error = check_target(Path::new("/nonexistent"), &options).unwrap_err();
+        let error = Target::check(Path::new("/nonexistent"), &options).unwrap_err();
         assert!(matches!(error, MountError::Target { error: Errno::ENOENT, .. }), "{error}");
     }
 }

@@ -6,13 +6,14 @@
 use std::sync::OnceLock;
 
 use rustix::process::{getegid, geteuid};
+use rustix::thread::{CapabilitySet, capabilities};
 
 use super::stat::Kind;
 
 /// Inode number of the first user namespace (`PROC_USER_INIT_INO` in the kernel).
 const FIRST_NAMESPACE: u64 = 0xEFFF_FFFD;
-/// Bit of CAP_DAC_OVERRIDE in the capability sets of proc_pid_status(5).
-const CAP_DAC_OVERRIDE: u32 = 1;
+/// What the kernel tells in the place of unknown ids, where nobody has changed that.
+const NOBODY: u32 = 65_534;
 
 /// The rights of this process.
 #[derive(Debug)]
@@ -51,14 +52,18 @@ impl Rights {
         // a kernel without user namespaces, or no /proc
         let first = namespace.map_or(true, |ino| ino == FIRST_NAMESPACE);
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let ids = |map: &str, overflow: &str| Ids {
-            ranges: (!first).then(|| ranges(&read(map))),
-            overflow: read(overflow).trim().parse().unwrap_or(65_534),
+        // in the first namespace no id is unknown
+        let ids = |map: &str, overflow: &str| match first {
+            true => Ids { ranges: None, overflow: NOBODY },
+            false => {
+                Ids { ranges: Some(ranges(&read(map))), overflow: read(overflow).trim().parse().unwrap_or(NOBODY) }
+            }
         };
+        let effective = capabilities(None).map(|sets| sets.effective);
         let uid = geteuid().as_raw();
         Rights {
             all: first && uid == 0,
-            opens_all: has_capability(&read("/proc/self/status"), CAP_DAC_OVERRIDE),
+            opens_all: effective.is_ok_and(|effective| effective.contains(CapabilitySet::DAC_OVERRIDE)),
             uid,
             gid: getegid().as_raw(),
             users: ids("/proc/self/uid_map", "/proc/sys/kernel/overflowuid"),

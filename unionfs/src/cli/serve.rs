@@ -7,7 +7,7 @@ use nix::mount::MsFlags;
 use unionfs::control::{self, Control, Status, Text};
 use unionfs::fs::Union;
 use unionfs::fuse::Server;
-use unionfs::mount::{self, Mounted};
+use unionfs::mount::{self, Mounted, Target};
 use unionfs::options::words;
 
 use super::mount::Request;
@@ -27,16 +27,16 @@ pub(super) fn serve(request: &Request, readiness: daemon::Readiness) -> Result<(
     signals::block()?;
     let options = request.mount_options();
     // refused before a branch is touched or waited for
-    let target = mount::check_target(&request.target, &options)?;
+    let target = Target::check(&request.target, &options)?;
     let union = Union::open(&request.branches, &request.options)?;
-    let (device, mounted) = mount::mount(&target, &options)?;
+    let (device, mounted) = mount::mount(target, &options)?;
     if options.flags.contains(MsFlags::MS_RDONLY) {
         union.is_mounted_read_only();
     }
     let server = Server::new(Arc::clone(&union), device)
         .map_err(|error| format!("the kernel does not start the mount: {error}"))?;
     mounted.check()?;
-    mounted.read_further_ahead();
+    mount::read_further_ahead(mounted.device());
     let control = open_control(request, &mounted, &server, union);
     let serving = Arc::new(Serving { mounted, control });
     readiness.tell()?;

@@ -57,15 +57,6 @@ impl Mounted {
         &self.target
     }
 
-    /// Lets the kernel read further ahead than its 128 KiB, as far as one request goes; where it
-    /// does not let us, reads are smaller.
-    pub fn read_further_ahead(&self) {
-        let path = format!("/sys/class/bdi/{}/read_ahead_kb", self.identity.device);
-        if let Err(error) = std::fs::write(&path, READ_AHEAD) {
-            tracing::debug!(%error, path, "reading further ahead");
-        }
-    }
-
     /// The number of its device.
     pub fn device(&self) -> DeviceNumber {
         self.identity.device
@@ -119,6 +110,16 @@ impl Drop for Mounted {
         if let Err(error) = self.unmount() {
             tracing::warn!("cannot unmount {}: {error}", self.target.display());
         }
+    }
+}
+
+/// Lets the kernel read further ahead in a union than its 128 KiB, as far as one request goes; where it
+/// does not let us, reads are smaller. What is said before the kernel's first request is answered has
+/// no effect.
+pub fn read_further_ahead(union: DeviceNumber) {
+    let path = format!("/sys/class/bdi/{union}/read_ahead_kb");
+    if let Err(error) = std::fs::write(&path, READ_AHEAD) {
+        tracing::debug!(%error, path, "reading further ahead");
     }
 }
 

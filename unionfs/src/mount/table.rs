@@ -4,7 +4,8 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -48,7 +49,10 @@ pub struct Entry {
 
 /// Reads the table of this thread: threads may be in mount namespaces of their own.
 pub fn read() -> io::Result<Vec<Entry>> {
-    Ok(parse(&std::fs::read("/proc/thread-self/mountinfo")?))
+    // a page at a time is what the kernel gives, if there is room for it
+    let mut text = Vec::with_capacity(16 << 10);
+    File::open("/proc/thread-self/mountinfo")?.read_to_end(&mut text)?;
+    Ok(parse(&text))
 }
 
 /// Reads the table from its text. A line that is not understood is left out.
