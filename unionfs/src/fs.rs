@@ -65,7 +65,7 @@ use crate::union::{BranchIndex, Name, NameError, Redirect, Resolved};
 
 pub use attr::Change;
 pub use create::New;
-pub use file::{NO_HANDLE, Opened};
+pub use file::{NO_HANDLE, Opened, WrittenBy};
 pub use flush::Flushed;
 pub use readdir::{Detail, DirEntry, Seen};
 pub use rename::{Progress, RenameFlags};

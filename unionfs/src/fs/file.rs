@@ -24,6 +24,15 @@ pub(super) enum Privilege {
     Asked,
 }
 
+/// Who waits for a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WrittenBy {
+    /// A caller, who is told how much was written.
+    Caller,
+    /// The kernel's page cache, which does not look at how much: it is all of it, or an error.
+    Cache,
+}
+
 /// The handle of a file that was opened without a request.
 pub const NO_HANDLE: u64 = 0;
 
@@ -254,20 +263,27 @@ impl Union {
         Ok(done)
     }
 
-    /// Writes at an offset, all of it or as much as there is room for. `strip` is the caller if
-    /// the write takes set-id bits away.
+    /// Writes at an offset, all of it or as much as there is room for, see [`WrittenBy`]. `strip` is
+    /// the caller if the write takes set-id bits away.
     ///
     /// # Errors
     /// EBADF, ENOSPC, those of pwrite(2) and of a copy-up.
-    pub fn write(&self, handle: u64, offset: u64, data: &[u8], strip: Option<Caller>) -> Result<usize, Errno> {
+    pub fn write(
+        &self,
+        handle: u64,
+        offset: u64,
+        data: &[u8],
+        by: WrittenBy,
+        strip: Option<Caller>,
+    ) -> Result<usize, Errno> {
         let (open, real) = self.writable_real(handle)?;
         if let Some(caller) = strip {
             self.strip_set_id(&open.inode, &real, caller, Privilege::None)?;
         }
         if real.append_only {
-            return append(&real, offset, data);
+            return append(&real, offset, data, by);
         }
-        self.in_its_time(&open, &real, || put(&real, offset, data))
+        self.in_its_time(&open, &real, || put(&real, offset, data, by))
     }
 
     /// Changes content. Where the kernel gathers writes, the time of a change is its to tell, if it is
@@ -373,15 +389,18 @@ impl Union {
     }
 }
 
-/// Writes all of it, or as much as there is room for.
-fn put(real: &Real, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+/// Writes all of it, or for a caller as much as there is room for.
+fn put(real: &Real, offset: u64, data: &[u8], by: WrittenBy) -> Result<usize, Errno> {
     let mut done = 0;
     while done < data.len() {
-        match rustix::io::pwrite(&real.file, &data[done..], offset + done as u64) {
-            Ok(0) => break,
+        let written = match rustix::io::pwrite(&real.file, &data[done..], offset + done as u64) {
+            Ok(0) => Err(Errno::NOSPC),
+            Err(Errno::INTR) => continue,
+            written => written,
+        };
+        match written {
             Ok(written) => done += written,
-            Err(Errno::INTR) => {}
-            Err(errno) if done == 0 => return Err(errno),
+            Err(errno) if done == 0 || by == WrittenBy::Cache => return Err(errno),
             Err(_) => break,
         }
     }
@@ -390,13 +409,13 @@ fn put(real: &Real, offset: u64, data: &[u8]) -> Result<usize, Errno> {
 
 /// Writes to the end of what is append-only. Where the kernel gathers writes they are whole pages, which
 /// begin with what is there.
-fn append(real: &Real, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+fn append(real: &Real, offset: u64, data: &[u8], by: WrittenBy) -> Result<usize, Errno> {
     let size = Stat::of_file(&real.file)?.size;
     let known = size.checked_sub(offset).and_then(|known| usize::try_from(known).ok()).ok_or(Errno::PERM)?;
     let known = known.min(data.len());
     let mut there = vec![0; known];
     let same = rustix::io::pread(&real.file, &mut there[..], offset)? == known && there == data[..known];
-    let done = put(real, size, &data[known..])?;
+    let done = put(real, size, &data[known..], by)?;
     // what was appended is not lost with what must not be overwritten
     if same { Ok(known + done) } else { Err(Errno::PERM) }
 }

@@ -101,6 +101,8 @@ pub(super) mod fopen {
     pub(in crate::fuse) const PASSTHROUGH: u32 = 1 << 7;
 }
 
+/// A write of what was in the page cache.
+pub(super) const WRITE_CACHE: u32 = 1 << 0;
 /// A write by who may not keep set-id bits.
 pub(super) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// FSYNC of the data only.

@@ -16,7 +16,7 @@ use super::message::{Arguments, split};
 use super::{Adapter, Shared};
 use crate::branch::stat::Kind;
 use crate::fs::NO_HANDLE;
-use crate::fs::{Entry, New, Progress, RenameFlags, Seen, Union};
+use crate::fs::{Entry, New, Progress, RenameFlags, Seen, Union, WrittenBy};
 
 thread_local! {
     /// What a read or a listing is answered from.
@@ -279,14 +279,16 @@ impl Adapter {
     fn write(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let asked = arguments.take::<abi::WriteIn>()?;
         let data = arguments.bytes(asked.size)?;
-        let strip = (asked.write_flags & abi::WRITE_KILL_SUIDGID != 0).then(|| head.caller());
+        let has = |flag| asked.write_flags & flag != 0;
+        let by = if has(abi::WRITE_CACHE) { WrittenBy::Cache } else { WrittenBy::Caller };
+        let strip = has(abi::WRITE_KILL_SUIDGID).then(|| head.caller());
         if !self.union().write_copies_up(asked.fh) {
-            let written = self.shared.run(|union| union.write(asked.fh, asked.offset, data, strip));
+            let written = self.shared.run(|union| union.write(asked.fh, asked.offset, data, by, strip));
             return Some(reply_written(written, reply));
         }
         let data = data.to_vec();
         Some(self.dispatch(true, head.nodeid, head, move |shared| {
-            reply_written(shared.run(|union| union.write(asked.fh, asked.offset, &data, strip)), reply)
+            reply_written(shared.run(|union| union.write(asked.fh, asked.offset, &data, by, strip)), reply)
         }))
     }
 
