@@ -4,11 +4,15 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Barrier;
+use std::thread;
 
+use harness::fixture::Branches;
 use harness::mapping::{Mapping, Sharing};
 use harness::mount::Mounted;
 use harness::sandbox::{self, Medium};
 use harness::{Errno, ErrnoOf as _};
+use rustix::fs::SeekFrom;
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 
@@ -52,4 +56,27 @@ fn pages_that_a_full_disk_takes_in_part_are_told_as_lost() {
         drop(file);
         fs::remove_file(mounted.target().join(format!("{number}"))).unwrap();
     }
+}
+
+/// Who asks for holes waits until the kernel has sent the writes that it gathered, and those wait for a copy-up.
+#[test]
+fn many_may_ask_for_holes_of_files_that_are_to_be_copied_up() {
+    const MANY: usize = 150;
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    for number in 0..MANY {
+        branches.file(format!("1/{number}"), vec![1; 9000]);
+    }
+    let u = branches.mount_with(&["passthrough=off"]);
+    let files: Vec<File> = (0..MANY).map(|number| read_write(&u.path(format!("{number}")))).collect();
+    let all = Barrier::new(MANY);
+    thread::scope(|scope| {
+        for file in &files {
+            file.write_all_at(b"x", 5000).unwrap();
+            let all = &all;
+            scope.spawn(move || {
+                all.wait();
+                assert_eq!(rustix::fs::seek(file, SeekFrom::Hole(0)), Ok(9000));
+            });
+        }
+    });
 }

@@ -126,9 +126,9 @@ impl Server {
         union.begin()?;
         let valid = if union.revalidates() { REVALIDATE } else { FOR_EVER };
         let shared = Arc::new(Shared { union: Arc::clone(&union), valid });
-        let (pool, counts, waiters) = (Pool::default(), Arc::default(), Arc::default());
-        let walkers = Walkers::new();
-        let adapter = Adapter { shared, device, pool, counts, waiters, walkers, open_dir, no_open };
+        let (pool, waiting) = (Pool::default(), Pool::default());
+        let (counts, waiters, walkers) = (Arc::default(), Arc::default(), Walkers::new());
+        let adapter = Adapter { shared, device, pool, waiting, counts, waiters, walkers, open_dir, no_open };
         Ok(Server { adapter, threads, served: Served(union), features })
     }
 
@@ -187,6 +187,8 @@ struct Adapter {
     shared: Arc<Shared>,
     device: Arc<Device>,
     pool: Pool,
+    /// For what waits until the kernel has sent us writes, which may need the other pool.
+    waiting: Pool,
     counts: Arc<Counts>,
     /// Who waits for work in the pool, by request.
     waiters: Arc<Mutex<HashMap<u64, Arc<Waiter>>>>,
@@ -221,13 +223,21 @@ impl Adapter {
         head: &InHeader,
         job: impl FnOnce(&Shared) -> Answered + Send + 'static,
     ) -> Answered {
-        if !long {
-            return job(&self.shared);
-        }
+        if long { self.submit(&self.pool, ino, head, job) } else { job(&self.shared) }
+    }
+
+    /// Runs in a pool, after what came before it for the same inode.
+    fn submit(
+        &self,
+        pool: &Pool,
+        ino: u64,
+        head: &InHeader,
+        job: impl FnOnce(&Shared) -> Answered + Send + 'static,
+    ) -> Answered {
         let (shared, waiters) = (Arc::clone(&self.shared), Arc::clone(&self.waiters));
         let (unique, waiter) = (head.unique, Waiter::new(head.pid));
         self.waiters.lock().insert(unique, Arc::clone(&waiter));
-        self.pool.submit(ino, move || {
+        pool.submit(ino, move || {
             drop(interrupt::work_for(waiter, || job(&shared)));
             waiters.lock().remove(&unique);
         });

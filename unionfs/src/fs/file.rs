@@ -324,14 +324,13 @@ impl Union {
         self.in_its_time(&open, &real, || rustix::fs::fallocate(&real.file, mode, offset, length))
     }
 
-    /// lseek(2) for data and holes.
+    /// lseek(2) for data and holes, of what is in the real file: see [`Union::may_have_gathered`].
     ///
     /// # Errors
     /// ENXIO past the end, EINVAL for another `whence`.
     pub fn seek(&self, file: (u64, u64), offset: i64, whence: u32) -> Result<u64, Errno> {
         let open = self.file_of(file)?;
         open.check_readable()?;
-        self.fetch_gathered(&open);
         let real = open.real();
         let at = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
         let to = match i32::try_from(whence) {

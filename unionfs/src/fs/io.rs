@@ -161,10 +161,11 @@ impl Union {
         self.gathers_writes() && self.handles.file(handle).is_ok_and(|handle| handle.open.has_writers())
     }
 
-    /// Makes the kernel write what it has gathered of a file, where only the real one can be asked.
-    pub(super) fn fetch_gathered(&self, open: &OpenFile) {
-        if self.gathers_writes() && open.has_writers() {
-            self.tell(open.inode.ino, Stale::Content);
+    /// Makes the kernel write what it has gathered of the file of a handle, where only the real one can
+    /// be asked. It waits until we have done that.
+    pub fn fetch_gathered(&self, handle: u64) {
+        if let Ok(handle) = self.handles.file(handle) {
+            self.tell(handle.open.inode.ino, Stale::Content);
         }
     }
 

@@ -434,11 +434,18 @@ impl Adapter {
 
     fn seek(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         let asked = arguments.take::<abi::LseekIn>()?;
-        // it waits for writes to the file, which must not queue behind it
-        let (ino, queue) = (head.nodeid, !head.nodeid);
-        Some(self.dispatch(self.union().may_have_gathered(asked.fh), queue, head, move |shared| {
+        let ino = head.nodeid;
+        let seek = move |shared: &Shared| {
             let at = shared.run(|union| union.seek((ino, asked.fh), asked.offset as i64, asked.whence));
             reply.message(at.map(|offset| abi::LseekOut { offset }))
+        };
+        if !self.union().may_have_gathered(asked.fh) {
+            return Some(seek(&self.shared));
+        }
+        Some(self.submit(&self.waiting, ino, head, move |shared| {
+            // it waits for writes to the file, which must not wait for it
+            shared.union.fetch_gathered(asked.fh);
+            seek(shared)
         }))
     }
 
