@@ -2,14 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Barrier;
 use std::thread;
+use std::time::Duration;
 
 use harness::fixture::Branches;
 use harness::mapping::{Mapping, Sharing};
-use harness::mount::Mounted;
+use harness::mount::{Mounted, finish, poll};
 use harness::sandbox::{self, Medium};
 use harness::{Errno, ErrnoOf as _};
 use rustix::fs::SeekFrom;
@@ -79,4 +81,41 @@ fn many_may_ask_for_holes_of_files_that_are_to_be_copied_up() {
             });
         }
     });
+}
+
+/// Who opens as many files as the daemon may have takes no descriptors from those who open none.
+#[test]
+fn who_opens_all_files_that_there_may_be_keeps_nobody_from_the_rest() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    for number in 0..300 {
+        branches.file(format!("1/f{number}"), "low");
+    }
+    for number in 0..40 {
+        branches.file(format!("1/d{number}/a/f"), "low");
+    }
+    let mut mount = Command::new("prlimit");
+    mount.args(["--nofile=256:256", BIN, "mount"]).arg(branches.string()).arg(branches.at("mnt"));
+    assert_eq!(finish(&mut mount).status, Some(0));
+    let mnt = branches.at("mnt");
+    let (opened, refused): (Vec<_>, Vec<_>) =
+        (0..300).map(|number| File::open(mnt.join(format!("f{number}")))).partition(Result::is_ok);
+    assert!(opened.len() > 64 && !refused.is_empty(), "{} were opened", opened.len());
+    assert!(refused.into_iter().all(|refused| refused.errno() == Errno::ENFILE));
+    assert_eq!(OpenOptions::new().write(true).create_new(true).open(mnt.join("new")).errno(), Errno::ENFILE);
+    assert!(!mnt.join("new").exists(), "it was made, and not opened");
+    File::open(mnt.join("f0")).unwrap();
+    for number in 0..40 {
+        let at = |name: &str| mnt.join(format!("d{number}/{name}"));
+        assert_eq!(fs::metadata(at("a/f")).unwrap().len(), 3);
+        fs::set_permissions(at("a/f"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::create_dir(at("b")).unwrap();
+        fs::rename(at("a/f"), at("b/g")).unwrap();
+        assert_eq!(fs::read_dir(at("b")).unwrap().count(), 1);
+        nix::unistd::truncate(&at("b/g"), 1).unwrap();
+        fs::remove_file(at("b/g")).unwrap();
+        fs::rename(at("a"), at("c")).unwrap();
+    }
+    drop(opened);
+    poll(Duration::from_secs(10), || fs::write(mnt.join("new"), "x").ok()).expect("there is room again");
+    assert_eq!(finish(Command::new(BIN).arg("umount").arg(&mnt)).status, Some(0));
 }

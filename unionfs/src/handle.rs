@@ -54,6 +54,14 @@ pub struct OpenFile {
     times: Mutex<()>,
     /// Handles by which the kernel writes without our knowledge, or gathers writes.
     writers: AtomicUsize,
+    /// How many there are.
+    count: Arc<AtomicUsize>,
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// How the kernel gets at the content of an open file.
@@ -84,28 +92,6 @@ impl Drop for Writer {
 }
 
 impl OpenFile {
-    /// An open file of an inode.
-    pub fn new(inode: Arc<Inode>, real: Real) -> Arc<OpenFile> {
-        OpenFile::made(inode, real, false)
-    }
-
-    fn made(inode: Arc<Inode>, real: Real, unread: bool) -> Arc<OpenFile> {
-        let real = RwLock::new(Arc::new(real));
-        Arc::new(OpenFile {
-            inode,
-            real,
-            unread: unread.into(),
-            way: Mutex::new(None),
-            times: Mutex::new(()),
-            writers: AtomicUsize::new(0),
-        })
-    }
-
-    /// An open file of an inode whose content we may not read: of it only an empty copy can be made.
-    pub fn unread(inode: Arc<Inode>, real: Real) -> Arc<OpenFile> {
-        OpenFile::made(inode, real, true)
-    }
-
     /// The way to the content, chosen if no handle has one yet.
     ///
     /// # Errors
@@ -161,13 +147,53 @@ pub struct FileHandle {
 }
 
 /// All handles, by number.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Handles {
     next: AtomicU64,
     files: DashMap<u64, Arc<FileHandle>>,
+    /// How many files are open, and how many may be.
+    open: Arc<AtomicUsize>,
+    room: usize,
 }
 
 impl Handles {
+    /// None, with room for those of so many files.
+    pub fn new(room: usize) -> Handles {
+        Handles { next: AtomicU64::new(0), files: DashMap::new(), open: Arc::default(), room }
+    }
+
+    /// Whether a caller may open one more file. Each takes a descriptor, and who opens as many as there
+    /// are must not take those from others who have none open, or want none.
+    ///
+    /// # Errors
+    /// ENFILE if not.
+    pub fn check_room(&self) -> Result<(), Errno> {
+        if self.open.load(Ordering::Relaxed) < self.room { Ok(()) } else { Err(Errno::NFILE) }
+    }
+
+    /// An open file of an inode.
+    pub fn open(&self, inode: Arc<Inode>, real: Real) -> Arc<OpenFile> {
+        self.make_open(inode, real, false)
+    }
+
+    /// An open file of an inode whose content we may not read: of it only an empty copy can be made.
+    pub fn open_unread(&self, inode: Arc<Inode>, real: Real) -> Arc<OpenFile> {
+        self.make_open(inode, real, true)
+    }
+
+    fn make_open(&self, inode: Arc<Inode>, real: Real, unread: bool) -> Arc<OpenFile> {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Arc::new(OpenFile {
+            inode,
+            real: RwLock::new(Arc::new(real)),
+            unread: unread.into(),
+            way: Mutex::new(None),
+            times: Mutex::new(()),
+            writers: AtomicUsize::new(0),
+            count: Arc::clone(&self.open),
+        })
+    }
+
     fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }

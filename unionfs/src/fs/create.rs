@@ -111,7 +111,7 @@ impl Union {
     /// Makes a regular file and opens it.
     ///
     /// # Errors
-    /// As [`Union::make`].
+    /// As [`Union::make`], and ENFILE if too many files are open.
     pub fn create(
         &self,
         parent: u64,
@@ -121,6 +121,7 @@ impl Union {
         flags: u32,
         caller: Caller,
     ) -> Result<(Entry, Opened), Errno> {
+        self.handles.check_room()?;
         let made = self.make_open(parent, bytes, New::File, mode, umask, caller);
         if matches!(made, Err(Errno::EXIST)) && flags & O_EXCL == 0 {
             return self.open_existing(parent, bytes, flags);

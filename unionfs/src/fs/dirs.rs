@@ -23,10 +23,33 @@ const SHARDS: usize = 16;
 const SHARE: u64 = 4;
 const MOST: u64 = 16_384;
 const LEAST: u64 = SHARDS as u64;
+/// At most this share of the descriptors that the process may have, and so many, are held.
+const HELD_SHARE: u64 = 16;
+const MOST_HELD: u64 = 1024;
+/// This share, and between so many, are left for the work on requests.
+const WORK_SHARE: u64 = 8;
+const LEAST_WORK: u64 = 32;
+const MOST_WORK: u64 = 1024;
 
 /// How many descriptors the process may have.
 fn descriptors() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+fn room_for_dirs() -> u64 {
+    (descriptors() / SHARE).clamp(LEAST, MOST)
+}
+
+/// For [`Held`], and again for [`Unasked`].
+fn room_for_held() -> u64 {
+    (descriptors() / HELD_SHARE).clamp(LEAST, MOST_HELD)
+}
+
+/// How many files callers may have open: what is left when all else has what it needs.
+pub(super) fn room_for_files() -> usize {
+    let work = (descriptors() / WORK_SHARE).clamp(LEAST_WORK, MOST_WORK);
+    let rest = descriptors().saturating_sub(room_for_dirs() + 2 * room_for_held() + work);
+    usize::try_from(rest.max(LEAST)).unwrap_or(usize::MAX)
 }
 
 fn non_zero(number: u64) -> NonZeroUsize {
@@ -45,7 +68,7 @@ pub(super) struct DirCache {
 
 impl DirCache {
     pub(super) fn new(branches: u16) -> Arc<DirCache> {
-        let each = non_zero((descriptors() / SHARE).clamp(LEAST, MOST) / SHARDS as u64);
+        let each = non_zero(room_for_dirs() / SHARDS as u64);
         Arc::new(DirCache { shards: std::array::from_fn(|_| Mutex::new(LruCache::new(each))), each, branches })
     }
 
@@ -87,14 +110,9 @@ impl DirCache {
 #[derive(Debug)]
 pub(super) struct Held(Mutex<LruCache<u64, (Arc<OwnedFd>, BranchIndex)>>);
 
-/// At most this share of the descriptors that the process may have, and so many, are held.
-const HELD_SHARE: u64 = 16;
-const MOST_HELD: u64 = 1024;
-
 impl Held {
     pub(super) fn new() -> Arc<Held> {
-        let room = (descriptors() / HELD_SHARE).clamp(LEAST, MOST_HELD);
-        Arc::new(Held(Mutex::new(LruCache::new(non_zero(room)))))
+        Arc::new(Held(Mutex::new(LruCache::new(non_zero(room_for_held())))))
     }
 
     /// Keeps an object, held without access to its content, and the branch it lay on.
@@ -119,8 +137,7 @@ pub(super) struct Unasked(Mutex<LruCache<u64, Arc<OpenFile>>>);
 
 impl Unasked {
     pub(super) fn new() -> Unasked {
-        let room = (descriptors() / HELD_SHARE).clamp(LEAST, MOST_HELD);
-        Unasked(Mutex::new(LruCache::new(non_zero(room))))
+        Unasked(Mutex::new(LruCache::new(non_zero(room_for_held()))))
     }
 
     pub(super) fn get(&self, ino: u64) -> Option<Arc<OpenFile>> {

@@ -57,7 +57,8 @@ impl Union {
     /// the truncation, which copies only what survives. Whether it can be is known now.
     ///
     /// # Errors
-    /// EROFS, ESTALE if the file was replaced behind the mount's back, and those of open(2).
+    /// EROFS, ESTALE if the file was replaced behind the mount's back, ENFILE if too many files are open,
+    /// and those of open(2).
     pub fn open_handle(&self, ino: u64, flags: u32) -> Result<Opened, Errno> {
         let inode = self.inodes.get(ino)?;
         let writes = writes(OFlags::from_bits_retain(flags));
@@ -65,6 +66,9 @@ impl Union {
             self.check_changeable(&inode)?;
         }
         let known = inode.open_file().is_some();
+        if !known {
+            self.handles.check_room()?;
+        }
         let in_place = self.in_place(&inode);
         let open = match self.open_file(&inode, writes && in_place) {
             // a truncation may follow, which needs nothing of the content
@@ -80,7 +84,7 @@ impl Union {
     /// A handle on a file that was just made.
     pub(super) fn open_made(&self, entry: &Entry, real: Real, flags: u32) -> Result<Opened, Errno> {
         let inode = entry.lookup.inode();
-        let made = OpenFile::new(Arc::clone(inode), real);
+        let made = self.handles.open(Arc::clone(inode), real);
         let open = inode.with(|state| match state.open.upgrade() {
             // somebody found the name and opened it already
             Some(open) => open,
@@ -110,7 +114,7 @@ impl Union {
                     opened => opened?,
                 },
             };
-            let opened = OpenFile::new(Arc::clone(inode), real);
+            let opened = self.handles.open(Arc::clone(inode), real);
             inode.with(|state| {
                 if state.real == id && state.open.strong_count() == 0 {
                     state.open = Arc::downgrade(&opened);
@@ -153,7 +157,7 @@ impl Union {
             Ok(is_ours(inode, Stat::of_file(&file)?.id).then_some((file, dir.form())))
         })?;
         let real = Real { file, writable: false, append_only: false, branch: Some(branch), form };
-        let held = OpenFile::unread(Arc::clone(inode), real);
+        let held = self.handles.open_unread(Arc::clone(inode), real);
         Ok(inode.with(|state| match state.open.upgrade() {
             Some(open) => open,
             None => {

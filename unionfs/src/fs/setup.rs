@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::Union;
 use super::content::Taker;
 use super::copy_data::Ways;
-use super::dirs::{DirCache, Held, Purge, Unasked};
+use super::dirs::{DirCache, Held, Purge, Unasked, room_for_files};
 use super::index::Indexes;
 use super::io::Data;
 use super::known::{Changes, LABEL, Labels};
@@ -142,7 +142,7 @@ impl Union {
             numbers,
             inodes,
             root: root_inode,
-            handles: Handles::default(),
+            handles: Handles::new(room_for_files()),
             dirs,
             held,
             listings,
