@@ -200,6 +200,10 @@ impl Union {
     }
 
     fn writable_real(&self, handle: u64) -> Result<(Arc<OpenFile>, Arc<Real>), Errno> {
+        if handle == NO_HANDLE {
+            // somebody made the mount of a union that nobody writes one that may be written
+            return Err(Errno::ROFS);
+        }
         let handle = self.handles.file(handle)?;
         if !handle.writes {
             return Err(Errno::BADF);
