@@ -304,7 +304,7 @@ impl Adapter {
         let asked = arguments.take::<abi::FsyncIn>()?;
         let (dir, data_only) = (head.opcode == op::FSYNCDIR, asked.fsync_flags & abi::FSYNC_FDATASYNC != 0);
         let ino = head.nodeid;
-        Some(self.dispatch(true, ino, head, move |shared| {
+        Some(self.dispatch(self.union().waits_for_disk(), ino, head, move |shared| {
             reply.empty(shared.run(|union| match dir {
                 true => union.sync_dir(ino),
                 false if asked.fh == NO_HANDLE => Ok(()),
