@@ -10,6 +10,7 @@ use std::process::Command;
 use harness::fixture::{Branches, Union};
 use harness::mount::finish;
 use harness::sandbox::{self, Medium, Sandbox};
+use harness::snapshot::{Exactness, Snapshot};
 use nix::sys::mman::{self, MapFlags, MsFlags, ProtFlags};
 use rustix::fs::{AtFlags, CWD, FileType, IFlags, Mode, RenameFlags, Timestamps, XattrFlags};
 
@@ -237,6 +238,23 @@ fn assert_equal(found: &[String], expected: &[String], what: &str) {
     assert!(lines.is_empty() && found.len() == expected.len(), "{what}:\n{}", lines.join("\n"));
 }
 
+/// Where the kernel gathers writes, it tells the time of one before the branch has it, and nobody can set that of a
+/// file that is append-only: there a remount may show `app` a moment younger.
+#[track_caller]
+fn remount_and_compare(u: &mut Union) {
+    if !u.mounted.gathers_writes() {
+        return u.remount_and_compare();
+    }
+    let mut before = Snapshot::take(u.mounted.target());
+    u.mounted.remount();
+    let after = Snapshot::take(u.mounted.target());
+    if let (Some(app), Some(later)) = (before.entries.get_mut(Path::new("app")), after.entries.get(Path::new("app"))) {
+        assert!(app.mtime <= later.mtime, "{:?} became {:?}", app.mtime, later.mtime);
+        app.mtime = later.mtime;
+    }
+    before.assert_same(&after, Exactness::Equal, "a remount changed the tree");
+}
+
 #[test]
 fn flags_in_the_top_are_those_of_its_file_system() {
     let Some(sandbox) = file_systems() else { return };
@@ -247,7 +265,7 @@ fn flags_in_the_top_are_those_of_its_file_system() {
     make(&u.path(""));
     protect(&u.path(""));
     assert_equal(&Answers::all(&u.path("")), &bound, "bound");
-    u.remount_and_compare();
+    remount_and_compare(&mut u);
     assert_equal(&Answers::set_free(&u.path("")), &free, "free");
 }
 
@@ -262,10 +280,10 @@ fn flags_below_are_respected_as_if_they_were_in_the_top() {
         let mut u = branches.mount();
         assert_equal(&Answers::all(&u.path("")), &bound, "bound");
         if remounted {
-            u.remount_and_compare();
+            remount_and_compare(&mut u);
         }
         assert_equal(&Answers::set_free(&u.path("")), &free, "free");
-        u.remount_and_compare();
+        remount_and_compare(&mut u);
         u.assert_no_temporaries(0);
     }
 }
