@@ -90,7 +90,7 @@ fn opens_are_asked_for_where_it_is_said() {
 
 #[test]
 fn the_kernel_reads_files_by_itself_where_mounts_share_them() {
-    let Some(u) = read_only(&["share=on"]) else { return };
+    let Some(u) = read_only(&["share=on", "passthrough=auto"]) else { return };
     if !has(&u, "feature passthrough") {
         return skip("the kernel takes no files: it is older than 6.9, or this is not root of the machine");
     }

@@ -1,4 +1,5 @@
 //! `fsx` on a union: random reads, writes, mappings and truncations, every byte compared with what it must be.
+//! `RUNIONFS_FSX_OPERATIONS` says how many for each seed.
 
 #[path = "support/tools.rs"]
 mod tools;
@@ -10,10 +11,11 @@ use std::time::Duration;
 
 use harness::fixture::{Branches, Union};
 use harness::sandbox::{self, Medium};
+use harness::trial::number;
 
 const RUNIONFS: &str = env!("CARGO_BIN_EXE_runionfs");
 const CONFIGURATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/suites");
-const OPERATIONS: &str = "100000";
+const OPERATIONS: u32 = 100_000;
 const LIMIT: Duration = Duration::from_secs(900);
 /// The size that the configurations name.
 const LENGTH: usize = 262_144;
@@ -29,10 +31,11 @@ fn torture(medium: Medium, configuration: &str, seeds: std::ops::RangeInclusive<
         fill(&branches, &format!("file{seed}"));
     }
     let union = branches.mount();
+    let operations = number("RUNIONFS_FSX_OPERATIONS", OPERATIONS).to_string();
     for seed in seeds {
         let file = format!("file{seed}");
         let mut command = Command::new(&program);
-        command.args(["-q", "-N", OPERATIONS, "-S", &seed.to_string(), "-f"]);
+        command.args(["-q", "-N", &operations, "-S", &seed.to_string(), "-f"]);
         command.arg(Path::new(CONFIGURATIONS).join(configuration)).arg("-P").arg(&artifacts).arg(union.path(&file));
         let output = command.output().expect("start fsx");
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
