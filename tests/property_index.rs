@@ -19,7 +19,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use unionfs::branch::at::SetTime;
 use unionfs::branch::stat::Kind;
-use unionfs::fs::{Caller, Change, Entry, New, RenameFlags, Union};
+use unionfs::fs::{Caller, Change, Entry, New, RenameFlags, Union, WrittenBy};
 use unionfs::inode::ROOT;
 use unionfs::options::{Options, Udba, Whiteout, branches};
 
@@ -143,7 +143,7 @@ impl Known {
                     return None;
                 }
                 union.open_handle(ino, libc::O_WRONLY as u32).and_then(|opened| {
-                    let written = union.write(opened.handle, 0, b"written", None);
+                    let written = union.write(opened.handle, 0, b"written", WrittenBy::Caller, None);
                     union.release(opened.handle);
                     written.map(drop)
                 })
