@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::MsFlags;
-use nix::sys::prctl::{set_dumpable, set_pdeathsig};
+use nix::sys::prctl::{set_child_subreaper, set_dumpable, set_pdeathsig};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, sethostname, setsid};
@@ -17,8 +17,9 @@ use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, sethostna
 use crate::failure::OWN_FAILURE;
 use crate::host::StandardStreams;
 use crate::process::channel::{Channel, Message};
+use crate::process::kernel_calls::bring_up_loopback;
 use crate::process::signals::Signals;
-use crate::process::{close_all_descriptors, exit_now, fork, init};
+use crate::process::{close_all_descriptors, end_children, exit_now, fork, init};
 use crate::rootfs::Rootfs;
 use crate::steps::{Action, Step};
 use crate::terminal::{self, Terminal};
@@ -33,6 +34,8 @@ pub(crate) struct Child<'a> {
     pub(crate) signals: &'a Signals,
     /// Its own end of the channel to the parent.
     pub(crate) channel: Channel,
+    /// Whether it is not pid 1, so that it has to look itself after what the command leaves.
+    pub(crate) adopts: bool,
     /// The devices of the unions, in the order in which they are mounted.
     pub(crate) devices: std::vec::IntoIter<OwnedFd>,
     /// Where the union that becomes the root is mounted meanwhile, in the child's own mount tree.
@@ -78,6 +81,12 @@ impl Child<'_> {
             Action::MountUnion(at, flags) => self.mount_union(at, *flags, progress)?,
             Action::Mount(file_system) => root?.mount(file_system)?,
             Action::Bind(path) => root?.bind_read_only(path)?,
+            Action::Volume(volume) => root?.bind_volume(volume)?,
+            Action::Memory(tmpfs) => root?.mount_memory(tmpfs)?,
+            Action::OwnFiles(files) => root?.cover(files)?,
+            Action::ReadOnly(path) => root?.make_read_only(path)?,
+            Action::Clocks(offsets) => namespace::separate_clocks(offsets)?,
+            Action::Loopback => bring_up_loopback()?,
             Action::Directory(path, mode) => root?.make_directory(path, *mode)?,
             Action::Device(device) => root?.make_device(device)?,
             Action::Link(at, to) => root?.make_link(at.as_ref(), to)?,
@@ -130,8 +139,15 @@ impl Child<'_> {
             // The parent takes its exit status from this message. Where there is no parent any more, nobody asks.
             self.channel.send(&Message::Failed(number, errno)).map_or(OWN_FAILURE, |()| OWN_FAILURE)
         })?;
+        if self.adopts {
+            set_child_subreaper(true)?;
+        }
         settle()?;
-        exit_now(init::run(command, self.signals))
+        let status = init::run(command, self.signals);
+        if self.adopts && end_children(None).is_err() {
+            exit_now(OWN_FAILURE);
+        }
+        exit_now(status)
     }
 }
 

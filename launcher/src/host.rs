@@ -9,6 +9,7 @@ use rustix::termios::isatty;
 
 use crate::failure::{Doing as _, Failure};
 use crate::mount_table::{self, Shown, Submount};
+use crate::network::Names;
 
 /// Where a copy of the host has fresh file systems instead of the host's.
 pub(crate) const FRESH: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
@@ -24,6 +25,8 @@ pub struct Host {
     pub terminals: StandardStreams,
     /// Mounts below `/` that hold files, parents first. Looked at for a copy of the host only.
     pub submounts: Vec<Submount>,
+    /// What the host says of names.
+    pub names: Names,
     /// Files that programs need although they lie where the container has a fresh file system. For a copy only.
     pub files: Vec<(PathBuf, Vec<u8>)>,
 }
@@ -61,6 +64,11 @@ impl Host {
             directory: std::env::current_dir().ok(),
             terminals: StandardStreams::that_are_terminals(),
             submounts: Vec::new(),
+            // A host without them knows no names, and neither does the container.
+            names: Names {
+                resolver: fs::read("/etc/resolv.conf").unwrap_or_default(),
+                hosts: fs::read("/etc/hosts").unwrap_or_default(),
+            },
             files: Vec::new(),
         }
     }

@@ -33,7 +33,8 @@
 //! | [`options`], [`host`], [`spec`] | what was asked for, what is there, what it comes to |
 //! | [`run`] | one start, from the options to the exit status |
 //! | [`steps`] | how it is done, and the words for what fails |
-//! | `child`, `namespace`, `rootfs`, `terminal` | doing the steps |
+//! | [`namespace`], [`volume`], [`network`] | the container's own: kernel's views, files of the host, names |
+//! | `child`, `rootfs`, `terminal` | doing the steps |
 //! | `union`, `scratch`, [`mount_table`] | unions, and the throw-away copy of the host |
 //! | `process` | clone and fork, channel, signals, pid 1, supervisor; the only `unsafe` code |
 //! | [`failure`], `message` | exit statuses and what is told |
@@ -42,14 +43,16 @@
 pub mod failure;
 pub mod host;
 pub mod mount_table;
+pub mod namespace;
+pub mod network;
 pub mod options;
 pub mod run;
 pub mod spec;
 pub mod steps;
+pub mod volume;
 
 mod child;
 mod message;
-mod namespace;
 #[allow(unsafe_code)]
 mod process;
 mod rootfs;

@@ -2,21 +2,111 @@
 
 use std::path::Path;
 
+use clap::ValueEnum;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::libc::CLONE_NEWTIME;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::CloneFlags;
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 
 use crate::message::warn;
 use crate::rootfs::Rootfs;
 
-/// The namespaces of a container's own.
-pub(crate) const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNS
-    .union(CloneFlags::CLONE_NEWPID)
-    .union(CloneFlags::CLONE_NEWUTS)
-    .union(CloneFlags::CLONE_NEWIPC);
+/// Which namespaces a container has of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+#[command(next_help_heading = "Namespaces")]
+pub struct NamespaceOptions {
+    /// Which processes it sees: its own, or those of the host as well
+    #[arg(long, value_name = "WHOSE", default_value = "private")]
+    pub pid: Share,
+
+    /// Whose host name it has
+    #[arg(long, value_name = "WHOSE", default_value = "private")]
+    pub uts: Share,
+
+    /// Whose message queues, semaphores and shared memory it has
+    #[arg(long, value_name = "WHOSE", default_value = "private")]
+    pub ipc: Share,
+
+    /// Whose network it has: the host's, or none but the loopback interface
+    #[arg(long, visible_alias = "network", value_name = "WHICH", default_value = "host")]
+    pub net: Network,
+
+    /// Whose clocks of the time since the start it has
+    #[arg(long, value_name = "WHOSE", default_value = "host")]
+    pub time: Share,
+
+    /// Seconds to add to CLOCK_MONOTONIC; makes clocks of its own
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub monotonic: Option<i64>,
+
+    /// Seconds to add to CLOCK_BOOTTIME; makes clocks of its own
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub boottime: Option<i64>,
+}
+
+/// Whose a namespace is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Share {
+    /// The container's own.
+    #[default]
+    Private,
+    /// The host's.
+    Host,
+}
+
+/// Which network a container has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Network {
+    /// The host's.
+    #[default]
+    Host,
+    /// One of its own with nothing but the loopback interface.
+    None,
+}
+
+/// What is added to the host's clocks; see time_namespaces(7).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClockOffsets {
+    /// Seconds on CLOCK_MONOTONIC.
+    pub monotonic: i64,
+    /// Seconds on CLOCK_BOOTTIME.
+    pub boottime: i64,
+}
+
+impl NamespaceOptions {
+    /// The offsets of the container's own clocks, if it has such.
+    #[must_use]
+    pub fn clocks(&self) -> Option<ClockOffsets> {
+        let is_private = self.time == Share::Private || self.monotonic.is_some() || self.boottime.is_some();
+        let (monotonic, boottime) = (self.monotonic.unwrap_or(0), self.boottime.unwrap_or(0));
+        is_private.then_some(ClockOffsets { monotonic, boottime })
+    }
+
+    /// Those that are made with the process. The others are entered by it: of cgroups, because it has to be in its cgroup
+    /// first, and of clocks, because they are set from inside.
+    pub(crate) fn made_with_the_process(&self) -> CloneFlags {
+        let mut flags = CloneFlags::CLONE_NEWNS;
+        flags.set(CloneFlags::CLONE_NEWPID, self.pid == Share::Private);
+        flags.set(CloneFlags::CLONE_NEWUTS, self.uts == Share::Private);
+        flags.set(CloneFlags::CLONE_NEWIPC, self.ipc == Share::Private);
+        flags.set(CloneFlags::CLONE_NEWNET, self.net == Network::None);
+        flags
+    }
+}
+
+/// Gives this process clocks of its own, which all that it starts will have as well.
+pub(crate) fn separate_clocks(offsets: &ClockOffsets) -> Result<(), Errno> {
+    let time = CloneFlags::from_bits_retain(CLONE_NEWTIME);
+    unshare(time)?;
+    // Only while the namespace has no process yet, and this one enters it with the last call.
+    let text = format!("monotonic {} 0\nboottime {} 0\n", offsets.monotonic, offsets.boottime);
+    std::fs::write("/proc/self/timens_offsets", text).map_err(|error| crate::failure::errno_of(&error))?;
+    let namespace = open("/proc/self/ns/time_for_children", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    setns(namespace, time)
+}
 
 /// From here on no mount of ours reaches the host. Its unmounts still reach us, so that we keep nothing of it busy.
 pub(crate) fn isolate_mounts() -> Result<(), Errno> {

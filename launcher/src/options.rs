@@ -8,6 +8,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
+use crate::namespace::NamespaceOptions;
+use crate::network::NetworkOptions;
+use crate::volume::VolumeOptions;
+
 /// What the program was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -49,6 +53,18 @@ pub struct Options {
     /// Where a copy of this machine keeps what is written.
     #[command(flatten)]
     pub top: TopOptions,
+
+    /// What the root holds beside its own files.
+    #[command(flatten)]
+    pub volumes: VolumeOptions,
+
+    /// Which namespaces the container has of its own.
+    #[command(flatten)]
+    pub namespaces: NamespaceOptions,
+
+    /// Names and addresses.
+    #[command(flatten)]
+    pub network: NetworkOptions,
 
     /// How the command's standard streams are connected.
     #[command(flatten)]

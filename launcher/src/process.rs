@@ -12,6 +12,7 @@ use nix::unistd::{ForkResult, Pid};
 
 pub(crate) mod channel;
 pub(crate) mod init;
+pub(crate) mod kernel_calls;
 pub(crate) mod signals;
 pub(crate) mod supervisor;
 
@@ -38,6 +39,26 @@ pub(crate) fn fork(child: impl FnOnce() -> u8) -> Result<Pid, Errno> {
         ForkResult::Child => {
             let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
             exit_now(status.unwrap_or(crate::failure::OWN_FAILURE))
+        }
+    }
+}
+
+/// Kills all children of this process but one, and all that are handed over to it on the way, and waits for them.
+///
+/// Only who adopts orphans (PR_SET_CHILD_SUBREAPER) gets hold of all descendants like this.
+pub(crate) fn end_children(but: Option<Pid>) -> Result<(), Errno> {
+    loop {
+        let pid = nix::unistd::getpid();
+        let list = std::fs::read_to_string(format!("/proc/self/task/{pid}/children"));
+        let list = list.map_err(|error| crate::failure::errno_of(&error))?;
+        let children = list.split_whitespace().filter_map(|word| word.parse().ok()).map(Pid::from_raw);
+        let children: Vec<Pid> = children.filter(|child| Some(*child) != but).collect();
+        if children.is_empty() {
+            return Ok(());
+        }
+        for child in children {
+            nix::sys::signal::kill(child, Signal::SIGKILL)?;
+            nix::sys::wait::waitpid(child, None)?;
         }
     }
 }

@@ -16,6 +16,8 @@ use nix::unistd::{symlinkat, write};
 
 use crate::steps::{Device, FileSystem};
 
+mod volumes;
+
 const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// An open root directory.
@@ -50,6 +52,11 @@ impl Rootfs {
     /// Binds what the host has at `path` to the same place, and makes that read-only.
     pub(crate) fn bind_read_only(&self, path: &Path) -> Result<(), Errno> {
         self.bind(path, path)?;
+        self.make_read_only(path)
+    }
+
+    /// Makes what is mounted there read-only.
+    pub(crate) fn make_read_only(&self, path: &Path) -> Result<(), Errno> {
         // The flags of a bind are set by a second call, which must keep those that are there: dropping them is not
         // allowed in a user namespace, and nobody asked for it anywhere else.
         let bound = self.walk(path)?;

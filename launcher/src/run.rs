@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use nix::sys::prctl::set_child_subreaper;
 use unionfs::options::Options;
 
 use crate::child::Child;
@@ -10,13 +11,14 @@ use crate::failure::{Doing as _, Failure, OWN_FAILURE};
 use crate::host::Host;
 use crate::message::say;
 use crate::mount_table::{Shown, Submount};
+use crate::namespace::Share;
 use crate::process::channel::Channel;
 use crate::process::signals::Signals;
 use crate::process::supervisor::Supervisor;
 use crate::scratch::Scratch;
 use crate::spec::{Root, Spec, Top};
 use crate::union::{Daemon, Memory, Plan, Stack};
-use crate::{host, namespace, process, steps};
+use crate::{host, process, steps};
 
 /// Runs a container to its end; the exit status is the command's.
 ///
@@ -103,6 +105,10 @@ struct Unions<'a> {
 
 fn run(spec: &Spec, signals: &Signals, unions: Option<Unions<'_>>) -> Result<u8, Failure> {
     let steps = steps::plan(spec);
+    let adopts = spec.namespaces.pid == Share::Host;
+    if adopts {
+        set_child_subreaper(true).doing("look after the container's processes")?;
+    }
     let (ours, theirs) = Channel::pair().doing("make a channel to the container's first process")?;
     let (mut ours, mut theirs) = (Some(ours), Some(theirs));
     let (mut devices, mount_point, daemon) = match unions {
@@ -111,19 +117,22 @@ fn run(spec: &Spec, signals: &Signals, unions: Option<Unions<'_>>) -> Result<u8,
     };
     // The child works on its own copy of this memory: what it takes stays here, and what it drops closes only its own
     // descriptors. It drops the launcher's end, so that it notices when the launcher ends.
-    let init = process::clone_into(namespace::NAMESPACES, || {
+    let init = process::clone_into(spec.namespaces.made_with_the_process(), || {
         drop(ours.take());
         let channel = theirs.take();
         let devices = std::mem::take(&mut devices).into_iter();
         let mount_point = mount_point.clone();
-        let child = channel.map(|channel| Child { steps: &steps, signals, channel, devices, mount_point });
+        let child = channel.map(|channel| Child { steps: &steps, signals, channel, adopts, devices, mount_point });
         child.map_or(OWN_FAILURE, Child::run)
     })
     .doing("make the container's namespaces")?;
     // The daemon and the child have theirs. A device that is open here would outlive the daemon.
     drop((devices, theirs));
-    match ours {
-        Some(channel) => Supervisor::new(&steps, signals, init, channel, daemon).run(),
-        None => Ok(OWN_FAILURE),
+    let Some(channel) = ours else { return Ok(OWN_FAILURE) };
+    let serving = daemon.as_ref().map(|daemon| daemon.pid());
+    let result = Supervisor::new(&steps, signals, init, channel, daemon).run();
+    if adopts {
+        process::end_children(serving).doing("end what the container has left")?;
     }
+    result
 }

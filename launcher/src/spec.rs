@@ -9,7 +9,10 @@ use unionfs::options::{self, BranchSpec, Whiteout};
 use crate::failure::{Doing as _, Failure};
 use crate::host::{Host, StandardStreams};
 use crate::mount_table::Submount;
+use crate::namespace::{NamespaceOptions, Share};
+use crate::network::OwnFile;
 use crate::options::{Options, TopOptions, When};
+use crate::volume::VolumeOptions;
 
 /// Where commands are looked for with `--rootfs`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -30,6 +33,12 @@ pub struct Spec {
     pub directory: PathBuf,
     /// The host name; the host's own where there is none.
     pub hostname: Option<OsString>,
+    /// Which namespaces it has of its own.
+    pub namespaces: NamespaceOptions,
+    /// What the root holds beside its own files.
+    pub volumes: VolumeOptions,
+    /// Files in `/etc` of its own.
+    pub files: Vec<OwnFile>,
     /// Which standard streams are to be a terminal of the container's own; none, when it gets no terminal.
     pub terminal: Option<StandardStreams>,
 }
@@ -97,7 +106,17 @@ impl Spec {
             }
         };
         let environment = environment.into_iter().map(assignment).collect::<Result<Vec<_>, _>>()?;
-        Ok(Spec { root, command, environment, directory, hostname, terminal })
+        let (namespaces, network) = (options.namespaces, options.network);
+        let hostname = hostname.filter(|_| namespaces.uts == Share::Private);
+        let name = hostname.as_deref();
+        let files = match &root {
+            Root::HostCopy { .. } => network.files_over_the_hosts(&host.names, namespaces.net, name),
+            // A file that is missing in a tree of somebody's stays missing, a top takes what is made.
+            Root::Tree(_) => network.files(&host.names, namespaces.net, name, false),
+            Root::Branches(_) => network.files(&host.names, namespaces.net, name, true),
+        };
+        let volumes = options.volumes;
+        Ok(Spec { root, command, environment, directory, hostname, namespaces, volumes, files, terminal })
     }
 }
 
@@ -165,6 +184,7 @@ mod tests {
             directory: Some("/home/me".into()),
             terminals: StandardStreams::default(),
             submounts: vec![home()],
+            names: crate::network::Names::default(),
             files: Vec::new(),
         }
     }

@@ -12,7 +12,10 @@ use nix::mount::MsFlags;
 use crate::failure::{CANNOT_EXECUTE, Failure, NOT_FOUND};
 use crate::host::StandardStreams;
 use crate::mount_table::{Shown, Submount};
+use crate::namespace::{ClockOffsets, Network, Share};
+use crate::network::OwnFile;
 use crate::spec::{Root, Spec};
+use crate::volume::{Tmpfs, Volume, VolumeOptions};
 
 /// One thing to do in the child. Paths are absolute in the container, unless they are said to be the host's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,18 @@ pub enum Action {
     Device(Device),
     /// Make a symbolic link: its path, and what it points to.
     Link(&'static str, &'static str),
+    /// Show a directory or file of the host.
+    Volume(Volume),
+    /// Mount an empty file system in memory.
+    Memory(Tmpfs),
+    /// Lay files of the container's own over those of the root.
+    OwnFiles(Vec<OwnFile>),
+    /// Make what is mounted there read-only.
+    ReadOnly(PathBuf),
+    /// Make clocks of the container's own.
+    Clocks(ClockOffsets),
+    /// Switch the loopback interface on.
+    Loopback,
     /// Make a file.
     File(PathBuf, Vec<u8>),
     /// Set the host name.
@@ -84,6 +99,10 @@ pub struct Step {
 #[must_use]
 pub fn plan(spec: &Spec) -> Vec<Step> {
     let mut steps = vec![must(Action::Isolate)];
+    steps.extend(spec.namespaces.clocks().map(|offsets| must(Action::Clocks(offsets))));
+    if spec.namespaces.net == Network::None {
+        steps.push(must(Action::Loopback));
+    }
     match &spec.root {
         Root::Tree(tree) => steps.push(must(Action::BindRoot(tree.clone()))),
         Root::Branches(_) => steps.push(must(Action::MountUnion("/".into(), MsFlags::empty()))),
@@ -94,6 +113,9 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
     }
     steps.extend(kernel_interfaces());
     steps.extend(devices());
+    if spec.namespaces.ipc == Share::Host {
+        steps.push(must(Action::Volume(shared_memory())));
+    }
     if let Root::HostCopy { files, .. } = &spec.root {
         steps.extend(volatile_directories());
         for (path, content) in files {
@@ -102,12 +124,40 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
             steps.push(may(Action::File(path.clone(), content.clone()), "it is missing in the container"));
         }
     }
+    if !spec.files.is_empty() {
+        steps.push(must(Action::OwnFiles(spec.files.clone())));
+    }
+    steps.extend(volumes(spec));
     steps.extend(spec.hostname.clone().map(|name| must(Action::Hostname(name))));
     steps.push(must(Action::EnterRoot));
     steps.push(may(Action::ChangeDirectory(spec.directory.clone()), "starting in / instead"));
     steps.extend(spec.terminal.map(|streams| must(Action::OpenTerminal(streams))));
     steps.push(must(Action::Execute(spec.command.clone(), spec.environment.clone())));
     steps
+}
+
+/// Once everything else is mounted, so that they can lie in it.
+fn volumes(spec: &Spec) -> Vec<Step> {
+    let VolumeOptions { volume, tmpfs, read_only } = &spec.volumes;
+    let mut steps: Vec<Step> = tmpfs.iter().map(|tmpfs| must(Action::Memory(tmpfs.clone()))).collect();
+    steps.extend(volume.iter().map(|volume| must(Action::Volume(volume.clone()))));
+    if *read_only {
+        let unions = match &spec.root {
+            Root::HostCopy { submounts, .. } => submounts.as_slice(),
+            Root::Tree(_) | Root::Branches(_) => &[],
+        };
+        let unions = unions.iter().filter(|submount| matches!(submount.shown, Shown::Union(_)));
+        let paths = unions.map(|submount| submount.path.clone()).chain([PathBuf::from("/")]);
+        steps.extend(paths.map(|path| must(Action::ReadOnly(path))));
+    }
+    steps
+}
+
+/// With the host's queues and semaphores goes what the C library keeps as files.
+fn shared_memory() -> Volume {
+    let path = PathBuf::from("/dev/shm");
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    Volume { source: path.clone(), target: path, flags, follows: false }
 }
 
 fn submount(submount: &Submount) -> Step {
@@ -189,6 +239,14 @@ impl Action {
             Action::MountUnion(path, _) => format!("mount the union at {} of the container", path.display()),
             Action::Mount(file_system) => format!("mount {} at {} of the container", file_system.kind, file_system.at),
             Action::Bind(path) => format!("show the host's {} read-only in the container", path.display()),
+            Action::Volume(Volume { source, target, .. }) => {
+                format!("show the host's {} at {} of the container", source.display(), target.display())
+            }
+            Action::Memory(tmpfs) => format!("mount tmpfs at {} of the container", tmpfs.target.display()),
+            Action::OwnFiles(_) => "give the container files of its own in /etc".into(),
+            Action::ReadOnly(path) => format!("make {} of the container read-only", path.display()),
+            Action::Clocks(_) => "give the container clocks of its own".into(),
+            Action::Loopback => "switch the container's loopback interface on".into(),
             Action::Directory(path, _) => format!("make the directory {} in the container", path.display()),
             Action::Device(device) => format!("make the device {} in the container", device.at),
             Action::Link(at, _) => format!("make the link {at} in the container"),
@@ -217,6 +275,14 @@ impl Action {
                 Some("the directory is missing and the root is read-only; make it there first")
             }
             (Action::Mount(_) | Action::Bind(_), Errno::ENOTDIR) => Some("something else has that name in the root"),
+            (Action::Clocks(_), Errno::EINVAL) => Some("this kernel has no time namespaces; leave the option out"),
+            (Action::Clocks(_), Errno::ERANGE) => Some("a clock would go below zero, or too far"),
+            (Action::Volume(_) | Action::Memory(_), Errno::EACCES) => {
+                Some("the target may not lie in /proc, also not behind a link")
+            }
+            (Action::Volume(_) | Action::Memory(_), Errno::EROFS) => {
+                Some("the target is missing and the root is read-only; make it there first")
+            }
             (Action::Execute(..), Errno::ENOEXEC) => {
                 Some("it is neither a program for this machine nor a script that begins with #!")
             }

@@ -174,6 +174,10 @@ impl Daemon {
         }
     }
 
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// Whether it has ended, and was waited for.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended

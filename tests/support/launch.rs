@@ -96,11 +96,22 @@ impl Running {
     /// Starts it, and waits until it has printed the line `ready`.
     #[track_caller]
     pub(crate) fn start(command: &mut Command) -> Running {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("start rlaunch");
-        let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
-        let mut running = Running { child, output };
+        let mut running = Running::begin(command);
         assert_eq!(running.line(), "ready");
         running
+    }
+
+    /// Starts it.
+    pub(crate) fn begin(command: &mut Command) -> Running {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("start rlaunch");
+        let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        Running { child, output }
+    }
+
+    /// The container's first process.
+    #[track_caller]
+    pub(crate) fn init(&self) -> Pid {
+        self.children().into_iter().find(|pid| name(*pid) != "rlaunch: union").expect("the container's first process")
     }
 
     /// The next line of its output, or what there is at the end.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::namespace::NamespaceOptions;
 use crate::spec::Top;
 
 fn spec(root: Root) -> Spec {
@@ -8,6 +9,9 @@ fn spec(root: Root) -> Spec {
         environment: Vec::new(),
         directory: "/work".into(),
         hostname: Some("box".into()),
+        namespaces: NamespaceOptions::default(),
+        volumes: VolumeOptions::default(),
+        files: Vec::new(),
         terminal: None,
     }
 }

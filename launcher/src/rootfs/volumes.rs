@@ -1,0 +1,178 @@
+//! Volumes, memory and files of the container's own in its root.
+//!
+//! Their targets are paths that somebody has named, so links in the root are followed, but only as far as they lead in the
+//! root itself: the kernel sees to that (openat2(2), RESOLVE_IN_ROOT). Before Linux 5.6 a link is refused.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::libc::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+
+use super::{HANDLE, Rootfs, mount_flags, path_of};
+use crate::network::OwnFile;
+use crate::process::kernel_calls::set_mount_attributes;
+use crate::steps::FileSystem;
+use crate::volume::{Tmpfs, Volume};
+
+/// Links to things that are missing and are to be made, one behind the other.
+const MOST_LINKS: usize = 8;
+/// For a few small files.
+const OWN_FILES: FileSystem = FileSystem {
+    kind: "tmpfs",
+    at: "/dev/shm",
+    flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC),
+    data: "mode=755,size=1m",
+};
+
+impl Rootfs {
+    /// Shows a directory or file of the host; a mount point that is missing is made.
+    pub(crate) fn bind_volume(&self, volume: &Volume) -> Result<(), Errno> {
+        let Volume { source, target, flags, follows } = volume;
+        let is_directory = std::fs::metadata(source).map_err(|error| crate::failure::errno_of(&error))?.is_dir();
+        let place = self.open_target(target, is_directory)?;
+        let attributes = attributes(*flags);
+        // What cannot be set for all mounts below must not come along.
+        let all = flags.is_empty() || set_mount_attributes(&place, 0) != Err(Errno::ENOSYS);
+        let bind = if all { MsFlags::MS_BIND | MsFlags::MS_REC } else { MsFlags::MS_BIND };
+        mount(Some(source), &path_of(&place), None::<&str>, bind, None::<&str>)?;
+        let bound = self.resolve(target)?;
+        let kind = if *follows { MsFlags::MS_SLAVE } else { MsFlags::MS_PRIVATE };
+        mount(None::<&str>, &path_of(&bound), None::<&str>, MsFlags::MS_REC | kind, None::<&str>)?;
+        if all {
+            return if flags.is_empty() { Ok(()) } else { set_mount_attributes(&bound, attributes) };
+        }
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | *flags | mount_flags(&bound)?;
+        mount(None::<&str>, &path_of(&bound), None::<&str>, flags, None::<&str>)
+    }
+
+    /// Mounts an empty file system in memory; a mount point that is missing is made.
+    pub(crate) fn mount_memory(&self, tmpfs: &Tmpfs) -> Result<(), Errno> {
+        let place = self.open_target(&tmpfs.target, true)?;
+        mount(Some("tmpfs"), &path_of(&place), Some("tmpfs"), tmpfs.flags, Some(tmpfs.data.as_str()))
+    }
+
+    /// Lays files of the container's own over those of the root.
+    ///
+    /// They lie in a file system in memory, which is mounted over /dev/shm for a moment, and lives on in the files alone.
+    pub(crate) fn cover(&self, files: &[OwnFile]) -> Result<(), Errno> {
+        self.mount(&OWN_FILES)?;
+        let memory = Rootfs { directory: self.walk_directories(Path::new(OWN_FILES.at))? };
+        for file in files {
+            match self.cover_one(&memory, file) {
+                // The root has none, and is left as it is.
+                Err(Errno::ENOENT | Errno::ENOTDIR) if !file.is_made => {}
+                result => result?,
+            }
+        }
+        umount2(&path_of(memory.directory()), MntFlags::MNT_DETACH)
+    }
+
+    fn cover_one(&self, memory: &Rootfs, file: &OwnFile) -> Result<(), Errno> {
+        let at = Path::new(file.at);
+        let place = if file.is_made { self.open_target(at, false)? } else { self.resolve_outside_proc(at)? };
+        let source = Path::new("/").join(at.file_name().ok_or(Errno::EINVAL)?);
+        memory.make_file(&source, &file.content)?;
+        let source = memory.walk(&source)?;
+        mount(Some(&path_of(&source)), &path_of(&place), None::<&str>, MsFlags::MS_BIND, None::<&str>)
+    }
+
+    /// Opens a mount point, and makes it and the directories above where they are missing.
+    fn open_target(&self, path: &Path, is_directory: bool) -> Result<OwnedFd, Errno> {
+        let mut path = path.to_owned();
+        for _ in 0..MOST_LINKS {
+            match self.resolve_outside_proc(&path) {
+                Err(Errno::ENOENT) => {}
+                result => return result,
+            }
+            let name = path.file_name().ok_or(Errno::ENOENT)?.to_owned();
+            let above = path.parent().ok_or(Errno::ENOENT)?;
+            let parent = self.open_target(above, true)?;
+            match readlinkat(&parent, name.as_os_str()) {
+                Ok(link) => path = join(above, Path::new(&link)),
+                Err(Errno::ENOENT) => return make(&parent, &name, is_directory),
+                Err(errno) => return Err(errno),
+            }
+        }
+        Err(Errno::ELOOP)
+    }
+
+    /// Mounts on files of /proc would let a root decide what programs believe of the kernel.
+    fn resolve_outside_proc(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        let found = self.resolve(path)?;
+        if fstatfs(&found)?.filesystem_type() == PROC_SUPER_MAGIC {
+            return Err(Errno::EACCES);
+        }
+        Ok(found)
+    }
+
+    /// Opens what is at a path, seen from inside.
+    fn resolve(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        match openat2(&self.directory, path, how) {
+            Err(Errno::ENOSYS | Errno::EPERM) => match self.walk(path)? {
+                link if super::is_link(&link)? => Err(Errno::ELOOP),
+                found => Ok(found),
+            },
+            result => result,
+        }
+    }
+}
+
+fn make(parent: impl AsFd, name: &OsStr, is_directory: bool) -> Result<OwnedFd, Errno> {
+    if is_directory {
+        mkdirat(&parent, name, Mode::from_bits_truncate(0o755))?;
+    } else {
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(&parent, name, flags, Mode::from_bits_truncate(0o644))?;
+    }
+    openat(&parent, name, HANDLE, Mode::empty())
+}
+
+/// Where a link in a directory leads, with the dots taken out; above the root there is the root.
+fn join(directory: &Path, link: &Path) -> PathBuf {
+    let mut path = PathBuf::from("/");
+    for component in directory.join(link).components() {
+        match component {
+            Component::Normal(name) => path.push(OsStr::from_bytes(name.as_bytes())),
+            Component::ParentDir => drop(path.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    path
+}
+
+fn attributes(flags: MsFlags) -> u64 {
+    let pairs = [
+        (MsFlags::MS_RDONLY, MOUNT_ATTR_RDONLY),
+        (MsFlags::MS_NOSUID, MOUNT_ATTR_NOSUID),
+        (MsFlags::MS_NODEV, MOUNT_ATTR_NODEV),
+        (MsFlags::MS_NOEXEC, MOUNT_ATTR_NOEXEC),
+    ];
+    pairs.into_iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, attribute)| attribute).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_joined_without_leaving_the_root() {
+        for (directory, link, expected) in [
+            ("/etc", "../run/x", "/run/x"),
+            ("/etc", "/run/x", "/run/x"),
+            ("/etc", "x", "/etc/x"),
+            ("/", "../../x/./y", "/x/y"),
+        ] {
+            assert_eq!(join(Path::new(directory), Path::new(link)), Path::new(expected), "{directory} {link}");
+        }
+    }
+}
