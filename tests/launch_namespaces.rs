@@ -105,7 +105,7 @@ fn with_the_hosts_processes_nothing_of_the_container_stays() {
     let Some(tree) = Tree::new() else { return };
     // One that has left its parent, its session and its process group behind.
     let script = "(setsid sleep 1000 > /dev/null 2>&1 & echo $!); sleep 1000 & echo $!; echo ready; read line < /go";
-    for victim in ["command", "init"] {
+    for victim in ["command", "init", "launcher"] {
         harness::sandbox::run(Command::new("mkfifo").arg(tree.path("go")));
         let mut command = tree.rlaunch();
         let mut running = Running::begin(command.args(["--pid=host", "sh", "-c", script]));
@@ -113,13 +113,21 @@ fn with_the_hosts_processes_nothing_of_the_container_stays() {
         let left = [number(&mut running), number(&mut running)];
         assert_eq!(running.line(), "ready");
         let init = running.init();
-        if victim == "init" {
-            kill(init, Signal::SIGKILL).unwrap();
-        } else {
-            fs::write(tree.path("go"), "go\n").unwrap();
-        }
-        let (status, _) = running.wait();
-        assert_eq!(status, Some(if victim == "init" { 137 } else { 0 }));
+        let status = match victim {
+            "command" => {
+                fs::write(tree.path("go"), "go\n").unwrap();
+                Some(0)
+            }
+            "init" => {
+                kill(init, Signal::SIGKILL).unwrap();
+                Some(137)
+            }
+            _ => {
+                kill(running.pid(), Signal::SIGKILL).unwrap();
+                None
+            }
+        };
+        assert_eq!(running.wait().0, status, "{victim}");
         wait_until_gone(&left);
         fs::remove_file(tree.path("go")).unwrap();
     }

@@ -141,7 +141,7 @@ fn file_systems_in_memory_have_the_size_and_mode_that_are_asked_for() {
     let script = "stat -c %a /a /b; cp /bin/busybox /b/true && /b/true && echo runs; cp /bin/busybox /a/x 2>/dev/null || echo full
         awk '$2 ~ \"^/[ab]$\" {print $2, $3, substr($4, 1, 22)}' /proc/mounts";
     let output = printed(run(&tree, &["--tmpfs=/a:size=64k", "--tmpfs=/b:mode=0711,exec"], script));
-    assert_eq!(output, "1777\n711\nruns\nfull\n/a tmpfs rw,nosuid,nodev,noexec\n/b tmpfs rw,nosuid,nodev,relat\n");
+    assert_eq!(output, "1777\n711\nruns\nfull\n/a tmpfs rw,nosuid,nodev,noexec\n/b tmpfs rw,nosuid,nodev,relati\n");
 }
 
 #[test]

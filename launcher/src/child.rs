@@ -19,7 +19,7 @@ use crate::host::StandardStreams;
 use crate::process::channel::{Channel, Message};
 use crate::process::kernel_calls::bring_up_loopback;
 use crate::process::signals::Signals;
-use crate::process::{close_all_descriptors, end_children, exit_now, fork, init};
+use crate::process::{close_all_descriptors, exit_now, fork, init};
 use crate::rootfs::Rootfs;
 use crate::steps::{Action, Step};
 use crate::terminal::{self, Terminal};
@@ -134,20 +134,23 @@ impl Child<'_> {
         number: u32,
         progress: &mut Progress,
     ) -> Result<Infallible, Errno> {
+        if self.adopts {
+            set_child_subreaper(true)?;
+        }
         let command = fork(|| {
+            if self.adopts && set_pdeathsig(Signal::SIGKILL).is_err() {
+                return OWN_FAILURE;
+            }
             let errno = become_command(command, environment, self.signals, progress);
             // The parent takes its exit status from this message. Where there is no parent any more, nobody asks.
             self.channel.send(&Message::Failed(number, errno)).map_or(OWN_FAILURE, |()| OWN_FAILURE)
         })?;
-        if self.adopts {
-            set_child_subreaper(true)?;
-        }
         settle()?;
-        let status = init::run(command, self.signals);
-        if self.adopts && end_children(None).is_err() {
-            exit_now(OWN_FAILURE);
-        }
-        exit_now(status)
+        exit_now(if self.adopts {
+            init::run_and_adopt(command, self.signals).unwrap_or(OWN_FAILURE)
+        } else {
+            init::run(command, self.signals)
+        })
     }
 }
 

@@ -1,17 +1,38 @@
 //! pid 1 of a container: passes signals on, reaps, and ends with the command.
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::signals::Signals;
 use crate::failure::{OWN_FAILURE, SIGNAL_BASE};
 
+/// What the kernel sends to one that is not pid 1 when the launcher has ended. Nobody else uses it.
+const LAUNCHER_ENDED: Signal = Signal::SIGPWR;
+
 /// Runs until the command ends. When this process then ends, the kernel kills what is left in the container.
 pub(crate) fn run(command: Pid, signals: &Signals) -> u8 {
+    serve(command, signals.taken())
+}
+
+/// The same without a process namespace: what is left is adopted, and killed here, also when the launcher ends.
+pub(crate) fn run_and_adopt(command: Pid, signals: &Signals) -> Result<u8, Errno> {
+    let mut taken = *signals.taken();
+    taken.add(LAUNCHER_ENDED);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&taken), None)?;
+    // Up to here the kernel would kill this process, which is alone with the command.
+    set_pdeathsig(LAUNCHER_ENDED)?;
+    let status = serve(command, &taken);
+    super::end_children(None)?;
+    Ok(status)
+}
+
+fn serve(command: Pid, taken: &SigSet) -> u8 {
     loop {
-        match signals.wait() {
+        match taken.wait() {
+            Ok(LAUNCHER_ENDED) => return OWN_FAILURE,
             Ok(Signal::SIGCHLD) => {
                 if let Some(status) = reap(command) {
                     return status;

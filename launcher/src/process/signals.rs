@@ -46,9 +46,9 @@ impl Signals {
         Signal::try_from(number).map(Some)
     }
 
-    /// Waits for the next signal; needs no descriptor.
-    pub(crate) fn wait(&self) -> Result<Signal, Errno> {
-        self.taken.wait()
+    /// Which they are. To wait for one of them needs no descriptor.
+    pub(crate) fn taken(&self) -> &SigSet {
+        &self.taken
     }
 
     /// Gives a process that is about to run another program what that program expects.
