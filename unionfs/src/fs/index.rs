@@ -28,8 +28,9 @@ use crate::union::{BranchIndex, Name, RawName};
 const SHARDS: usize = 16;
 /// All indexes together take about so many bytes at most.
 const ROOM: usize = 32 << 20;
-/// A directory with more words than this has none.
+/// A directory with more words than this has none, nor has one whose names take more bytes.
 const MOST_WORDS: usize = 1 << 17;
+const MOST_BYTES: usize = 4 << 20;
 /// A directory of so many branches gets one when a name is first looked up in it.
 const MANY_BRANCHES: usize = 3;
 /// Another one gets one after so many names were not found in it.
@@ -94,7 +95,7 @@ impl Index {
         // a name stands once, for all branches
         let at = self.words.find(hash, same).map(|word| word.at);
         let (Ok(end), Ok(length)) = (u32::try_from(self.names.len()), u8::try_from(name.len())) else { return false };
-        if self.words.len() >= MOST_WORDS {
+        if self.words.len() >= MOST_WORDS || at.is_none() && self.names.len() + name.len() > MOST_BYTES {
             return false;
         }
         if at.is_none() {
@@ -194,8 +195,6 @@ impl Indexes {
 
     /// Changes what is known of a directory, and counts the bytes anew.
     fn change<T>(&self, dir: &Inode, change: impl FnOnce(&mut State) -> T) -> T {
-        // what falls out is dropped after the lock is gone
-        let mut evicted = Vec::new();
         let mut shard = self.shard(dir.ino).lock();
         let new = || Slot { incarnation: dir.incarnation, state: State::Misses(0), bytes: 0 };
         let slot = shard.get_or_insert_mut(dir.ino, new);
@@ -210,15 +209,25 @@ impl Indexes {
         let before = std::mem::replace(&mut slot.bytes, now);
         self.bytes.fetch_add(now, Ordering::Relaxed);
         self.bytes.fetch_sub(before, Ordering::Relaxed);
-        while self.bytes.load(Ordering::Relaxed) > ROOM
-            && shard.len() > 1
-            && let Some(oldest) = shard.pop_lru()
-        {
-            self.bytes.fetch_sub(oldest.1.bytes, Ordering::Relaxed);
-            evicted.push(oldest);
-        }
         drop(shard);
+        self.make_room(dir.ino);
         done
+    }
+
+    /// Forgets directories while all take too much: those beside the one that is being used first.
+    fn make_room(&self, used: u64) {
+        let own = self.shard(used);
+        for shard in std::iter::once(own).chain(&self.shards) {
+            let least = usize::from(std::ptr::eq(shard, own));
+            while self.bytes.load(Ordering::Relaxed) > ROOM {
+                let mut kept = shard.lock();
+                let oldest = if kept.len() > least { kept.pop_lru() } else { None };
+                // it is dropped after the lock is gone
+                drop(kept);
+                let Some((_, oldest)) = oldest else { break };
+                self.bytes.fetch_sub(oldest.bytes, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Changes the index of a directory, if it has one.
@@ -402,5 +411,50 @@ impl Union {
             Ok(room)
         })?;
         Ok(room.then_some(true))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::branch::stat::{Kind, RealId};
+    use crate::inode::{Birth, Inodes, LeaveHook, Place};
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl LeaveHook for Nobody {
+        fn left(&self, _: u64, _: Kind, _: bool) {}
+    }
+
+    #[test]
+    fn long_names_make_no_large_index() {
+        let (key, mut index) = (RandomState::new(), Index::default());
+        let name = |number: usize| format!("{number:0>250}");
+        let taken =
+            (0..MOST_WORDS).take_while(|number| index.add(&key, name(*number).as_bytes(), BranchIndex(0), May::ENTRY));
+        let taken = taken.count();
+        assert!((MOST_BYTES / 256..MOST_BYTES / 249).contains(&taken), "{taken}");
+        assert!(index.add(&key, name(0).as_bytes(), BranchIndex(1), May::ENTRY), "the name is there already");
+    }
+
+    #[test]
+    fn all_indexes_together_have_a_bound_and_the_last_one_stays() {
+        let (indexes, inodes) = (Indexes::new(), Inodes::new(Box::new(Nobody)));
+        for ino in 2..40 {
+            let real = RealId { dev: 1, ino, birth: 0 };
+            let birth = Birth { ino, kind: Kind::Dir, place: Place::Entry(BranchIndex(0)), real };
+            let dir = inodes.look_up(birth).unwrap();
+            let index = Index { names: Vec::with_capacity(MOST_BYTES), ..Index::default() };
+            indexes.change(dir.inode(), |state| *state = State::Indexed(index));
+            assert!(indexes.has(dir.inode()), "{ino}");
+            assert!(indexes.bytes.load(Ordering::Relaxed) <= ROOM, "{ino}");
+        }
+        let kept: usize = indexes
+            .shards
+            .iter()
+            .flat_map(|shard| shard.lock().iter().map(|(_, slot)| slot.bytes).collect::<Vec<_>>())
+            .sum();
+        assert_eq!(kept, indexes.bytes.load(Ordering::Relaxed));
     }
 }
