@@ -25,8 +25,9 @@ pub(super) const DOT: u64 = 1;
 const LAST: u64 = i64::MAX as u64 - 0xFFFF;
 /// Above all cookies.
 const END: u64 = i64::MAX as u64;
-/// A snapshot holds at most so many names.
+/// A snapshot holds at most so many names, and so many bytes of them.
 const MOST: usize = 1 << 18;
+const MOST_BYTES: usize = 32 << 20;
 
 /// The hash of names, by a key that nobody knows: names of one hash cannot be made on purpose.
 #[derive(Debug)]
@@ -177,14 +178,15 @@ impl<'a> Builder<'a> {
         }
         self.names.extend_from_slice(name);
         self.lines.push(Line { cookie, ino, at, length, kind, branch });
-        if self.lines.len() > 2 * self.most {
+        if self.lines.len() > 2 * self.most || self.names.len() > MOST_BYTES {
             self.narrow();
         }
     }
 
     /// Leaves out what a later snapshot can say: the names with the larger cookies.
     fn narrow(&mut self) {
-        let (_, bound, _) = self.lines.select_nth_unstable_by_key(self.most, |line| line.cookie);
+        let half = self.lines.len() / 2;
+        let (_, bound, _) = self.lines.select_nth_unstable_by_key(half, |line| line.cookie);
         let bound = bound.cookie;
         if self.lines.iter().all(|line| line.cookie >= bound) {
             return;
