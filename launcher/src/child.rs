@@ -76,6 +76,7 @@ impl Child<'_> {
     fn act(&mut self, action: &Action, number: u32, progress: &mut Progress) -> Result<(), Errno> {
         let root = progress.root.as_ref().ok_or(Errno::ENOTDIR);
         match action {
+            Action::Join(target) => target.enter()?,
             Action::Isolate => namespace::isolate_mounts()?,
             Action::BindRoot(tree) => progress.root = Some(namespace::bind_root(tree)?),
             Action::MountUnion(at, flags) => self.mount_union(at, *flags, progress)?,

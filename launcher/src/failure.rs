@@ -19,18 +19,25 @@ pub const SIGNAL_BASE: u8 = 128;
 pub struct Failure {
     /// The exit status that says so.
     pub status: u8,
+    /// Whether a container of a name is missing, so that the name may have been meant as something else.
+    pub is_about_a_name: bool,
     message: String,
 }
 
 impl Failure {
     /// A failure of our own: what was being done, or what is wrong.
     pub fn new(message: impl Into<String>) -> Self {
-        Failure { status: OWN_FAILURE, message: message.into() }
+        Failure { status: OWN_FAILURE, is_about_a_name: false, message: message.into() }
     }
 
     /// A system call that failed while `doing` something.
     pub fn because(doing: &str, cause: impl fmt::Display) -> Self {
         Failure::new(format!("cannot {doing}: {cause}"))
+    }
+
+    /// There is no container of this name.
+    pub(crate) fn no_container(name: &str) -> Self {
+        Failure { is_about_a_name: true, ..Failure::new(format!("there is no container {name}")) }
     }
 
     /// The same with another exit status.

@@ -43,7 +43,7 @@ pub struct StandardStreams {
 }
 
 impl StandardStreams {
-    fn that_are_terminals() -> Self {
+    pub(crate) fn that_are_terminals() -> Self {
         Self { input: isatty(std::io::stdin()), output: isatty(std::io::stdout()), error: isatty(std::io::stderr()) }
     }
 

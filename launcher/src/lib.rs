@@ -37,21 +37,25 @@
 //! | `child`, `rootfs`, `terminal` | doing the steps |
 //! | `union`, `scratch`, [`mount_table`] | unions, and the throw-away copy of the host |
 //! | `process` | clone and fork, channel, signals, pid 1, supervisor; the only `unsafe` code |
+//! | [`lifecycle`], [`state`], `detach` | containers that are there, what is known of them, and those in the background |
 //! | [`failure`], `message` | exit statuses and what is told |
 #![deny(unsafe_code)]
 
 pub mod failure;
 pub mod host;
+pub mod lifecycle;
 pub mod mount_table;
 pub mod namespace;
 pub mod network;
 pub mod options;
 pub mod run;
 pub mod spec;
+pub mod state;
 pub mod steps;
 pub mod volume;
 
 mod child;
+mod detach;
 mod message;
 #[allow(unsafe_code)]
 mod process;
@@ -69,7 +73,11 @@ use crate::options::Command;
 #[must_use]
 pub fn main() -> ExitCode {
     let result = match options::parse(std::env::args_os().skip(1)) {
-        Ok(Command::Run(options)) => run::start(options),
+        Ok(Command::Run(options)) => run::start(*options),
+        Ok(Command::Manage(what, words)) => lifecycle::run(what).map_err(|failure| match failure.is_about_a_name {
+            true => failure.remedy(&options::hint(&words)),
+            false => failure,
+        }),
         Err(error) => {
             // Help and version are no failures. With the stream closed there is nobody to tell.
             drop(error.print());

@@ -1,5 +1,6 @@
 //! Namespaces: which ones a container gets, and how its mount tree is cut off and entered.
 
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use clap::ValueEnum;
@@ -13,6 +14,7 @@ use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 
 use crate::message::warn;
 use crate::rootfs::Rootfs;
+use crate::state::Process;
 
 /// Which namespaces a container has of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -106,6 +108,64 @@ pub(crate) fn separate_clocks(offsets: &ClockOffsets) -> Result<(), Errno> {
     std::fs::write("/proc/self/timens_offsets", text).map_err(|error| crate::failure::errno_of(&error))?;
     let namespace = open("/proc/self/ns/time_for_children", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     setns(namespace, time)
+}
+
+/// What has to be entered to be in a container: its first process, and the namespaces that are not ours already.
+#[derive(Debug)]
+pub struct Target {
+    process: OwnedFd,
+    root: OwnedFd,
+    namespaces: CloneFlags,
+    /// Those that are not ours, one by one, for kernels that enter only one at a time.
+    each: Vec<(OwnedFd, CloneFlags)>,
+}
+
+/// One process is another only if it is the same descriptor.
+impl PartialEq for Target {
+    fn eq(&self, other: &Target) -> bool {
+        self.process.as_raw_fd() == other.process.as_raw_fd()
+    }
+}
+
+impl Eq for Target {}
+
+impl Target {
+    /// Opens everything while nothing is entered yet.
+    pub(crate) fn open(init: &Process, process: OwnedFd) -> std::io::Result<Target> {
+        const KINDS: [(&str, CloneFlags); 8] = [
+            ("user", CloneFlags::CLONE_NEWUSER),
+            ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+            ("ipc", CloneFlags::CLONE_NEWIPC),
+            ("uts", CloneFlags::CLONE_NEWUTS),
+            ("net", CloneFlags::CLONE_NEWNET),
+            ("pid", CloneFlags::CLONE_NEWPID),
+            ("time", CloneFlags::from_bits_retain(CLONE_NEWTIME)),
+            ("mnt", CloneFlags::CLONE_NEWNS),
+        ];
+        let mut each = Vec::new();
+        for (kind, flag) in KINDS {
+            let path = format!("/proc/{}/ns/{kind}", init.pid);
+            let theirs = std::fs::read_link(&path);
+            if theirs.is_ok_and(|theirs| std::fs::read_link(format!("/proc/self/ns/{kind}")).ok() != Some(theirs)) {
+                each.push((std::fs::File::open(path)?.into(), flag));
+            }
+        }
+        let root = open(format!("/proc/{}/root", init.pid).as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        let namespaces = each.iter().map(|(_, flag)| *flag).collect();
+        Ok(Target { process, root, namespaces, each })
+    }
+
+    /// Enters them, and the root. What this process starts from now on is in the container.
+    pub(crate) fn enter(&self) -> Result<(), Errno> {
+        match setns(&self.process, self.namespaces) {
+            // Before Linux 5.8 there is no way to enter them all at once.
+            Err(Errno::EINVAL) => self.each.iter().try_for_each(|(namespace, flag)| setns(namespace, *flag))?,
+            result => result?,
+        }
+        fchdir(&self.root)?;
+        chroot(".")?;
+        chdir("/")
+    }
 }
 
 /// From here on no mount of ours reaches the host. Its unmounts still reach us, so that we keep nothing of it busy.

@@ -6,8 +6,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory as _, Parser, ValueEnum};
 
+use crate::lifecycle::Lifecycle;
 use crate::namespace::NamespaceOptions;
 use crate::network::NetworkOptions;
 use crate::volume::VolumeOptions;
@@ -16,7 +17,22 @@ use crate::volume::VolumeOptions;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Start a container.
-    Run(Options),
+    Run(Box<Options>),
+    /// Do something to containers that are there. The words that it was said with may have meant a program of that name.
+    Manage(Lifecycle, Vec<OsString>),
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "rlaunch", disable_help_subcommand = true)]
+struct Manage {
+    #[command(subcommand)]
+    what: Lifecycle,
+}
+
+/// What to do when something else was meant by words that begin with a subcommand.
+pub(crate) fn hint(words: &[OsString]) -> String {
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    format!("to run the program of that name: rlaunch -- {}", words.join(" "))
 }
 
 /// Parses what follows the program's own name.
@@ -25,11 +41,28 @@ pub enum Command {
 /// Where it is not understood, or asks for help or the version.
 pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, clap::Error> {
     let arguments: Vec<OsString> = arguments.collect();
+    let program = OsString::from("rlaunch");
     let rest = match arguments.split_first() {
         Some((first, rest)) if first == "run" => rest,
+        Some((first, _)) if Manage::command().find_subcommand(first).is_some() => {
+            let parsed = Manage::try_parse_from([program].iter().chain(&arguments));
+            return parsed.map(|manage| Command::Manage(manage.what, arguments.clone())).map_err(|error| {
+                match error.use_stderr() {
+                    true => {
+                        Manage::command().error(error.kind(), format!("{}\n  {}", first_line(&error), hint(&arguments)))
+                    }
+                    false => error,
+                }
+            });
+        }
         _ => arguments.as_slice(),
     };
-    Options::try_parse_from([OsString::from("rlaunch")].iter().chain(rest)).map(Command::Run)
+    Options::try_parse_from([program].iter().chain(rest)).map(|options| Command::Run(Box::new(options)))
+}
+
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
 /// Runs a command in a container: over a root directory, or in a throw-away copy of this machine.
@@ -37,6 +70,9 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, clap:
 /// Options end at the first word that is not one; it and all that follow are the command. The word `run` may come first.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
 #[command(name = "rlaunch", version, override_usage = "rlaunch [run] [OPTIONS] [--] COMMAND [ARGUMENT]...")]
+#[command(
+    after_help = "Containers that are there: rlaunch ps, exec, inspect, logs, top, stop, kill, wait, rm; see rlaunch ps --help."
+)]
 pub struct Options {
     /// The directory that becomes `/`; without it, a throw-away copy of this machine does
     #[arg(long, value_name = "DIR")]
@@ -53,6 +89,18 @@ pub struct Options {
     /// Where a copy of this machine keeps what is written.
     #[command(flatten)]
     pub top: TopOptions,
+
+    /// How others find the container; without it, it gets a name by chance
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub name: Option<String>,
+
+    /// Go to the background once the command runs, and print the container's name
+    #[arg(short, long)]
+    pub detach: bool,
+
+    /// Forget a container in the background once it has ended; those in the foreground always are
+    #[arg(long)]
+    pub rm: bool,
 
     /// What the root holds beside its own files.
     #[command(flatten)]
@@ -90,6 +138,11 @@ pub struct TopOptions {
     #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "25%")]
     #[arg(value_parser = size, conflicts_with_all = ["rootfs", "branches", "keep"])]
     pub tmpfs_top: Option<String>,
+}
+
+fn name(text: &str) -> Result<String, &'static str> {
+    let is_name = crate::state::is_name(text);
+    is_name.then(|| text.to_owned()).ok_or("letters, digits, dots, dashes and underscores are expected, 64 at most")
 }
 
 /// A size as tmpfs takes it.
@@ -132,8 +185,10 @@ mod tests {
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<Options, clap::error::ErrorKind> {
-        let Command::Run(options) = super::parse(arguments.iter().map(OsString::from)).map_err(|error| error.kind())?;
-        Ok(options)
+        match super::parse(arguments.iter().map(OsString::from)).map_err(|error| error.kind())? {
+            Command::Run(options) => Ok(*options),
+            Command::Manage(what, _) => panic!("{arguments:?}: {what:?}"),
+        }
     }
 
     #[track_caller]
@@ -162,6 +217,19 @@ mod tests {
         check(&["run", "--rootfs=/r", "--", "sh"], Some("/r"), &["sh"]);
         check(&["--", "run", "sh"], None, &["run", "sh"]);
         check(&["--rootfs=/r", "run", "sh"], Some("/r"), &["run", "sh"]);
+    }
+
+    #[test]
+    fn a_subcommand_that_is_not_understood_says_how_the_program_is_run() {
+        for (words, hint) in [
+            (&["rm", "-rf", "x"][..], "rlaunch -- rm -rf x"),
+            (&["kill"], "rlaunch -- kill"),
+            (&["top", "-b"], "rlaunch -- top -b"),
+        ] {
+            let error = super::parse(words.iter().map(OsString::from)).unwrap_err();
+            assert!(error.to_string().contains(hint), "{error}");
+        }
+        check(&["--", "rm", "-rf", "x"], None, &["rm", "-rf", "x"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use nix::sys::prctl::set_child_subreaper;
 use unionfs::options::Options;
 
 use crate::child::Child;
+use crate::detach::{self, Ready};
 use crate::failure::{Doing as _, Failure, OWN_FAILURE};
 use crate::host::Host;
 use crate::message::say;
@@ -17,6 +18,7 @@ use crate::process::signals::Signals;
 use crate::process::supervisor::Supervisor;
 use crate::scratch::Scratch;
 use crate::spec::{Root, Spec, Top};
+use crate::state::{self, Entry, Process, Record};
 use crate::union::{Daemon, Memory, Plan, Stack};
 use crate::{host, process, steps};
 
@@ -24,35 +26,89 @@ use crate::{host, process, steps};
 ///
 /// # Errors
 /// Where the command was not started, or lost its files.
-pub fn start(mut options: crate::options::Options) -> Result<u8, Failure> {
+pub fn start(options: crate::options::Options) -> Result<u8, Failure> {
     process::close_all_descriptors().doing("close what was left open for this program")?;
     if !nix::unistd::geteuid().is_root() {
         return Err(Failure::new("containers can only be started by root for now; use sudo"));
     }
-    let host = match &mut options.rootfs {
-        Some(tree) => {
+    match options.detach {
+        true => detach::start(|ready| start_here(options, Some(ready))),
+        false => start_here(options, None),
+    }
+}
+
+fn start_here(mut options: crate::options::Options, mut ready: Option<&mut Ready>) -> Result<u8, Failure> {
+    let host = match (&mut options.rootfs, &options.branches) {
+        (Some(tree), _) => {
             *tree = host::resolve_tree(tree)?;
             Host::observe()
         }
-        None => Host::observe_for_a_copy()?,
+        (None, Some(_)) => Host::observe(),
+        (None, None) => Host::observe_for_a_copy()?,
     };
+    let (name, rm) = (options.name.clone(), options.rm);
     let spec = Spec::new(options, host)?;
+    let record = record(&spec, ready.is_some()).doing("look at this process")?;
+    let mut entry = Entry::create(name.as_deref(), record)?;
+    if ready.is_some() {
+        detach::print_to(&entry.log().doing("make the container's log")?)?;
+    }
     let signals = Signals::take_over().doing("take over signals")?;
+    let mut started = |name: &str| ready.as_mut().map_or(Ok(()), |ready| ready.started(name));
+    let result = start_on(&spec, &mut Session { signals: &signals, entry: &mut entry, started: &mut started });
+    if let Ok(status) = &result
+        && entry.record.detached
+        && !rm
+    {
+        entry.record.status = Some(*status);
+        entry.write().doing("remember how the container has ended")?;
+        entry.remember();
+    }
+    result
+}
+
+/// What a start has to do with beside the container itself.
+struct Session<'a> {
+    signals: &'a Signals,
+    entry: &'a mut Entry,
+    /// Called with the container's name once the command runs.
+    started: &'a mut dyn FnMut(&str) -> Result<(), Failure>,
+}
+
+fn record(spec: &Spec, detached: bool) -> std::io::Result<Record> {
+    Ok(Record {
+        name: String::new(),
+        command: spec.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+        root: match &spec.root {
+            Root::Tree(tree) => tree.display().to_string(),
+            Root::Branches(branches) => unionfs::options::branches::print(branches).display().to_string(),
+            Root::HostCopy { .. } => "copy of the host".to_owned(),
+        },
+        created: state::now(),
+        launcher: Process::of(nix::unistd::getpid())?,
+        init: None,
+        daemon: None,
+        detached,
+        status: None,
+    })
+}
+
+fn start_on(spec: &Spec, session: &mut Session<'_>) -> Result<u8, Failure> {
     match &spec.root {
-        Root::Tree(_) => run(&spec, &signals, None),
+        Root::Tree(_) => run(spec, session, None),
         Root::Branches(branches) => {
             let scratch = Scratch::create(&[])?;
             let stacks = vec![Stack { branches: branches.clone(), options: Options::default() }];
-            run_on_unions(&spec, &signals, &scratch, &Plan { stacks, scratch: scratch.path(), memory: None })
+            run_on_unions(spec, session, &scratch, &Plan { stacks, scratch: scratch.path(), memory: None })
         }
         Root::HostCopy { submounts, top, .. } => {
             submounts.iter().for_each(tell);
-            run_over_the_host(&spec, &signals, parts(submounts), top)
+            run_over_the_host(spec, session, parts(submounts), top)
         }
     }
 }
 
-fn run_over_the_host(spec: &Spec, signals: &Signals, parts: Vec<&Path>, top: &Top) -> Result<u8, Failure> {
+fn run_over_the_host(spec: &Spec, session: &mut Session<'_>, parts: Vec<&Path>, top: &Top) -> Result<u8, Failure> {
     let scratch = match top {
         Top::OnDisk => Scratch::create(&parts)?,
         Top::InMemory(_) => Scratch::create(&[])?,
@@ -65,7 +121,7 @@ fn run_over_the_host(spec: &Spec, signals: &Signals, parts: Vec<&Path>, top: &To
         Top::InMemory(size) => Some(Memory { size, parts }),
         Top::OnDisk | Top::Kept { .. } => None,
     };
-    run_on_unions(spec, signals, &scratch, &Plan { stacks, scratch: scratch.path(), memory })
+    run_on_unions(spec, session, &scratch, &Plan { stacks, scratch: scratch.path(), memory })
 }
 
 /// What of the host has a union of its own, in the order in which they are mounted.
@@ -80,11 +136,11 @@ fn tell(submount: &Submount) {
     }
 }
 
-fn run_on_unions(spec: &Spec, signals: &Signals, scratch: &Scratch, plan: &Plan<'_>) -> Result<u8, Failure> {
+fn run_on_unions(spec: &Spec, session: &mut Session<'_>, scratch: &Scratch, plan: &Plan<'_>) -> Result<u8, Failure> {
     let devices = plan.stacks.iter().map(|_| open_device()).collect::<Result<Vec<_>, _>>()?;
     // In this order, so that they go in the other: the directory is removed once nobody writes there any more.
     let mut daemon = Daemon::start(plan, &devices)?;
-    let result = run(spec, signals, Some(Unions { devices, scratch, daemon: &mut daemon }));
+    let result = run(spec, session, Some(Unions { devices, scratch, daemon: &mut daemon }));
     match daemon.finish() {
         Err(failure) if result.is_ok() => Err(failure),
         _ => result,
@@ -103,8 +159,9 @@ struct Unions<'a> {
     daemon: &'a mut Daemon,
 }
 
-fn run(spec: &Spec, signals: &Signals, unions: Option<Unions<'_>>) -> Result<u8, Failure> {
+fn run(spec: &Spec, session: &mut Session<'_>, unions: Option<Unions<'_>>) -> Result<u8, Failure> {
     let steps = steps::plan(spec);
+    let signals = session.signals;
     let adopts = spec.namespaces.pid == Share::Host;
     if adopts {
         set_child_subreaper(true).doing("look after the container's processes")?;
@@ -130,7 +187,13 @@ fn run(spec: &Spec, signals: &Signals, unions: Option<Unions<'_>>) -> Result<u8,
     drop((devices, theirs));
     let Some(channel) = ours else { return Ok(OWN_FAILURE) };
     let serving = daemon.as_ref().map(|daemon| daemon.pid());
-    let result = Supervisor::new(&steps, signals, init, channel, daemon).run();
+    // Neither has been waited for, so they are there, ended or not.
+    session.entry.record.init = Some(Process::of(init).doing("look at the container's first process")?);
+    session.entry.record.daemon = serving.map(Process::of).transpose().doing("look at the union's daemon")?;
+    session.entry.write().doing("keep a record of the container")?;
+    let name = session.entry.record.name.clone();
+    let started = || (session.started)(&name);
+    let result = Supervisor::new(&steps, signals, init, channel, daemon).run(started);
     if adopts {
         process::end_children(serving).doing("end what the container has left")?;
     }

@@ -176,7 +176,7 @@ fn is_in_memory(kind: FsType) -> bool {
 }
 
 /// Locks a directory; `None` where somebody else does, or it is not there any more.
-fn lock(path: &Path, kind: FlockArg) -> io::Result<Option<Flock<File>>> {
+pub(crate) fn lock(path: &Path, kind: FlockArg) -> io::Result<Option<Flock<File>>> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
     let directory = match File::options().read(true).custom_flags(flags.bits()).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

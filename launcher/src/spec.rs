@@ -167,7 +167,8 @@ fn assignment((name, value): (OsString, OsString)) -> Result<CString, Failure> {
     c_string(text)
 }
 
-fn c_string(text: OsString) -> Result<CString, Failure> {
+/// A word for a program.
+pub(crate) fn c_string(text: OsString) -> Result<CString, Failure> {
     CString::new(text.into_vec()).map_err(|error| Failure::because("pass a word with a zero byte to a program", error))
 }
 
@@ -200,7 +201,7 @@ mod tests {
     fn options(words: &[&str]) -> Options {
         let words = words.iter().copied().chain(["sh"]).map(OsString::from);
         let Ok(Command::Run(options)) = crate::options::parse(words) else { panic!("not understood") };
-        options
+        *options
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::ffi::{CString, OsString};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::mount::MsFlags;
@@ -12,7 +13,7 @@ use nix::mount::MsFlags;
 use crate::failure::{CANNOT_EXECUTE, Failure, NOT_FOUND};
 use crate::host::StandardStreams;
 use crate::mount_table::{Shown, Submount};
-use crate::namespace::{ClockOffsets, Network, Share};
+use crate::namespace::{ClockOffsets, Network, Share, Target};
 use crate::network::OwnFile;
 use crate::spec::{Root, Spec};
 use crate::volume::{Tmpfs, Volume, VolumeOptions};
@@ -20,6 +21,8 @@ use crate::volume::{Tmpfs, Volume, VolumeOptions};
 /// One thing to do in the child. Paths are absolute in the container, unless they are said to be the host's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
+    /// Enter a container that runs.
+    Join(Rc<Target>),
     /// Cut off mount propagation to the host.
     Isolate,
     /// Make a directory of the host the new root.
@@ -136,6 +139,21 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
     steps
 }
 
+/// The steps for one more command in a container that runs.
+#[must_use]
+pub fn plan_exec(
+    target: Target,
+    directory: PathBuf,
+    terminal: Option<StandardStreams>,
+    command: Vec<CString>,
+    environment: Vec<CString>,
+) -> Vec<Step> {
+    let mut steps = vec![must(Action::Join(Rc::new(target))), must(Action::ChangeDirectory(directory))];
+    steps.extend(terminal.map(|streams| must(Action::OpenTerminal(streams))));
+    steps.push(must(Action::Execute(command, environment)));
+    steps
+}
+
 /// Once everything else is mounted, so that they can lie in it.
 fn volumes(spec: &Spec) -> Vec<Step> {
     let VolumeOptions { volume, tmpfs, read_only } = &spec.volumes;
@@ -234,6 +252,7 @@ impl Action {
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
+            Action::Join(_) => "enter the container".into(),
             Action::Isolate => "separate the container's mounts from the host's".into(),
             Action::BindRoot(tree) => format!("make {} the root of the container", tree.display()),
             Action::MountUnion(path, _) => format!("mount the union at {} of the container", path.display()),

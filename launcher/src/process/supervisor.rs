@@ -54,10 +54,18 @@ impl<'a> Supervisor<'a> {
         Supervisor { steps, signals, init, channel: Some(channel), daemon, proxy: None, failure: None }
     }
 
-    /// Starts the child and stays until it has ended. The exit status is the command's.
-    pub(crate) fn run(mut self) -> Result<u8, Failure> {
+    /// Starts the child and stays until it has ended; calls `started` once the command runs. The exit status is the
+    /// command's.
+    pub(crate) fn run(mut self, started: impl FnOnce() -> Result<(), Failure>) -> Result<u8, Failure> {
         self.go()?;
+        let mut started = Some(started);
         let result = loop {
+            // A channel that has closed without a failure is a command that runs, or has already.
+            if let Some(started) = started.take_if(|_| self.channel.is_none() && self.failure.is_none())
+                && let Err(failure) = started()
+            {
+                break Err(failure);
+            }
             match self.turn() {
                 Ok(None) => {}
                 Ok(Some(status)) => break Ok(status),
@@ -74,6 +82,10 @@ impl<'a> Supervisor<'a> {
                 Err(_) if result.is_err() => break,
                 Err(failure) => return Err(failure),
             }
+        }
+        // A short command has ended before it was known to run.
+        if let Some(started) = started.take_if(|_| result.is_ok() && self.failure.is_none()) {
+            started()?;
         }
         if let Some(proxy) = self.proxy.take() {
             proxy.finish().doing("copy the rest of the container's output")?;

@@ -1,0 +1,264 @@
+//! What is done to containers that are there: looking at them, stopping them, and running more in them.
+
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::str::FromStr as _;
+use std::thread;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use rustix::process::pidfd_send_signal;
+
+use crate::failure::{Doing as _, Failure};
+use crate::options::StreamOptions;
+use crate::state::{self, Process, Record};
+
+mod exec;
+mod table;
+
+/// How long a container may take to end once it was killed, and after what was in its way has ended.
+const ENDING: Duration = Duration::from_secs(5);
+/// How often a log is looked at for more.
+const LOOKING: Duration = Duration::from_millis(100);
+
+/// What can be done to containers.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Lifecycle {
+    /// Run a command in a container that runs
+    Exec(ExecOptions),
+    /// List containers
+    #[command(alias = "list")]
+    Ps,
+    /// Print what is known of a container, as JSON
+    Inspect(Named),
+    /// Stop a container: SIGTERM, and SIGKILL when it does not end
+    Stop {
+        /// How long it may take to end by itself
+        #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
+        time: u16,
+        /// The container
+        name: String,
+    },
+    /// Send a signal to a container
+    Kill {
+        /// The signal, by name or number
+        #[arg(short, long, default_value = "KILL", value_parser = signal)]
+        signal: Signal,
+        /// The container
+        name: String,
+    },
+    /// Wait for the end of a container in the background; the exit status is its command's
+    Wait(Named),
+    /// Print what a container in the background has printed
+    Logs {
+        /// Go on as long as it runs
+        #[arg(short, long)]
+        follow: bool,
+        /// The container
+        name: String,
+    },
+    /// List the processes of a container
+    Top(Named),
+    /// Forget containers that have ended
+    Rm {
+        /// Kill those that have not
+        #[arg(short, long)]
+        force: bool,
+        /// Remove what launchers that were killed have left
+        #[arg(long)]
+        stale: bool,
+        /// The containers
+        #[arg(required_unless_present = "stale")]
+        names: Vec<String>,
+    },
+}
+
+/// One container.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Named {
+    /// The container
+    name: String,
+}
+
+/// A command for a container that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ExecOptions {
+    /// How its standard streams are connected.
+    #[command(flatten)]
+    streams: StreamOptions,
+    /// Set a variable, or take over the caller's value
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Where it starts
+    #[arg(short, long, value_name = "DIR", default_value = "/")]
+    workdir: PathBuf,
+    /// The container
+    name: String,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<std::ffi::OsString>,
+}
+
+fn signal(text: &str) -> Result<Signal, String> {
+    let number = text.parse().ok().and_then(|number: i32| Signal::try_from(number).ok());
+    let name = text.to_ascii_uppercase();
+    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
+    number.or_else(|| Signal::from_str(&name).ok()).ok_or_else(|| format!("'{text}' is no signal"))
+}
+
+/// Does it; the exit status.
+pub(crate) fn run(what: Lifecycle) -> Result<u8, Failure> {
+    match what {
+        Lifecycle::Exec(options) => exec::run(options),
+        Lifecycle::Ps => print(&table::containers(&state::all()?)?),
+        Lifecycle::Inspect(Named { name }) => print(&table::details(&find(&name)?)?),
+        Lifecycle::Stop { time, name } => stop(&find(&name)?, Duration::from_secs(time.into())),
+        Lifecycle::Kill { signal, name } => send(&find(&name)?, signal),
+        Lifecycle::Wait(Named { name }) => wait(&find(&name)?),
+        Lifecycle::Logs { follow, name } => logs(&find(&name)?, follow),
+        Lifecycle::Top(Named { name }) => print(&table::processes(&find(&name)?)?),
+        Lifecycle::Rm { force, stale, names } => remove(&names, force, stale),
+    }
+}
+
+fn print(text: &str) -> Result<u8, Failure> {
+    std::io::stdout().write_all(text.as_bytes()).doing("print")?;
+    Ok(0)
+}
+
+fn find(name: &str) -> Result<Record, Failure> {
+    state::find(name)?.ok_or_else(|| Failure::no_container(name))
+}
+
+/// The first process of a container that runs.
+fn running(record: &Record) -> Result<(Process, OwnedFd), Failure> {
+    let doing = format!("reach the container {}", record.name);
+    let descriptor = record.init.map(|init| init.open()).transpose().doing(&doing)?.flatten();
+    record.init.zip(descriptor).ok_or_else(|| Failure::new(format!("the container {} does not run", record.name)))
+}
+
+fn send(record: &Record, signal: Signal) -> Result<u8, Failure> {
+    let (_, init) = running(record)?;
+    signal_to(&init, signal)?;
+    Ok(0)
+}
+
+fn signal_to(process: &OwnedFd, signal: Signal) -> Result<(), Failure> {
+    // Signals of the kernel's list only, which the type allows by name.
+    let number = rustix::process::Signal::from_named_raw(signal as i32);
+    let number = number.ok_or_else(|| Failure::new(format!("{signal} cannot be sent")))?;
+    match pidfd_send_signal(process, number) {
+        // It has ended just now.
+        Err(rustix::io::Errno::SRCH) | Ok(()) => Ok(()),
+        Err(errno) => Err(Failure::because("send a signal to the container", errno)),
+    }
+}
+
+/// TERM, KILL and, where a process waits for a union that does not answer, the end of the union.
+fn stop(record: &Record, patience: Duration) -> Result<u8, Failure> {
+    let (_, init) = running(record)?;
+    signal_to(&init, Signal::SIGTERM)?;
+    if !ends(&init, patience)? {
+        kill(record, &init)?;
+    }
+    // So that its name is free, and nothing of it is left.
+    let launcher = record.launcher.open().doing("wait for the launcher")?;
+    launcher.map_or(Ok(true), |launcher| ends(&launcher, ENDING))?;
+    Ok(0)
+}
+
+fn kill(record: &Record, init: &OwnedFd) -> Result<(), Failure> {
+    signal_to(init, Signal::SIGKILL)?;
+    if ends(init, ENDING)? {
+        return Ok(());
+    }
+    let daemon = record.daemon.map(|daemon| daemon.open()).transpose().doing("end the union's daemon")?.flatten();
+    if let Some(daemon) = daemon {
+        // With it goes the device, and with that the connection, and whoever waits for an answer gets an error.
+        signal_to(&daemon, Signal::SIGKILL)?;
+    }
+    match ends(init, ENDING)? {
+        true => Ok(()),
+        false => Err(Failure::new(format!("the container {} does not end", record.name))),
+    }
+}
+
+/// Waits for the end of a process; false when it takes longer.
+fn ends(process: &OwnedFd, patience: Duration) -> Result<bool, Failure> {
+    let limit = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+    poll_for(process, limit)
+}
+
+fn poll_for(process: &OwnedFd, limit: PollTimeout) -> Result<bool, Failure> {
+    let mut source = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut source, limit).doing("wait for the container")? > 0)
+}
+
+fn wait(record: &Record) -> Result<u8, Failure> {
+    if let Some(launcher) = record.launcher.open().doing("wait for the container")? {
+        poll_for(&launcher, PollTimeout::NONE)?;
+    }
+    let gone = || Failure::new(format!("the container {} has ended, and nobody was to remember how", record.name));
+    state::find(&record.name)?.and_then(|record| record.status).ok_or_else(gone)
+}
+
+fn logs(record: &Record, follow: bool) -> Result<u8, Failure> {
+    if !record.detached {
+        return Err(Failure::new(format!("the container {} prints to its caller and has no log", record.name)));
+    }
+    let mut log = state::open_log(&record.name)?;
+    let launcher = record.launcher.open().doing("follow the log")?.filter(|_| follow);
+    loop {
+        // Asked before the log is read: what comes in between is read the next time.
+        let has_ended = launcher.as_ref().map_or(Ok(true), |launcher| poll_for(launcher, PollTimeout::ZERO))?;
+        let mut text = Vec::new();
+        log.read_to_end(&mut text).doing("read the log")?;
+        std::io::stdout().write_all(&text).doing("print the log")?;
+        if has_ended {
+            return Ok(0);
+        }
+        thread::sleep(LOOKING);
+    }
+}
+
+fn remove(names: &[String], force: bool, stale: bool) -> Result<u8, Failure> {
+    if stale {
+        state::forget_stale()?;
+    }
+    // All of them first: a word that is none shows that something else was meant.
+    let records = names.iter().map(|name| find(name)).collect::<Result<Vec<_>, _>>()?;
+    for record in &records {
+        if let Ok((_, init)) = running(record) {
+            if !force {
+                let failure = Failure::new(format!("the container {} runs", record.name));
+                return Err(failure.remedy("stop it first, or say --force"));
+            }
+            kill(record, &init)?;
+        }
+        if let Some(launcher) = record.launcher.open().doing("wait for the launcher")? {
+            ends(&launcher, ENDING)?;
+        }
+        if !state::forget(&record.name)? {
+            return Err(Failure::new(format!("the launcher of {} still works on its end", record.name)));
+        }
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for text in ["TERM", "SIGTERM", "term", "15"] {
+            assert_eq!(signal(text), Ok(Signal::SIGTERM), "{text}");
+        }
+        for text in ["", "0", "-1", "999", "FOO"] {
+            assert!(signal(text).is_err(), "{text}");
+        }
+    }
+}

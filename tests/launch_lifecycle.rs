@@ -1,0 +1,241 @@
+//! Containers after their start: in the background, listed, entered, stopped and forgotten.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use harness::mount::{Outcome, finish, is_alive, poll};
+use nix::mount::{MsFlags, mount};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+#[path = "support/launch.rs"]
+mod launch;
+#[path = "support/tools.rs"]
+mod tools;
+
+use launch::{PATIENCE, RLAUNCH, Running, Tree, printed, wait_until_gone};
+
+/// A tree, and a place for records that no other test sees.
+fn tree() -> Option<Tree> {
+    let tree = Tree::new()?;
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).expect("hide the host's /run");
+    Some(tree)
+}
+
+#[track_caller]
+fn rlaunch(arguments: &[&str]) -> Outcome {
+    finish(Command::new(RLAUNCH).args(arguments))
+}
+
+/// Starts a container in the background.
+#[track_caller]
+fn background(tree: &Tree, name: &str, script: &str) {
+    let outcome = finish(tree.rlaunch().args(["-d", "--name", name, "sh", "-c", script]));
+    assert_eq!(printed(outcome), format!("{name}\n"));
+}
+
+#[track_caller]
+fn record(name: &str) -> serde_json::Value {
+    serde_json::from_str(&printed(rlaunch(&["inspect", name]))).expect("JSON")
+}
+
+fn pid(value: &serde_json::Value) -> Pid {
+    Pid::from_raw(value["pid"].as_i64().expect("a process").try_into().expect("a number of a process"))
+}
+
+#[track_caller]
+fn refused(outcome: &Outcome, reason: &str) {
+    assert_eq!((outcome.status, &*outcome.stdout), (Some(125), ""), "{outcome:?}");
+    assert!(outcome.stderr.contains(reason), "{reason}: {}", outcome.stderr);
+}
+
+#[test]
+fn a_container_in_the_background_is_there_until_it_is_forgotten() {
+    let Some(tree) = tree() else { return };
+    background(
+        &tree,
+        "web",
+        "echo out; echo err >&2; read line < /dev/null; while ! test -e /go; do sleep 0.05; done; exit 7",
+    );
+    let list = printed(rlaunch(&["ps"]));
+    assert!(list.lines().next().unwrap().starts_with("NAME"), "{list}");
+    assert!(list.lines().any(|line| line.starts_with("web ") && line.contains(" runs ")), "{list}");
+    assert_eq!(printed(rlaunch(&["list"])), list);
+    refused(&rlaunch(&["rm", "web"]), "the container web runs (stop it first, or say --force)");
+    fs::write(tree.path("go"), "").unwrap();
+    assert_eq!(rlaunch(&["wait", "web"]).status, Some(7));
+    assert!(printed(rlaunch(&["ps"])).contains("ended (7)"));
+    assert_eq!(printed(rlaunch(&["logs", "web"])), "out\nerr\n");
+    assert_eq!(rlaunch(&["wait", "web"]).status, Some(7), "also once it has ended");
+    refused(&finish(tree.rlaunch().args(["--name", "web", "true"])), "there is a container web already");
+    assert_eq!(printed(rlaunch(&["rm", "web"])), "");
+    assert_eq!(printed(rlaunch(&["ps"])).lines().count(), 1);
+    assert!(!Path::new("/run/rlaunch").exists(), "nothing is left");
+}
+
+#[test]
+fn what_cannot_start_is_told_to_the_one_who_waits() {
+    let Some(tree) = tree() else { return };
+    let outcome = finish(tree.rlaunch().args(["-d", "missing-command"]));
+    assert_eq!((outcome.status, &*outcome.stdout), (Some(127), ""), "{outcome:?}");
+    assert!(outcome.stderr.starts_with("rlaunch: cannot run 'missing-command' in the container"), "{outcome:?}");
+    assert!(!Path::new("/run/rlaunch").exists());
+    // One that is over before anybody looks has started nevertheless.
+    for number in 0..10 {
+        let name = format!("short{number}");
+        background(&tree, &name, "exit 3");
+        assert_eq!(rlaunch(&["wait", &name]).status, Some(3));
+    }
+}
+
+#[test]
+fn stop_asks_first_and_kills_then() {
+    let Some(tree) = tree() else { return };
+    background(&tree, "kind", "trap 'echo asked; exit 5' TERM; echo ready; while :; do sleep 0.05; done");
+    background(&tree, "deaf", "trap '' TERM; echo ready; while :; do sleep 0.05; done");
+    for name in ["kind", "deaf"] {
+        assert!(poll(PATIENCE, || (rlaunch(&["logs", name]).stdout == "ready\n").then_some(())).is_some());
+    }
+    assert_eq!(printed(rlaunch(&["stop", "kind"])), "");
+    assert_eq!(rlaunch(&["wait", "kind"]).status, Some(5));
+    assert!(printed(rlaunch(&["logs", "kind"])).ends_with("asked\n"));
+    assert_eq!(printed(rlaunch(&["stop", "--time=0", "deaf"])), "");
+    assert_eq!(rlaunch(&["wait", "deaf"]).status, Some(137));
+    refused(&rlaunch(&["stop", "deaf"]), "the container deaf does not run");
+}
+
+#[test]
+fn signals_reach_the_command() {
+    let Some(tree) = tree() else { return };
+    background(&tree, "web", "trap 'echo one' USR1; trap 'exit 4' HUP; echo ready; while :; do sleep 0.05; done");
+    // The signal reaches the whole process group, so the shell may have something to say of its own.
+    let shows = |line: &str| {
+        let has_line = || rlaunch(&["logs", "web"]).stdout.lines().any(|text| text == line).then_some(());
+        assert!(poll(PATIENCE, has_line).is_some(), "{line}");
+    };
+    shows("ready");
+    assert_eq!(printed(rlaunch(&["kill", "-s", "USR1", "web"])), "");
+    shows("one");
+    assert_eq!(printed(rlaunch(&["kill", "--signal=1", "web"])), "");
+    assert_eq!(rlaunch(&["wait", "web"]).status, Some(4));
+    refused(&rlaunch(&["kill", "-s", "NONE", "web"]), "is no signal");
+}
+
+#[test]
+fn a_log_is_followed_to_its_end() {
+    let Some(tree) = tree() else { return };
+    background(&tree, "web", "for n in 1 2 3; do echo $n; sleep 0.2; done");
+    assert_eq!(printed(rlaunch(&["logs", "--follow", "web"])), "1\n2\n3\n");
+}
+
+#[test]
+fn exec_runs_where_the_container_is_and_brings_nothing_along() {
+    let Some(tree) = tree() else { return };
+    background(&tree, "box", "cd /etc; sleep 1000");
+    let kinds = ["ipc", "mnt", "net", "pid", "uts", "cgroup", "time", "user"];
+    let script = kinds.map(|kind| format!("readlink /proc/self/ns/{kind}")).join("; ");
+    let inside = printed(rlaunch(&["exec", "box", "sh", "-c", &script]));
+    let init = pid(&record("box")["init"]);
+    let outside =
+        kinds.map(|kind| fs::read_link(format!("/proc/{init}/ns/{kind}")).unwrap().display().to_string() + "\n");
+    assert_eq!(inside, outside.concat());
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        "exec 9< /etc/passwd; exec \"$@\"",
+        "sh",
+        RLAUNCH,
+        "exec",
+        "-e",
+        "A=1",
+        "--env=GIVEN",
+        "-w",
+        "/bin",
+        "box",
+    ]);
+    command
+        .args(["sh", "-c", "ls /proc/self/fd; env | sort; pwd; exit 6"])
+        .env("SECRET", "1")
+        .env("GIVEN", "2")
+        .env_remove("TERM");
+    let outcome = finish(&mut command);
+    assert_eq!((outcome.status, &*outcome.stderr), (Some(6), ""), "{outcome:?}");
+    let expected = "0\n1\n2\n3\nA=1\nGIVEN=2\nHOME=/root\nPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nPWD=/bin\n";
+    assert!(outcome.stdout.starts_with(expected), "{outcome:?}");
+    assert!(outcome.stdout.ends_with("/bin\n"), "{outcome:?}");
+    let failed = rlaunch(&["exec", "box", "missing"]);
+    assert_eq!(failed.status, Some(127), "{failed:?}");
+    assert!(printed(rlaunch(&["exec", "-t", "box", "tty"])).starts_with("/dev/pts/0"));
+    // None of this has ended the container.
+    assert!(is_alive(init));
+    let top = printed(rlaunch(&["top", "box"]));
+    assert!(top.contains("sleep 1000") && top.lines().count() >= 3, "{top}");
+    assert_eq!(printed(rlaunch(&["rm", "--force", "box"])), "");
+    assert!(!is_alive(init));
+    refused(&rlaunch(&["exec", "box", "true"]), "there is no container box");
+}
+
+#[test]
+fn the_record_says_what_is_so() {
+    let Some(tree) = tree() else { return };
+    background(&tree, "web", "sleep 1000");
+    let record = record("web");
+    let init = pid(&record["init"]);
+    let link = fs::read_link(format!("/proc/{init}/ns/mnt")).unwrap();
+    assert_eq!(format!("mnt:[{}]", record["namespaces"]["mnt"]), link.to_str().unwrap());
+    assert_eq!((&record["running"], &record["name"], &record["detached"]), (&true.into(), &"web".into(), &true.into()));
+    assert_eq!(record["root"].as_str(), tree.path("").canonicalize().unwrap().to_str());
+    let mode =
+        |path: &str| std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).unwrap().permissions()) & 0o7777;
+    assert_eq!((mode("/run/rlaunch"), mode("/run/rlaunch/web"), mode("/run/rlaunch/web/log")), (0o700, 0o700, 0o600));
+    assert_eq!(printed(rlaunch(&["rm", "-f", "web"])), "");
+}
+
+#[test]
+fn what_a_killed_launcher_leaves_goes_with_the_next_start() {
+    let Some(tree) = tree() else { return };
+    background(&tree, "web", "sleep 1000");
+    let (launcher, init) = (pid(&record("web")["launcher"]), pid(&record("web")["init"]));
+    assert_eq!(printed(rlaunch(&["rm", "--stale"])), "");
+    assert!(is_alive(init), "one that runs is not stale");
+    kill(launcher, Signal::SIGKILL).unwrap();
+    wait_until_gone(&[launcher, init]);
+    assert!(Path::new("/run/rlaunch/web").exists());
+    assert_eq!(finish(tree.rlaunch().args(["--name", "web", "true"])).status, Some(0));
+    assert!(!Path::new("/run/rlaunch").exists());
+}
+
+#[test]
+fn a_container_in_the_foreground_is_known_as_long_as_it_runs() {
+    let Some(tree) = tree() else { return };
+    let running = Running::start(tree.rlaunch().args(["--name", "front", "sh", "-c", "echo ready; exec sleep 1000"]));
+    assert!(printed(rlaunch(&["ps"])).contains("front"));
+    refused(&rlaunch(&["logs", "front"]), "prints to its caller");
+    assert_eq!(printed(rlaunch(&["exec", "front", "uname", "-n"])), "tree\n");
+    assert_eq!(printed(rlaunch(&["stop", "front"])), "");
+    assert_eq!(running.wait().0, Some(143));
+    assert_eq!(printed(rlaunch(&["ps"])).lines().count(), 1);
+    let outcome = finish(tree.rlaunch().args(["-d", "--rm", "--name", "gone", "true"]));
+    assert_eq!(printed(outcome), "gone\n");
+    assert!(poll(PATIENCE, || (!Path::new("/run/rlaunch").exists()).then_some(())).is_some());
+}
+
+#[test]
+fn words_that_name_no_container_change_nothing_and_say_how_the_program_is_run() {
+    let Some(tree) = tree() else { return };
+    let victim = tree.beside("x");
+    fs::create_dir(&victim).unwrap();
+    let victim = victim.to_str().unwrap();
+    for words in
+        [&["rm", "-rf", victim][..], &["rm", victim], &["rm", "x"], &["kill", "1"], &["rm", "--force", "../.."]]
+    {
+        let outcome = rlaunch(words);
+        refused(&outcome, &format!("rlaunch -- {}", words.join(" ")));
+    }
+    assert!(Path::new(victim).exists());
+    for name in ["../x", "", ".", "a/b", "-x"] {
+        let outcome = finish(tree.rlaunch().args(["--name", name, "true"]));
+        assert_eq!(outcome.status, Some(125), "{name}: {outcome:?}");
+    }
+}
