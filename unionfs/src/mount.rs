@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::MsFlags;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::process::{getegid, geteuid};
 
 pub use mounted::{Mounted, read_further_ahead};
@@ -138,9 +138,11 @@ impl Target {
         let failed = |error| MountError::Target { path: target.to_path_buf(), error };
         let resolved = target.canonicalize().map_err(|error| failed(errno_of(&error)))?;
         // no request goes to a file system that lies there already, so that a stuck one stops nobody
-        rustix::fs::open(&resolved, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|error| failed(errno(error)))?;
-        refuse_same(&resolved, options)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let there = rustix::fs::open(&resolved, flags, Mode::empty()).map_err(|error| failed(errno(error)))?;
+        if may_be_mount(&there) {
+            refuse_same(&resolved, options)?;
+        }
         Ok(Target(resolved))
     }
 }
@@ -166,6 +168,16 @@ pub fn remount(target: &Path, flags: MsFlags) -> Result<(), MountError> {
     }
     let flags = flags | MsFlags::MS_REMOUNT;
     nix::mount::mount(None::<&OsStr>, &resolved, None::<&OsStr>, flags, None::<&OsStr>).map_err(failed)
+}
+
+/// Whether something is mounted at a directory, as far as it can be told without the table (Linux 5.8).
+fn may_be_mount(directory: &OwnedFd) -> bool {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let about = rustix::fs::statx(directory, "", flags, StatxFlags::empty());
+    about.map_or(true, |about| {
+        let told = about.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
+        !told || about.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+    })
 }
 
 /// Refuses to lay a union on itself, as a second call of the same command would.

@@ -52,6 +52,48 @@ pub(crate) fn fork_single() -> Result<Option<Pid>, Errno> {
     }
 }
 
+/// The same on all architectures.
+const STATMOUNT: libc::c_long = 457;
+/// `STATMOUNT_SB_BASIC`.
+const OF_FILE_SYSTEM: u64 = 1;
+
+/// `struct mnt_id_req` of `linux/mount.h`, as it was first.
+#[repr(C)]
+struct MountAsked {
+    size: u32,
+    spare: u32,
+    mount: u64,
+    wanted: u64,
+}
+
+/// The beginning of `struct statmount`.
+#[repr(C)]
+#[derive(Default)]
+struct MountTold {
+    size: u32,
+    options: u32,
+    told: u64,
+    major: u32,
+    minor: u32,
+    magic: u64,
+}
+
+/// Which file system (`f_type` of statfs(2)) a mount with this unique id shows (statmount(2), Linux
+/// 6.8). The file system itself is asked nothing, so that it need not be served.
+///
+/// # Errors
+/// ENOSYS on older kernels, ENOENT for an id that no mount has.
+pub(crate) fn file_system_of_mount(id: u64) -> Result<u64, Errno> {
+    let asked = MountAsked { size: size_of::<MountAsked>() as u32, spare: 0, mount: id, wanted: OF_FILE_SYSTEM };
+    let mut told = MountTold::default();
+    // SAFETY: the kernel reads `asked`, whose size is in it, and writes no more to `told` than its size,
+    // which is passed along; any bytes are a value of it.
+    checked(unsafe {
+        libc::syscall(STATMOUNT, &raw const asked, &raw mut told, size_of::<MountTold>(), 0 as libc::c_uint)
+    })?;
+    if told.told & OF_FILE_SYSTEM == 0 { Err(Errno::NOSYS) } else { Ok(told.magic) }
+}
+
 /// What a raw system call returned.
 fn checked(result: libc::c_long) -> Result<usize, Errno> {
     usize::try_from(result).map_err(|_| last_errno())

@@ -11,9 +11,13 @@ use nix::mount::MntFlags;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
 use super::{DeviceNumber, FS_TYPE, MountError, errno, table};
+use crate::sys::file_system_of_mount;
 
 /// `STATX_MNT_ID_UNIQUE` (Linux 6.8): an id that is never given again.
 const UNIQUE_ID: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+
+/// `FUSE_SUPER_MAGIC`, statfs(2).
+const FUSE: u64 = 0x6573_5546;
 
 /// In KiB.
 const READ_AHEAD: &str = "1024";
@@ -28,6 +32,29 @@ struct Identity {
     id: Option<u64>,
 }
 
+/// What lies at a path.
+#[derive(Debug)]
+struct Seen {
+    identity: Identity,
+    /// The id is never given again.
+    unique: bool,
+}
+
+impl Seen {
+    /// Whether it is a mount as we make them.
+    fn is_union(&self, target: &Path) -> Result<bool, MountError> {
+        // to read the whole table takes longer than all else that is asked for a mount
+        if let Some(id) = self.identity.id.filter(|_| self.unique)
+            && let Ok(magic) = file_system_of_mount(id)
+        {
+            return Ok(magic == FUSE);
+        }
+        let table = table::read().map_err(MountError::NoTable)?;
+        let entry = table::at(&table, target);
+        Ok(entry.is_some_and(|entry| entry.fs_type == FS_TYPE && entry.device == self.identity.device))
+    }
+}
+
 /// A mount of ours. Dropping it unmounts it, unless it was [released](Mounted::release).
 #[derive(Debug)]
 pub struct Mounted {
@@ -39,17 +66,11 @@ pub struct Mounted {
 impl Mounted {
     /// Takes over what was just mounted at this path, which must be resolved.
     pub fn find(target: PathBuf) -> Result<Mounted, MountError> {
-        let identity = match look(&target) {
-            Ok((_, identity)) => identity,
-            Err(error) => return Err(MountError::Mount { path: target, error }),
-        };
-        let table = table::read().map_err(MountError::NoTable)?;
-        match table::at(&table, &target) {
-            Some(entry) if entry.fs_type == FS_TYPE && entry.device == identity.device => {
-                Ok(Mounted { target, identity, released: AtomicBool::new(false) })
-            }
-            _ => Err(MountError::Elsewhere { path: target }),
+        let (_, seen) = look(&target).map_err(|error| MountError::Mount { path: target.clone(), error })?;
+        if !seen.is_union(&target)? {
+            return Err(MountError::Elsewhere { path: target });
         }
+        Ok(Mounted { target, identity: seen.identity, released: AtomicBool::new(false) })
     }
 
     /// Where it was mounted.
@@ -65,7 +86,7 @@ impl Mounted {
     /// Checks that its path leads to it.
     pub fn check(&self) -> Result<(), MountError> {
         match look(&self.target) {
-            Ok((_, identity)) if identity == self.identity => Ok(()),
+            Ok((_, seen)) if seen.identity == self.identity => Ok(()),
             _ => Err(MountError::Elsewhere { path: self.target.clone() }),
         }
     }
@@ -92,7 +113,7 @@ impl Mounted {
 
     /// Its root: at its mount point, or where it was moved to.
     fn search(&self) -> io::Result<Option<(OwnedFd, PathBuf)>> {
-        let is_it = |target: &Path| look(target).ok().filter(|(_, identity)| *identity == self.identity);
+        let is_it = |target: &Path| look(target).ok().filter(|(_, seen)| seen.identity == self.identity);
         if let Some((root, _)) = is_it(&self.target) {
             return Ok(Some((root, self.target.clone())));
         }
@@ -136,7 +157,7 @@ pub fn unmount_as_user(target: &Path, lazy: bool) -> io::Result<()> {
 }
 
 /// What is mounted at a path. Nothing is asked of the file system, which may not be served.
-fn look(target: &Path) -> Result<(OwnedFd, Identity), Errno> {
+fn look(target: &Path) -> Result<(OwnedFd, Seen), Errno> {
     let open = || {
         let root = rustix::fs::open(target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
@@ -144,7 +165,9 @@ fn look(target: &Path) -> Result<(OwnedFd, Identity), Errno> {
         Ok((root, about))
     };
     let (root, about) = open().map_err(errno)?;
-    let known = StatxFlags::from_bits_retain(about.stx_mask).intersects(StatxFlags::MNT_ID | UNIQUE_ID);
+    let told = StatxFlags::from_bits_retain(about.stx_mask);
+    let known = told.intersects(StatxFlags::MNT_ID | UNIQUE_ID);
     let device = DeviceNumber { major: about.stx_dev_major, minor: about.stx_dev_minor };
-    Ok((root, Identity { device, id: known.then_some(about.stx_mnt_id) }))
+    let identity = Identity { device, id: known.then_some(about.stx_mnt_id) };
+    Ok((root, Seen { identity, unique: told.contains(UNIQUE_ID) }))
 }
