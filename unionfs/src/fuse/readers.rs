@@ -8,12 +8,14 @@
 //! As few readers as possible are **active**: one, and more only while requests wait for them.
 //! At most one sleeps in the kernel, where each request would wake it, even one that another
 //! reader takes. A **watch** sees to it that a reader in a long request, on a slow disk, does not
-//! keep the others waiting.
+//! keep the others waiting. Threads are started when they are first called: most mounts never need
+//! more than one, and to start some takes as long as mounting does.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -48,14 +50,33 @@ pub(super) struct Readers {
     waiting: AtomicUsize,
     /// Counts requests.
     taken: AtomicU64,
-    /// Readers that may become active.
-    calls: Mutex<usize>,
+    crew: Mutex<Crew>,
     called: Condvar,
     watch: Mutex<()>,
     watch_sleeps: AtomicBool,
     watch_called: Condvar,
     ended: AtomicBool,
     failure: Mutex<Option<Errno>>,
+}
+
+/// The threads of readers.
+#[derive(Debug)]
+struct Crew {
+    /// So many may become active.
+    calls: usize,
+    /// So many wait for a call.
+    idle: usize,
+    /// So many there are.
+    threads: usize,
+}
+
+/// Who takes part, and how one more is started.
+#[derive(Clone, Copy)]
+struct Team<'scope, 'env> {
+    readers: &'env Readers,
+    scope: &'scope Scope<'scope, 'env>,
+    longest_request: usize,
+    handle: &'env (dyn Fn(&[u8]) + Sync),
 }
 
 /// One reader.
@@ -86,7 +107,7 @@ impl Readers {
             active: AtomicUsize::new(1),
             waiting: AtomicUsize::new(0),
             taken: AtomicU64::new(0),
-            calls: Mutex::new(1),
+            crew: Mutex::new(Crew { calls: 1, idle: 0, threads: 1 }),
             called: Condvar::new(),
             watch: Mutex::new(()),
             watch_sleeps: AtomicBool::new(false),
@@ -100,33 +121,28 @@ impl Readers {
     ///
     /// # Errors
     /// What reading the device answers.
-    pub(super) fn run(&self, longest_request: usize, handle: &(impl Fn(&[u8]) + Sync)) -> io::Result<()> {
+    pub(super) fn run(&self, longest_request: usize, handle: &(dyn Fn(&[u8]) + Sync)) -> io::Result<()> {
         std::thread::scope(|scope| {
-            for _ in 1..self.most {
-                let reader = std::thread::Builder::new().name("reader".to_owned());
-                if let Err(error) = reader.spawn_scoped(scope, || self.take_part(longest_request, handle)) {
-                    tracing::warn!(%error, "starting a reader; there are others");
-                }
-            }
+            let team = Team { readers: self, scope, longest_request, handle };
             let watch = std::thread::Builder::new().name("watch".to_owned());
-            if let Err(error) = watch.spawn_scoped(scope, || self.look_after()) {
+            if let Err(error) = watch.spawn_scoped(scope, move || self.look_after(team)) {
                 tracing::warn!(%error, "starting the watch over readers");
             }
-            self.take_part(longest_request, handle);
+            self.take_part(team);
         });
         self.failure.lock().take().map_or(Ok(()), |errno| Err(errno.into()))
     }
 
     /// Active as often as it is called.
-    fn take_part(&self, longest_request: usize, handle: &impl Fn(&[u8])) {
-        let buffer = vec![0; longest_request].into_boxed_slice();
+    fn take_part(&self, team: Team<'_, '_>) {
+        let buffer = vec![0; team.longest_request].into_boxed_slice();
         let mut reader = Reader { buffer, patience: Duration::ZERO, crowded: false, backlog: 0, surplus: 0 };
         while self.wait_for_call() {
             loop {
-                match self.next(&mut reader) {
+                match self.next(team, &mut reader) {
                     Next::Request(length) => {
                         let request = &reader.buffer[..length];
-                        if catch_unwind(AssertUnwindSafe(|| handle(request))).is_err() {
+                        if catch_unwind(AssertUnwindSafe(|| (team.handle)(request))).is_err() {
                             tracing::error!("a request failed inside the file system; it was answered with EIO");
                         }
                     }
@@ -138,20 +154,39 @@ impl Readers {
     }
 
     fn wait_for_call(&self) -> bool {
-        let mut calls = self.calls.lock();
-        while *calls == 0 && !self.has_ended() {
-            self.called.wait(&mut calls);
+        let mut crew = self.crew.lock();
+        crew.idle += 1;
+        while crew.calls == 0 && !self.has_ended() {
+            self.called.wait(&mut crew);
         }
-        *calls = calls.saturating_sub(1);
+        crew.idle -= 1;
+        crew.calls = crew.calls.saturating_sub(1);
         !self.has_ended()
     }
 
-    /// Makes one more reader active, if there is one.
-    fn call(&self) {
+    /// Makes one more reader active, if there may be one; whether a thread is to be started for it.
+    fn call(&self) -> bool {
         let more = |active| (active < self.most).then_some(active + 1);
-        if self.active.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok() {
-            *self.calls.lock() += 1;
-            self.called.notify_one();
+        if self.active.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+            return false;
+        }
+        let mut crew = self.crew.lock();
+        crew.calls += 1;
+        self.called.notify_one();
+        // where all threads are there, one is on its way to wait for a call
+        let start = crew.calls > crew.idle && crew.threads < self.most;
+        crew.threads += usize::from(start);
+        start
+    }
+
+    /// No thread could be started for a call.
+    fn take_back_call(&self) {
+        let mut crew = self.crew.lock();
+        crew.threads -= 1;
+        // unless another one, which was idle again, has answered it
+        if crew.calls > 0 {
+            crew.calls -= 1;
+            self.active.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -160,14 +195,14 @@ impl Readers {
     }
 
     fn end(&self) {
-        let calls = self.calls.lock();
+        let crew = self.crew.lock();
         self.ended.store(true, Ordering::Relaxed);
-        drop(calls);
+        drop(crew);
         self.called.notify_all();
         self.call_watch();
     }
 
-    fn next(&self, reader: &mut Reader) -> Next {
+    fn next(&self, team: Team<'_, '_>, reader: &mut Reader) -> Next {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let first = self.try_read(reader);
         if let Some(next) = first {
@@ -175,7 +210,7 @@ impl Readers {
             let alone = self.waiting.load(Ordering::Relaxed) == 0;
             if reader.backlog >= BACKLOG && alone {
                 reader.backlog = 0;
-                self.call();
+                team.call();
             }
             return next;
         }
@@ -270,13 +305,13 @@ impl Readers {
     }
 
     /// Calls another reader when all active ones have been busy with the same requests for a while.
-    fn look_after(&self) {
+    fn look_after(&self, team: Team<'_, '_>) {
         let (mut before, mut quiet) = (0, 0);
         while !self.has_ended() {
             let taken = self.taken.load(Ordering::Relaxed);
             let busy = self.waiting.load(Ordering::SeqCst) == 0;
             if busy && taken == before {
-                self.call();
+                team.call();
             }
             quiet = if busy || taken != before { 0 } else { quiet + 1 };
             before = taken;
@@ -299,6 +334,20 @@ impl Readers {
             self.watch_called.wait(&mut watch);
         }
         self.watch_sleeps.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Team<'_, '_> {
+    /// Makes one more reader active, if there may be one.
+    fn call(self) {
+        if !self.readers.call() {
+            return;
+        }
+        let reader = std::thread::Builder::new().name("reader".to_owned());
+        if let Err(error) = reader.spawn_scoped(self.scope, move || self.readers.take_part(self)) {
+            tracing::warn!(%error, "starting a reader; there are others");
+            self.readers.take_back_call();
+        }
     }
 }
 
@@ -356,6 +405,30 @@ mod tests {
         };
         Readers::new(device, 2).run(64, &handle).unwrap();
         assert_eq!(caller.join().unwrap(), b"short");
+    }
+
+    #[test]
+    fn readers_are_started_as_they_are_needed_and_no_more_than_there_may_be() {
+        let (device, kernel) = device();
+        let ((release, blocked), (enter, entered)) = (channel::<()>(), channel());
+        let (blocked, enter) = (Mutex::new(blocked), Mutex::new(enter));
+        let caller = std::thread::spawn(move || {
+            for _ in 0..9 {
+                send(&kernel, b"long", SendFlags::empty()).unwrap();
+            }
+            let at_once = entered.iter().take(3).max();
+            (0..9).for_each(|_| release.send(()).unwrap());
+            entered.iter().take(6).max().max(at_once)
+        });
+        let inside = AtomicUsize::new(0);
+        let handle = |_: &[u8]| {
+            let now = inside.fetch_add(1, Ordering::Relaxed) + 1;
+            enter.lock().send(now).unwrap();
+            blocked.lock().recv().unwrap();
+            inside.fetch_sub(1, Ordering::Relaxed);
+        };
+        Readers::new(device, 3).run(64, &handle).unwrap();
+        assert_eq!(caller.join().unwrap(), Some(3));
     }
 
     #[test]
