@@ -9,7 +9,7 @@
 //!
 //! 1. the flush of hard-link records, by who flushes;
 //! 2. the gate of an inode ([`Inode::gate`]): one copy-up at a time; held while data is copied,
-//!    which no other lock but the flush is;
+//!    which no other lock but the flush is; held, too, while it is asked who writes to a file;
 //! 3. names of directories ([`Inode::names`]): parents before children, two unrelated ones by
 //!    number. The kernel already keeps operations apart that hold more than one;
 //! 4. the way to the content of an open file ([`crate::handle::OpenFile::way`]), while it is chosen;

@@ -46,7 +46,7 @@ pub struct Inode {
     pub names: RwLock<()>,
     /// Counts the times that names may have changed.
     generation: AtomicU64,
-    /// Held by who copies the object up.
+    /// Held by who copies the object up, or asks who writes to it.
     pub gate: Mutex<()>,
     state: Mutex<State>,
     home: Weak<Inodes>,

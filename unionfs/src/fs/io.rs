@@ -241,9 +241,11 @@ impl Union {
     /// The kernel writes to an open file by itself from now on; it forgets what it knew of it. Of one
     /// that was `made` just now it knows nothing, unless somebody has found it meanwhile.
     fn note_writer(&self, open: &Arc<OpenFile>, made: bool) -> Writer {
+        let gate = open.inode.gate.lock();
         let writer = Writer::new(open);
         let number = self.data.next_open();
         let before = open.inode.with(|state| state.written.replace(number));
+        drop(gate);
         if before.is_none() && !(made && open.inode.is_looked_up_once()) {
             self.tell_stale(open.inode.ino);
         }
@@ -264,6 +266,9 @@ impl Union {
 
     /// Whether nobody has the real file open for writing, or mapped so.
     fn is_unwritten(&self, inode: &Arc<Inode>) -> Result<bool, Errno> {
+        // the kernel opens the real file after our answer to an open, and fails with EAGAIN if it is not
+        // to wait and the file is leased in that moment: so no open is noted before the lease has ended
+        let Some(_gate) = inode.gate.try_lock() else { return Ok(false) };
         let open = inode.open_file();
         if self.data.stacked || open.as_ref().is_some_and(|open| open.has_writers()) {
             return Ok(false);
