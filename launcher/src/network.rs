@@ -50,13 +50,14 @@ pub struct OwnFile {
 }
 
 impl NetworkOptions {
-    /// The files for a root that is not the host's.
+    /// The files for a root that is not the host's. One that is missing there stays so unless it was asked for: neither a
+    /// tree of somebody's nor a top is changed by a start.
     #[must_use]
-    pub fn files(&self, names: &Names, network: Network, hostname: Option<&OsStr>, is_made: bool) -> Vec<OwnFile> {
+    pub fn files(&self, names: &Names, network: Network, hostname: Option<&OsStr>) -> Vec<OwnFile> {
         let mut files = self.files_over_the_hosts(names, network, hostname);
         let mut add = |at, content: Vec<u8>| {
             if !files.iter().any(|file| file.at == at) {
-                files.push(OwnFile { at, content, is_made });
+                files.push(OwnFile { at, content, is_made: false });
             }
         };
         if network == Network::Host {
@@ -125,7 +126,7 @@ mod tests {
     #[test]
     fn a_root_of_its_own_gets_the_hosts_resolver_and_its_own_name() {
         let options = NetworkOptions { add_host: vec![entry("web:192.0.2.7").unwrap()], ..NetworkOptions::default() };
-        let files = options.files(&names(), Network::Host, Some(OsStr::new("box")), false);
+        let files = options.files(&names(), Network::Host, Some(OsStr::new("box")));
         let text = |at| String::from_utf8(files.iter().find(|file| file.at == at).unwrap().content.clone()).unwrap();
         assert_eq!(text(RESOLVER), "nameserver 192.0.2.1\n");
         assert_eq!(text(HOSTS), "127.0.0.1 localhost\n127.0.1.1 box\n192.0.2.7 web\n");
@@ -136,7 +137,7 @@ mod tests {
 
     #[test]
     fn without_a_network_only_the_container_itself_is_known() {
-        let files = NetworkOptions::default().files(&names(), Network::None, None, true);
+        let files = NetworkOptions::default().files(&names(), Network::None, None);
         assert_eq!(files.iter().map(|file| file.at).collect::<Vec<_>>(), [HOSTS]);
         assert!(files[0].content.starts_with(b"127.0.0.1 localhost\n::1 "));
     }

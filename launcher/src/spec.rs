@@ -111,9 +111,7 @@ impl Spec {
         let name = hostname.as_deref();
         let files = match &root {
             Root::HostCopy { .. } => network.files_over_the_hosts(&host.names, namespaces.net, name),
-            // A file that is missing in a tree of somebody's stays missing, a top takes what is made.
-            Root::Tree(_) => network.files(&host.names, namespaces.net, name, false),
-            Root::Branches(_) => network.files(&host.names, namespaces.net, name, true),
+            Root::Tree(_) | Root::Branches(_) => network.files(&host.names, namespaces.net, name),
         };
         let volumes = options.volumes;
         Ok(Spec { root, command, environment, directory, hostname, namespaces, volumes, files, terminal })
