@@ -42,8 +42,9 @@ impl Tally {
 fn try_all(choices: &[Vec<Branch<u32>>], changes: &[Change]) -> Tally {
     let mut tally = Tally::default();
     for_each_world(choices, |world| {
+        let before = world.view();
         for change in changes {
-            tally.count(assert_change_is_right(world, change));
+            tally.count(assert_change_is_right(world, &before, change));
         }
     });
     tally

@@ -146,7 +146,7 @@ proptest! {
         let mut now = world(&accesses, &held);
         for event in &events {
             // what a change refuses is part of what is checked
-            let (Ok(()) | Err(_)) = assert_change_is_right(&now, &event.change);
+            let (Ok(()) | Err(_)) = assert_change_is_right(&now, &now.view(), &event.change);
             now = after(&now, event);
             assert_seen_as_the_reference_says(&now, &names());
         }

@@ -70,22 +70,23 @@ fn listed(world: &World<Id>, places: &Places<Path>) -> BTreeMap<Name, usize> {
     names
 }
 
-/// Asserts everything that the rules promise of one change of one world. Says whether it was carried out.
-pub(crate) fn assert_change_is_right(world: &World<Id>, change: &Change) -> Result<(), Refusal> {
+/// Asserts everything that the rules promise of one change of one world, which shows `before`. Says whether it was
+/// carried out.
+pub(crate) fn assert_change_is_right(world: &World<Id>, before: &View<Id>, change: &Change) -> Result<(), Refusal> {
     let outcome = prepare(world, change, Carrier::Policy);
     match &outcome {
         Ok(prepared) => {
-            if let Err(flaw) = flaw_of(world, change, prepared) {
+            if let Err(flaw) = flaw_of(world, before, change, prepared) {
                 panic!("{change:?}\nof {world:?}\nby {prepared:?}\n{flaw}");
             }
         }
         Err(Refusal::ReadOnly) => {
-            if let Some(branch) = carrier_that_works(world, change) {
+            if let Some(branch) = carrier_that_works(world, before, change) {
                 panic!("{change:?}\nof {world:?}\nis refused with EROFS, but branch {branch} can carry it");
             }
         }
         Err(refusal) => {
-            let plain = expected(&world.view(), change).err();
+            let plain = expected(before, change).err();
             assert_eq!(plain, Some(*refusal), "{change:?}\nof {world:?}");
         }
     }
@@ -93,37 +94,37 @@ pub(crate) fn assert_change_is_right(world: &World<Id>, change: &Change) -> Resu
 }
 
 /// A writable branch on which the change comes out right, found by trying.
-fn carrier_that_works(world: &World<Id>, change: &Change) -> Option<usize> {
+fn carrier_that_works(world: &World<Id>, before: &View<Id>, change: &Change) -> Option<usize> {
     let writable = |branch: &usize| world.branches[*branch].access == Access::Writable;
     (0..world.branches.len()).filter(writable).find(|branch| {
         let prepared = prepare(world, change, Carrier::Forced(*branch));
-        prepared.is_ok_and(|prepared| flaw_of(world, change, &prepared).is_ok())
+        prepared.is_ok_and(|prepared| flaw_of(world, before, change, &prepared).is_ok())
     })
 }
 
 /// Carries a change out, looking at the view after every step; says what is wrong.
-fn flaw_of(world: &World<Id>, change: &Change, prepared: &Prepared) -> Result<(), String> {
-    let before = world.view();
-    let after = expected(&before, change).map_err(|refusal| format!("a plain directory says {refusal:?}"))?;
+fn flaw_of(world: &World<Id>, before: &View<Id>, change: &Change, prepared: &Prepared) -> Result<(), String> {
+    let after = expected(before, change).map_err(|refusal| format!("a plain directory says {refusal:?}"))?;
     if world.branches[prepared.carrier].access != Access::Writable {
         return Err("the carrier is read-only".into());
     }
-    let mut now = world.clone();
+    let (mut now, mut view) = (world.clone(), None);
     for step in &prepared.acts {
         act(&mut now, prepared, *step).map_err(|error| format!("{step:?} fails with {error}\nin {now:?}"))?;
-        let view = now.view();
-        if view != before && view != after {
+        let view = view.insert(now.view());
+        if view != before && *view != after {
             return Err(format!("killed after {step:?}, a remount shows {view:?}\nwhich is neither before nor after"));
         }
         if view != before && matches!(step, Act::Parents(_) | Act::CopyUp(_)) {
             return Err(format!("{step:?} changes the view to {view:?}"));
         }
     }
-    if now.view() != after {
-        return Err(format!("ends as {:?}\nand not as {after:?}", now.view()));
+    let view = view.as_ref().unwrap_or(before);
+    if *view != after {
+        return Err(format!("ends as {view:?}\nand not as {after:?}"));
     }
     others_are_untouched(world, &now, prepared.carrier)?;
-    marks_are_needed(world, &now, change, prepared)
+    marks_are_needed(world, &now, view, change, prepared)
 }
 
 fn others_are_untouched(before: &World<Id>, after: &World<Id>, carrier: usize) -> Result<(), String> {
@@ -134,11 +135,17 @@ fn others_are_untouched(before: &World<Id>, after: &World<Id>, carrier: usize) -
     }
 }
 
-/// Rule 18: no garbage whiteouts, none in opaque directories; rule 16: a fresh name needs no opaque mark.
-fn marks_are_needed(before: &World<Id>, after: &World<Id>, change: &Change, prepared: &Prepared) -> Result<(), String> {
+/// Rule 18: no garbage whiteouts, none in opaque directories; rule 16: a fresh name needs no opaque mark. `view` is what
+/// is shown afterwards.
+fn marks_are_needed(
+    before: &World<Id>,
+    after: &World<Id>,
+    view: &View<Id>,
+    change: &Change,
+    prepared: &Prepared,
+) -> Result<(), String> {
     let carrier = prepared.carrier;
     let (had, has) = (Marks::of(before, carrier).with_moved(change, prepared), Marks::of(after, carrier));
-    let view = after.view();
     for path in has.whiteouts.difference(&had.whiteouts) {
         let (name, dir) = path.split_last().ok_or("a whiteout of the root")?;
         let mut without = after.clone();
@@ -147,7 +154,7 @@ fn marks_are_needed(before: &World<Id>, after: &World<Id>, change: &Change, prep
             return Err(format!("the whiteout of {path:?} lies in an opaque directory"));
         }
         body.slots.entry(name.clone()).or_default().whiteout = false;
-        if without.view() == view {
+        if without.view() == *view {
             return Err(format!("the whiteout of {path:?} hides nothing"));
         }
     }

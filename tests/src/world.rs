@@ -181,7 +181,7 @@ fn lay_over<T: Clone>(view: &mut View<T>, dir: &Dir<T>, heeds_whiteouts: bool, b
                 let there = view.remove(name);
                 let mut merged = match &inner.record {
                     Some(path) if heeds_whiteouts => at_path(below, path),
-                    _ => content(there.as_ref()),
+                    _ => content(there),
                 };
                 lay_over(&mut merged, inner, heeds_whiteouts, below);
                 view.insert(name.clone(), Seen::Dir(about.clone(), merged));
@@ -190,13 +190,20 @@ fn lay_over<T: Clone>(view: &mut View<T>, dir: &Dir<T>, heeds_whiteouts: bool, b
     }
 }
 
-fn content<T: Clone>(seen: Option<&Seen<T>>) -> View<T> {
+fn content<T>(seen: Option<Seen<T>>) -> View<T> {
     match seen {
-        Some(Seen::Dir(_, inner)) => inner.clone(),
+        Some(Seen::Dir(_, inner)) => inner,
         Some(Seen::Leaf(_)) | None => View::new(),
     }
 }
 
 fn at_path<T: Clone>(view: &View<T>, path: &[Name]) -> View<T> {
-    path.iter().fold(view.clone(), |view, name| content(view.get(name)))
+    let mut view = view;
+    for name in path {
+        match view.get(name) {
+            Some(Seen::Dir(_, inner)) => view = inner,
+            Some(Seen::Leaf(_)) | None => return View::new(),
+        }
+    }
+    view.clone()
 }
