@@ -15,7 +15,7 @@ use harness::trial::number;
 
 const RUNIONFS: &str = env!("CARGO_BIN_EXE_runionfs");
 const CONFIGURATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/suites");
-const OPERATIONS: u32 = 100_000;
+const OPERATIONS: u32 = 50_000;
 const LIMIT: Duration = Duration::from_secs(900);
 /// The size that the configurations name.
 const LENGTH: usize = 262_144;
