@@ -186,7 +186,7 @@ fn put_all(root: &Path, ground: &Ground, branches: usize) {
 }
 
 fn take_all(ground: &Ground, branches: usize) {
-    (0..branches).for_each(|branch| unmount(&ground.at(&branch.to_string())));
+    (0..branches).for_each(|branch| unmount(&ground.at(branch.to_string())));
 }
 
 /// Lays a directory over another.
@@ -283,7 +283,7 @@ fn a_copy_that_shares_blocks_is_never_there_without_them() {
     let mut load = Load::begin(sandbox.path(), "ground", Format::Xfs, OnDisk::All, &layout);
     // not synchronised: it is for the copy-up to wait for it, or for the disk's own order
     fs::write(load.ground.at("1/low"), &content).expect("write a file below");
-    let free = || rustix::fs::statfs(&load.disk.root()).expect("ask for room").f_bfree;
+    let free = || rustix::fs::statfs(load.disk.root()).expect("ask for room").f_bfree;
     let (first, before) = (load.disk.position(), free());
     fs::set_permissions(load.mounted.target().join("low"), fs::Permissions::from_mode(0o600)).expect("copy it up");
     sync_names(&load.disk.root());
