@@ -78,6 +78,8 @@ impl Child<'_> {
         match action {
             Action::Join(target) => target.enter()?,
             Action::Isolate => namespace::isolate_mounts()?,
+            Action::IsolateCgroups => namespace::isolate_cgroups()?,
+            Action::ShowCgroups(view) => view.show(root?)?,
             Action::BindRoot(tree) => progress.root = Some(namespace::bind_root(tree)?),
             Action::MountUnion(at, flags) => self.mount_union(at, *flags, progress)?,
             Action::Mount(file_system) => root?.mount(file_system)?,

@@ -34,6 +34,7 @@
 //! | [`run`] | one start, from the options to the exit status |
 //! | [`steps`] | how it is done, and the words for what fails |
 //! | [`namespace`], [`volume`], [`network`] | the container's own: kernel's views, files of the host, names |
+//! | [`cgroup`] | what it may use of the machine |
 //! | `child`, `rootfs`, `terminal` | doing the steps |
 //! | `union`, `scratch`, [`mount_table`] | unions, and the throw-away copy of the host |
 //! | `process` | clone and fork, channel, signals, pid 1, supervisor; the only `unsafe` code |
@@ -41,6 +42,7 @@
 //! | [`failure`], `message` | exit statuses and what is told |
 #![deny(unsafe_code)]
 
+pub mod cgroup;
 pub mod failure;
 pub mod host;
 pub mod lifecycle;

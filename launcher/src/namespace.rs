@@ -99,6 +99,11 @@ impl NamespaceOptions {
     }
 }
 
+/// From here on the cgroups of this process are the root of all that it sees of cgroups, so it must be in them already.
+pub(crate) fn isolate_cgroups() -> Result<(), Errno> {
+    unshare(CloneFlags::CLONE_NEWCGROUP)
+}
+
 /// Gives this process clocks of its own, which all that it starts will have as well.
 pub(crate) fn separate_clocks(offsets: &ClockOffsets) -> Result<(), Errno> {
     let time = CloneFlags::from_bits_retain(CLONE_NEWTIME);

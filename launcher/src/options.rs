@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory as _, Parser, ValueEnum};
 
+use crate::cgroup::options::LimitOptions;
 use crate::lifecycle::Lifecycle;
 use crate::namespace::NamespaceOptions;
 use crate::network::NetworkOptions;
@@ -118,6 +119,10 @@ pub struct Options {
     #[command(flatten)]
     pub streams: StreamOptions,
 
+    /// What it may use of the machine.
+    #[command(flatten)]
+    pub limits: LimitOptions,
+
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -135,7 +140,7 @@ pub struct TopOptions {
     pub force: bool,
 
     /// Keep what is written in memory, at most SIZE (bytes, or with k, m, g or %; a quarter of the memory without it)
-    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "25%")]
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = DEFAULT_TOP_SIZE)]
     #[arg(value_parser = size, conflicts_with_all = ["rootfs", "branches", "keep"])]
     pub tmpfs_top: Option<String>,
 }
@@ -144,6 +149,9 @@ fn name(text: &str) -> Result<String, &'static str> {
     let is_name = crate::state::is_name(text);
     is_name.then(|| text.to_owned()).ok_or("letters, digits, dots, dashes and underscores are expected, 64 at most")
 }
+
+/// What `--tmpfs-top` alone means.
+pub(crate) const DEFAULT_TOP_SIZE: &str = "25%";
 
 /// A size as tmpfs takes it.
 fn size(text: &str) -> Result<String, &'static str> {

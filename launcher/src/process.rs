@@ -63,6 +63,16 @@ pub(crate) fn end_children(but: Option<Pid>) -> Result<(), Errno> {
     }
 }
 
+/// Waits until a child of ours has ended.
+pub(crate) fn wait_for(child: Pid) -> Result<(), Errno> {
+    loop {
+        match nix::sys::wait::waitpid(child, None) {
+            Err(Errno::EINTR) => {}
+            result => return result.map(drop),
+        }
+    }
+}
+
 /// Ends this process without dropping anything: neither what its parent has registered for its own end, nor descriptors
 /// that are closed already.
 pub(crate) fn exit_now(status: u8) -> ! {

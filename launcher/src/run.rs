@@ -6,6 +6,7 @@ use std::path::Path;
 use nix::sys::prctl::set_child_subreaper;
 use unionfs::options::Options;
 
+use crate::cgroup::Cgroups;
 use crate::child::Child;
 use crate::detach::{self, Ready};
 use crate::failure::{Doing as _, Failure, OWN_FAILURE};
@@ -47,15 +48,20 @@ fn start_here(mut options: crate::options::Options, mut ready: Option<&mut Ready
         (None, None) => Host::observe_for_a_copy()?,
     };
     let (name, rm) = (options.name.clone(), options.rm);
-    let spec = Spec::new(options, host)?;
+    let mut spec = Spec::new(options, host)?;
     let record = record(&spec, ready.is_some()).doing("look at this process")?;
     let mut entry = Entry::create(name.as_deref(), record)?;
     if ready.is_some() {
         detach::print_to(&entry.log().doing("make the container's log")?)?;
     }
     let signals = Signals::take_over().doing("take over signals")?;
+    let has_union = !matches!(spec.root, Root::Tree(_));
+    let cgroups = Cgroups::create(&spec.limits, &entry.record.name, has_union)?;
+    spec.cgroups = cgroups.view();
     let mut started = |name: &str| ready.as_mut().map_or(Ok(()), |ready| ready.started(name));
-    let result = start_on(&spec, &mut Session { signals: &signals, entry: &mut entry, started: &mut started });
+    let session = &mut Session { signals: &signals, cgroups: &cgroups, entry: &mut entry, started: &mut started };
+    let result = start_on(&spec, session);
+    cgroups.memory_report().iter().for_each(say);
     if let Ok(status) = &result
         && entry.record.detached
         && !rm
@@ -70,6 +76,7 @@ fn start_here(mut options: crate::options::Options, mut ready: Option<&mut Ready
 /// What a start has to do with beside the container itself.
 struct Session<'a> {
     signals: &'a Signals,
+    cgroups: &'a Cgroups,
     entry: &'a mut Entry,
     /// Called with the container's name once the command runs.
     started: &'a mut dyn FnMut(&str) -> Result<(), Failure>,
@@ -140,6 +147,7 @@ fn run_on_unions(spec: &Spec, session: &mut Session<'_>, scratch: &Scratch, plan
     let devices = plan.stacks.iter().map(|_| open_device()).collect::<Result<Vec<_>, _>>()?;
     // In this order, so that they go in the other: the directory is removed once nobody writes there any more.
     let mut daemon = Daemon::start(plan, &devices)?;
+    session.cgroups.admit_daemon(daemon.pid())?;
     let result = run(spec, session, Some(Unions { devices, scratch, daemon: &mut daemon }));
     match daemon.finish() {
         Err(failure) if result.is_ok() => Err(failure),
@@ -183,6 +191,11 @@ fn run(spec: &Spec, session: &mut Session<'_>, unions: Option<Unions<'_>>) -> Re
         child.map_or(OWN_FAILURE, Child::run)
     })
     .doing("make the container's namespaces")?;
+    if let Err(failure) = session.cgroups.admit(init) {
+        // It has not been told to go on, and ends with the channel.
+        drop(ours);
+        return process::wait_for(init).doing("wait for the container's first process").and(Err(failure));
+    }
     // The daemon and the child have theirs. A device that is open here would outlive the daemon.
     drop((devices, theirs));
     let Some(channel) = ours else { return Ok(OWN_FAILURE) };

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use unionfs::options::{self, BranchSpec, Whiteout};
 
+use crate::cgroup::limits::Limits;
+use crate::cgroup::view::View;
 use crate::failure::{Doing as _, Failure};
 use crate::host::{Host, StandardStreams};
 use crate::mount_table::Submount;
@@ -41,6 +43,10 @@ pub struct Spec {
     pub files: Vec<OwnFile>,
     /// Which standard streams are to be a terminal of the container's own; none, when it gets no terminal.
     pub terminal: Option<StandardStreams>,
+    /// What it may use of the machine.
+    pub limits: Limits,
+    /// What it sees of its cgroups; nothing before they are made.
+    pub cgroups: Option<View>,
 }
 
 /// What becomes `/`.
@@ -89,12 +95,13 @@ impl Spec {
             When::Always => Some(StandardStreams { input: true, output: true, error: true }),
             When::Never => None,
         };
+        let mut limits = Limits::new(options.limits)?;
         let root = match (options.rootfs, options.branches) {
             (Some(tree), _) => Root::Tree(tree),
             (None, Some(list)) => Root::Branches(branches(&list)?),
             (None, None) => {
                 let submounts = if options.no_submounts { Vec::new() } else { host.submounts.clone() };
-                Root::HostCopy { submounts, top: top(options.top)?, files: host.files.clone() }
+                Root::HostCopy { submounts, top: top(options.top, &mut limits)?, files: host.files.clone() }
             }
         };
         let (environment, directory, hostname) = match &root {
@@ -114,17 +121,30 @@ impl Spec {
             Root::Tree(_) | Root::Branches(_) => network.files(&host.names, namespaces.net, name),
         };
         let volumes = options.volumes;
-        Ok(Spec { root, command, environment, directory, hostname, namespaces, volumes, files, terminal })
+        let cgroups = None;
+        Ok(Spec {
+            root,
+            command,
+            environment,
+            directory,
+            hostname,
+            namespaces,
+            volumes,
+            files,
+            terminal,
+            limits,
+            cgroups,
+        })
     }
 }
 
-fn top(options: TopOptions) -> Result<Top, Failure> {
+fn top(options: TopOptions, limits: &mut Limits) -> Result<Top, Failure> {
     Ok(match (options.keep, options.tmpfs_top) {
         (Some(path), _) => {
             let path = std::path::absolute(&path).doing(&format!("use {}", path.display()))?;
             Top::Kept { path, force: options.force }
         }
-        (None, Some(size)) => Top::InMemory(size),
+        (None, Some(size)) => Top::InMemory(limits.keep_in_memory(size)),
         (None, None) => Top::OnDisk,
     })
 }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use nix::errno::Errno;
 use nix::mount::MsFlags;
 
+use crate::cgroup::view::View;
 use crate::failure::{CANNOT_EXECUTE, Failure, NOT_FOUND};
 use crate::host::StandardStreams;
 use crate::mount_table::{Shown, Submount};
@@ -25,6 +26,10 @@ pub enum Action {
     Join(Rc<Target>),
     /// Cut off mount propagation to the host.
     Isolate,
+    /// Make the container's cgroups the root of what it sees of them.
+    IsolateCgroups,
+    /// Show them, read-only.
+    ShowCgroups(View),
     /// Make a directory of the host the new root.
     BindRoot(PathBuf),
     /// Mount the next union, as the new root or in it, and wait until it serves.
@@ -115,6 +120,10 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
         }
     }
     steps.extend(kernel_interfaces());
+    if let Some(view) = &spec.cgroups {
+        steps.push(may(Action::IsolateCgroups, "the container sees the names of the cgroups around it"));
+        steps.push(may(Action::ShowCgroups(view.clone()), "there is no /sys/fs/cgroup in the container"));
+    }
     steps.extend(devices());
     if spec.namespaces.ipc == Share::Host {
         steps.push(must(Action::Volume(shared_memory())));
@@ -254,6 +263,8 @@ impl Action {
         match self {
             Action::Join(_) => "enter the container".into(),
             Action::Isolate => "separate the container's mounts from the host's".into(),
+            Action::IsolateCgroups => "separate the container's cgroups from the host's".into(),
+            Action::ShowCgroups(_) => "show the container its cgroups".into(),
             Action::BindRoot(tree) => format!("make {} the root of the container", tree.display()),
             Action::MountUnion(path, _) => format!("mount the union at {} of the container", path.display()),
             Action::Mount(file_system) => format!("mount {} at {} of the container", file_system.kind, file_system.at),

@@ -7,8 +7,10 @@ use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt as _;
 
 use nix::sched::CloneFlags;
+use nix::unistd::Pid;
 
 use super::{ExecOptions, find, running};
+use crate::cgroup::Cgroups;
 use crate::child::Child;
 use crate::failure::{Doing as _, Failure, OWN_FAILURE};
 use crate::host::StandardStreams;
@@ -37,6 +39,11 @@ pub(super) fn run(options: ExecOptions) -> Result<u8, Failure> {
     let environment = environment(&options.env)?;
     let command = options.command.into_iter().map(c_string).collect::<Result<Vec<_>, _>>()?;
     let steps = steps::plan_exec(target, options.workdir, terminal, command, environment);
+    let cgroups = Cgroups::of(Pid::from_raw(init.pid), &record.name)?;
+    if cgroups.is_frozen() {
+        let failure = Failure::new(format!("the container {} is paused", record.name));
+        return Err(failure.remedy("let it go on first"));
+    }
     let signals = Signals::take_over().doing("take over signals")?;
     let (ours, theirs) = Channel::pair().doing("make a channel to the command")?;
     let (mut ours, mut theirs) = (Some(ours), Some(theirs));
@@ -53,6 +60,10 @@ pub(super) fn run(options: ExecOptions) -> Result<u8, Failure> {
         child.map_or(OWN_FAILURE, Child::run)
     })
     .doing("start a process for the command")?;
+    if let Err(failure) = cgroups.admit(child) {
+        drop(ours);
+        return process::wait_for(child).doing("wait for the command").and(Err(failure));
+    }
     drop(theirs);
     match ours {
         Some(channel) => Supervisor::new(&steps, &signals, child, channel, None).run(|| Ok(())),

@@ -13,6 +13,8 @@ fn spec(root: Root) -> Spec {
         volumes: VolumeOptions::default(),
         files: Vec::new(),
         terminal: None,
+        limits: crate::cgroup::limits::Limits::default(),
+        cgroups: None,
     }
 }
 

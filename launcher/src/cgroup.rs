@@ -1,0 +1,364 @@
+//! Control groups: what a container may use of the machine, and what it has used.
+//!
+//! A container has one cgroup in each hierarchy that counts or limits something, `/rlaunch/ID` below the hierarchy's
+//! root. They are made, and all limits written, before any process joins; the launcher puts the container's first
+//! process in before that does anything. Whatever happens then, they are removed with the value [`Cgroups`], and what a
+//! killed launcher left behind by the next start.
+//!
+//! The daemon of a union works for one container, so it shares the container's CPU time and the rates of its disks; but
+//! it has a bound of its own on memory, without which a container could fill the page cache through its union, and it is
+//! never stopped, for whoever waits for it could not be stopped either. So a container with a union has three cgroups:
+//!
+//! ```text
+//! ID              what both use together
+//! ├── container   the container
+//! └── fuse        the daemon
+//! ```
+//!
+//! | File | Question |
+//! |---|---|
+//! | [`options`], [`limits`] | what was asked for |
+//! | [`detect`] | which hierarchies there are, and which controllers are in them |
+//! | [`cpu`], [`cpuset`], [`memory`], [`pids`], [`io`], [`devices`], [`network`] | what a limit is called on v1 and on v2, as plain values |
+//! | `setting`, `directory` | one value for one file; one cgroup and its files |
+//! | `hierarchy`, `v1`, `v2` | making the cgroups of a container in one hierarchy |
+//! | `freezer`, [`statistics`], [`view`] | stopping and killing; what was used; what the container sees |
+//! | `report` | the words for what cannot be limited, and what helps |
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+pub mod cpu;
+pub mod cpuset;
+pub mod detect;
+pub mod devices;
+pub mod io;
+pub mod limits;
+pub mod memory;
+pub mod network;
+pub mod options;
+pub mod pids;
+pub mod statistics;
+pub mod view;
+
+mod directory;
+mod freezer;
+mod hierarchy;
+mod report;
+mod setting;
+mod v1;
+mod v2;
+
+use self::detect::{Controller, Mounted, Version};
+use self::devices::DeviceRule;
+use self::directory::Directory;
+use self::hierarchy::{Hierarchy, Wanted};
+use self::limits::Limits;
+use self::setting::{Place, Setting};
+use self::statistics::Statistics;
+use self::view::View;
+use crate::failure::{Doing as _, Failure};
+use crate::message::warn;
+
+/// The cgroups of one container. Removed on drop by whoever has made them.
+#[derive(Debug)]
+pub struct Cgroups {
+    hierarchies: Vec<Hierarchy>,
+    /// Hierarchies in which no cgroup could be made, and why.
+    refused: Vec<(Mounted, Errno)>,
+    is_best_effort: bool,
+    is_owner: bool,
+}
+
+impl Cgroups {
+    /// Makes them, and writes the limits; with a `union`, also those for its daemon. `id` must be a file name.
+    ///
+    /// # Errors
+    /// Where a limit that was asked for cannot be set.
+    pub fn create(limits: &Limits, id: &str, union: bool) -> Result<Cgroups, Failure> {
+        let wanted = Wanted { parent: limits.parent.as_deref(), id, union, has_limits: limits.is_some() };
+        let mut cgroups = Cgroups {
+            hierarchies: Vec::new(),
+            refused: Vec::new(),
+            is_best_effort: limits.is_best_effort,
+            is_owner: true,
+        };
+        for mounted in useful(detect::observe()?, limits) {
+            if mounted.controllers == [Controller::Freezer] && cgroups.life().is_ok() {
+                continue;
+            }
+            hierarchy::remove_stale(&mounted, wanted.parent);
+            match Hierarchy::create(&mounted, &wanted) {
+                Ok(hierarchy) => cgroups.hierarchies.push(hierarchy),
+                Err(errno) => cgroups.refused.push((mounted, errno)),
+            }
+        }
+        cgroups.write_limits(limits)?;
+        Ok(cgroups)
+    }
+
+    fn write_limits(&self, limits: &Limits) -> Result<(), Failure> {
+        let limits = Limits { pinned: self.choose_cpus(limits), ..limits.clone() };
+        let devices = devices::settings(self.version(Controller::Devices));
+        self.apply(&[limits.settings(|controller| self.version(controller)), devices].concat())
+    }
+
+    /// Opens the cgroups of a container that another process has started, by its first process and its name.
+    ///
+    /// # Errors
+    /// Where the mount table cannot be read.
+    pub fn of(init: Pid, id: &str) -> Result<Cgroups, Failure> {
+        let mounted = detect::observe_of(&init.to_string())?;
+        let hierarchies = mounted.into_iter().filter_map(|mounted| Hierarchy::open(mounted, id)).collect();
+        Ok(Cgroups { hierarchies, refused: Vec::new(), is_best_effort: false, is_owner: false })
+    }
+
+    /// Changes the limits that are given; the others stay as they are.
+    ///
+    /// # Errors
+    /// Where one cannot be set. Those before it are.
+    pub fn update(&self, limits: &Limits) -> Result<(), Failure> {
+        let limits = Limits { pinned: self.choose_cpus(limits), ..limits.clone() };
+        self.apply(&limits.settings(|controller| self.version(controller)))
+    }
+
+    /// Lets the container use one device more.
+    ///
+    /// # Errors
+    /// Where there is a list of devices that cannot be changed.
+    pub fn allow(&self, rule: &DeviceRule) -> Result<(), Failure> {
+        if !self.devices_are_limited() {
+            return Ok(());
+        }
+        self.write(&devices::allow(rule)).doing(&format!("allow the device {rule}"))
+    }
+
+    /// Whether a list of devices is enforced. Where it is not, the container must not be able to make nodes.
+    #[must_use]
+    pub fn devices_are_limited(&self) -> bool {
+        self.hierarchy(Controller::Devices).is_some()
+    }
+
+    /// Puts a process into the container's cgroups.
+    ///
+    /// # Errors
+    /// Where it cannot join one of them.
+    pub fn admit(&self, process: Pid) -> Result<(), Failure> {
+        self.admit_to(Place::Container, process)
+    }
+
+    /// Puts the union's daemon into its cgroups.
+    ///
+    /// # Errors
+    /// Where it cannot join one of them.
+    pub fn admit_daemon(&self, process: Pid) -> Result<(), Failure> {
+        self.admit_to(Place::Daemon, process)
+    }
+
+    fn admit_to(&self, place: Place, process: Pid) -> Result<(), Failure> {
+        for directory in self.hierarchies.iter().filter_map(|hierarchy| hierarchy.directory(place)) {
+            match directory.admit(process) {
+                // It has ended already, which is found out by whoever waits for it.
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => return Err(report::cannot_join(directory.path(), errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// What the container sees of them; nothing where there are none.
+    #[must_use]
+    pub fn view(&self) -> Option<View> {
+        View::of(self.hierarchies.iter().map(|hierarchy| &hierarchy.mounted))
+    }
+
+    /// The container's cgroups by the names of their controllers; v2 has an empty name.
+    #[must_use]
+    pub fn paths(&self) -> BTreeMap<String, PathBuf> {
+        let path = |hierarchy: &Hierarchy| (hierarchy.mounted.names.join(","), hierarchy.container().path().to_owned());
+        self.hierarchies.iter().map(path).collect()
+    }
+
+    /// Stops the container; its union's daemon goes on.
+    ///
+    /// # Errors
+    /// Where it does not stop in time, and then goes on; or where this machine cannot do that.
+    pub fn freeze(&self) -> Result<(), Failure> {
+        let (directory, version) = self.life()?;
+        freezer::freeze(directory, version).doing("pause the container")
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn thaw(&self) -> Result<(), Failure> {
+        let (directory, version) = self.life()?;
+        freezer::thaw(directory, version).doing("let the container go on")
+    }
+
+    /// Whether it is stopped.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.life().is_ok_and(|(directory, version)| freezer::is_frozen(directory, version).unwrap_or(false))
+    }
+
+    /// Kills everybody in the container.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn kill(&self) -> Result<(), Failure> {
+        let (directory, version) = self.life()?;
+        freezer::kill(directory, version).doing("kill the container's processes")
+    }
+
+    /// The cgroup by which the container is stopped and killed: v2, whatever controllers it has, else the freezer of v1.
+    fn life(&self) -> Result<(&Directory, Version), Failure> {
+        let is_v2 = |hierarchy: &&Hierarchy| hierarchy.mounted.version == Version::V2;
+        let v2 = self.hierarchies.iter().find(is_v2).filter(|v2| v2.container().read("cgroup.freeze").is_ok());
+        let hierarchy = v2.or_else(|| self.hierarchy(Controller::Freezer));
+        let hierarchy = hierarchy.ok_or_else(report::no_freezer)?;
+        Ok((hierarchy.container(), hierarchy.mounted.version))
+    }
+
+    /// What it has used so far, its union's daemon included in CPU time and disks.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        let mut statistics = Statistics::default();
+        for hierarchy in &self.hierarchies {
+            let version = hierarchy.mounted.version;
+            for controller in &hierarchy.mounted.controllers {
+                let is_common = matches!(controller, Controller::Cpu | Controller::CpuAccounting | Controller::Io);
+                let directory = if is_common { hierarchy.common() } else { hierarchy.container() };
+                statistics.read(*controller, directory, version);
+            }
+        }
+        for hierarchy in self.hierarchies.iter().filter(|hierarchy| hierarchy.mounted.version == Version::V2) {
+            statistics.read_cpu_time_of_v2(hierarchy.common());
+        }
+        statistics
+    }
+
+    /// What is to be said of processes that were killed because memory was used up, once the container has ended.
+    #[must_use]
+    pub fn memory_report(&self) -> Option<String> {
+        let hierarchy = self.hierarchy(Controller::Memory)?;
+        let kills = |place| {
+            let directory = hierarchy.directory(place);
+            directory.map_or(0, |directory| memory::kills(directory, hierarchy.mounted.version))
+        };
+        report::memory_kills(kills(Place::Container), kills(Place::Daemon), self.statistics().memory_limit)
+    }
+
+    fn apply(&self, settings: &[Setting]) -> Result<(), Failure> {
+        let mut later = Vec::new();
+        let mut given_up = Vec::new();
+        for setting in settings {
+            match self.write(setting) {
+                // Some values depend on each other, as memory and swap on v1: the order is right one way or the other.
+                Err(Errno::EINVAL) => later.push(setting),
+                result => self.accept(setting, result, &mut given_up)?,
+            }
+        }
+        later.into_iter().try_for_each(|setting| self.accept(setting, self.write(setting), &mut given_up))
+    }
+
+    fn write(&self, setting: &Setting) -> Result<(), Errno> {
+        let hierarchy = self.hierarchy(setting.controller).ok_or(Errno::EOPNOTSUPP)?;
+        // There is no daemon that could be limited.
+        hierarchy.directory(setting.place).map_or(Ok(()), |directory| setting.write(directory))
+    }
+
+    /// A limit that is not set is a failure, unless nobody asked for it, or the caller said to go on.
+    fn accept(
+        &self,
+        setting: &Setting,
+        result: Result<(), Errno>,
+        given_up: &mut Vec<&'static str>,
+    ) -> Result<(), Failure> {
+        let Err(errno) = result else { return Ok(()) };
+        if setting.is_implied || given_up.contains(&setting.option) {
+            return Ok(());
+        }
+        let refusal = report::cannot_limit(setting, errno, self.why_without(setting.controller));
+        if !self.is_best_effort {
+            return Err(refusal.into_failure());
+        }
+        given_up.push(setting.option);
+        warn(format_args!("{}; going on without it", refusal.failure));
+        Ok(())
+    }
+
+    fn hierarchy(&self, controller: Controller) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|hierarchy| hierarchy.has(controller))
+    }
+
+    fn version(&self, controller: Controller) -> Version {
+        self.hierarchy(controller).map_or(Version::V1, |hierarchy| hierarchy.mounted.version)
+    }
+
+    /// Why there is no cgroup with this controller, where that is known: the cgroup that cannot have it, and the error.
+    fn why_without(&self, controller: Controller) -> Option<(&Path, Errno)> {
+        let refused = self.refused.iter().find(|(mounted, _)| mounted.controllers.contains(&controller));
+        let refused = refused.map(|(mounted, errno)| (mounted.root.as_path(), *errno));
+        refused.or_else(|| {
+            let withheld = |hierarchy: &Hierarchy| {
+                hierarchy.withheld.iter().find(|(withheld, _)| *withheld == controller).copied()
+            };
+            let hierarchy = self.hierarchies.iter().find(|hierarchy| withheld(hierarchy).is_some())?;
+            Some((hierarchy.mounted.root.as_path(), withheld(hierarchy)?.1))
+        })
+    }
+
+    /// The CPUs that the container is to see, if that is fewer than there are.
+    fn choose_cpus(&self, limits: &Limits) -> Option<cpuset::CpuList> {
+        let directory = self.hierarchy(Controller::Cpuset)?.common();
+        let files = ["cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus"];
+        let cpus: cpuset::CpuList = files.into_iter().find_map(|file| directory.read(file).ok()?.parse().ok())?;
+        cpus.choose(limits.visible_cpus?, std::process::id() as usize)
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        if !self.is_owner {
+            return;
+        }
+        for hierarchy in &self.hierarchies {
+            if let Err(errno) = hierarchy.remove() {
+                warn(format_args!(
+                    "cannot remove the cgroup {}: {}",
+                    hierarchy.common().path().display(),
+                    errno.desc()
+                ));
+            }
+        }
+    }
+}
+
+/// A name for a container that was given none.
+#[must_use]
+pub fn unused_name() -> String {
+    // The standard library seeds its hash tables at random.
+    let number = RandomState::new().build_hasher().finish();
+    format!("{:012x}", number >> 16)
+}
+
+/// The hierarchies in which a container has a cgroup, v2 first: it decides whether the freezer of v1 is needed.
+fn useful(mounted: Vec<Mounted>, limits: &Limits) -> Vec<Mounted> {
+    let is_useful = |mounted: &Mounted| match mounted.controllers.as_slice() {
+        [Controller::NetworkClass] => limits.net_class.is_some(),
+        _ => true,
+    };
+    let mut useful: Vec<Mounted> = mounted.into_iter().filter(is_useful).collect();
+    useful.sort_by_key(|mounted| mounted.version == Version::V1);
+    useful
+}
+
+#[cfg(test)]
+mod tests;
