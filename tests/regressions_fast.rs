@@ -40,7 +40,7 @@ fn pages_that_a_full_disk_takes_in_part_are_told_as_lost() {
         let mounted = Mounted::mount(BIN, &string, &at("mnt"), options);
         let file = read_write(&mounted.target().join(format!("{number}")));
         let free = |kept: u64| {
-            let disk = rustix::fs::statvfs(&at("disk")).unwrap();
+            let disk = rustix::fs::statvfs(at("disk")).unwrap();
             disk.f_bavail * disk.f_frsize - kept
         };
         file.write_all_at(&vec![1; free(512 << 10) as usize], 0).unwrap();
