@@ -64,6 +64,13 @@ fn what_is_written_stays_inside_and_goes_with_the_container() {
 }
 
 #[test]
+fn files_of_the_host_are_read_as_far_ahead_as_in_any_union() {
+    let Some(_sandbox) = sandbox::enter() else { return };
+    let outcome = finish(&mut rlaunch("cat /sys/class/bdi/$(mountpoint -d /)/read_ahead_kb"));
+    assert_eq!(printed(outcome), "1024\n");
+}
+
+#[test]
 fn environment_working_directory_and_host_name_are_the_callers() {
     let Some(sandbox) = sandbox::enter() else { return };
     let directory = sandbox.path().join("a b");

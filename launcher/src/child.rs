@@ -125,6 +125,7 @@ impl Child<'_> {
         }
         // Nothing may be looked at before this: the daemon could not answer.
         if let Some(mount_point) = self.mount_point.take() {
+            union::read_further_ahead(&mount_point)?;
             progress.root = Some(Rootfs::open(&mount_point)?);
         }
         Ok(())

@@ -32,7 +32,7 @@ use nix::unistd::Pid;
 use unionfs::mount::{MountError, MountOptions};
 use unionfs::options::{Access, BranchSpec, Options, Udba};
 
-use crate::failure::{Doing as _, Failure};
+use crate::failure::{Doing as _, Failure, errno_of};
 use crate::message::warn;
 use crate::process;
 use crate::process::channel::{Channel, Message};
@@ -218,4 +218,11 @@ pub(crate) fn attach(device: &OwnedFd, mount_point: &Path, flags: MsFlags) -> Re
         MountError::Target { error, .. } | MountError::Device(error) | MountError::Mount { error, .. } => error,
         _ => Errno::EIO,
     })
+}
+
+/// Lets the kernel read ahead in a union that is served as far as in one that `runionfs mount` has made.
+pub(crate) fn read_further_ahead(mount_point: &Path) -> Result<(), Errno> {
+    let device = unionfs::mount::table::device_at(mount_point).map_err(|error| errno_of(&error))?;
+    unionfs::mount::read_further_ahead(device);
+    Ok(())
 }
