@@ -177,6 +177,29 @@ fn exec_runs_where_the_container_is_and_brings_nothing_along() {
 }
 
 #[test]
+fn exec_may_do_no_more_than_the_containers_first_process() {
+    let Some(tree) = tree() else { return };
+    let Some(setpriv) = tools::find("setpriv") else { return };
+    let inner = tree.rlaunch();
+    let mut command = Command::new(setpriv);
+    command
+        .args(["--bounding-set=-net_raw,-sys_time", "--no-new-privs"])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    assert_eq!(printed(finish(command.args(["-d", "--name", "box", "sleep", "1000"]))), "box\n");
+    let look = |pid: &str| {
+        printed(rlaunch(&["exec", "box", "grep", "-E", "^(CapBnd|NoNewPrivs)", &format!("/proc/{pid}/status")]))
+    };
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    assert_eq!(look("self"), look("1"));
+    assert!(!own.contains(look("self").lines().next().unwrap()), "the test takes something away");
+    assert!(look("self").ends_with("\t1\n"), "{}", look("self"));
+    let effective = printed(rlaunch(&["exec", "box", "grep", "CapEff", "/proc/self/status"]));
+    assert_eq!(effective.split_whitespace().last(), look("1").split_whitespace().nth(1));
+    assert_eq!(printed(rlaunch(&["rm", "-f", "box"])), "");
+}
+
+#[test]
 fn the_record_says_what_is_so() {
     let Some(tree) = tree() else { return };
     background(&tree, "web", "sleep 1000");

@@ -38,7 +38,7 @@
 //! | `child`, `rootfs`, `terminal` | doing the steps |
 //! | `union`, `scratch`, [`mount_table`] | unions, and the throw-away copy of the host |
 //! | `process` | clone and fork, channel, signals, pid 1, supervisor; the only `unsafe` code |
-//! | [`lifecycle`], [`state`], `detach` | containers that are there, what is known of them, and those in the background |
+//! | [`lifecycle`], [`state`], `detach`, `privileges` | containers that are there, what is known of them, and those in the background |
 //! | [`failure`], `message` | exit statuses and what is told |
 #![deny(unsafe_code)]
 
@@ -59,6 +59,7 @@ pub mod volume;
 mod child;
 mod detach;
 mod message;
+mod privileges;
 #[allow(unsafe_code)]
 mod process;
 mod rootfs;

@@ -13,6 +13,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 
 use crate::message::warn;
+use crate::privileges::Privileges;
 use crate::rootfs::Rootfs;
 use crate::state::Process;
 
@@ -120,6 +121,7 @@ pub(crate) fn separate_clocks(offsets: &ClockOffsets) -> Result<(), Errno> {
 pub struct Target {
     process: OwnedFd,
     root: OwnedFd,
+    privileges: Privileges,
     namespaces: CloneFlags,
     /// Those that are not ours, one by one, for kernels that enter only one at a time.
     each: Vec<(OwnedFd, CloneFlags)>,
@@ -157,10 +159,11 @@ impl Target {
         }
         let root = open(format!("/proc/{}/root", init.pid).as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
         let namespaces = each.iter().map(|(_, flag)| *flag).collect();
-        Ok(Target { process, root, namespaces, each })
+        let privileges = Privileges::of(init.pid)?;
+        Ok(Target { process, root, privileges, namespaces, each })
     }
 
-    /// Enters them, and the root. What this process starts from now on is in the container.
+    /// Enters them, and the root, and gives up what the first process may not do. What this process starts from now on is in the container.
     pub(crate) fn enter(&self) -> Result<(), Errno> {
         match setns(&self.process, self.namespaces) {
             // Before Linux 5.8 there is no way to enter them all at once.
@@ -169,7 +172,8 @@ impl Target {
         }
         fchdir(&self.root)?;
         chroot(".")?;
-        chdir("/")
+        chdir("/")?;
+        self.privileges.take_over()
     }
 }
 
