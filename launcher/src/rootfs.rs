@@ -139,7 +139,11 @@ impl Rootfs {
             directory = match open_directory(&directory, name) {
                 Err(Errno::ENOENT) => {
                     let mode = if so_far == path { mode } else { Mode::from_bits_truncate(0o755) };
-                    mkdirat(&directory, name, mode)?;
+                    match mkdirat(&directory, name, mode) {
+                        // Another container is being started on the same tree.
+                        Ok(()) | Err(Errno::EEXIST) => {}
+                        Err(errno) => return Err(errno),
+                    }
                     open_directory(&directory, name)?
                 }
                 result => result?,
