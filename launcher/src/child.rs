@@ -2,24 +2,28 @@
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::OwnedFd;
+use std::fs::{create_dir_all, write};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::MsFlags;
-use nix::sys::prctl::{set_child_subreaper, set_dumpable, set_pdeathsig};
+use nix::sys::prctl::{set_child_subreaper, set_pdeathsig};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, sethostname, setsid};
+use nix::unistd::{
+    Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, fchown, getcwd, pipe2, read, sethostname, setsid,
+};
 
-use crate::failure::OWN_FAILURE;
+use crate::confine::{Confinement, Identity, with_home};
+use crate::failure::{OWN_FAILURE, errno_of};
 use crate::host::StandardStreams;
 use crate::process::channel::{Channel, Message};
 use crate::process::kernel_calls::bring_up_loopback;
 use crate::process::signals::Signals;
-use crate::process::{close_all_descriptors, exit_now, fork, init};
+use crate::process::{close_all_descriptors, close_descriptors_but, exit_now, fork, init};
 use crate::rootfs::Rootfs;
 use crate::steps::{Action, Step};
 use crate::terminal::{self, Terminal};
@@ -44,13 +48,17 @@ pub(crate) struct Child<'a> {
 
 /// How far the container is made.
 #[derive(Default)]
-struct Progress {
+struct Progress<'a> {
     root: Option<Rootfs>,
+    /// Who the command runs as; the container's root, where nobody was named.
+    identity: Option<Identity>,
+    /// What the command may do, and the number of the step that says so.
+    confinement: Option<(u32, &'a Confinement)>,
     terminal: Option<(OwnedFd, StandardStreams)>,
     umask: Option<Mode>,
 }
 
-impl Child<'_> {
+impl<'a> Child<'a> {
     /// Does everything; returns, with the exit status for this process, only if that fails.
     pub(crate) fn run(mut self) -> u8 {
         // The order matters: a parent that ends before the first line closes the channel, one that ends later kills us.
@@ -73,7 +81,7 @@ impl Child<'_> {
     }
 
     /// Does one action. The last one does not return, if all goes well.
-    fn act(&mut self, action: &Action, number: u32, progress: &mut Progress) -> Result<(), Errno> {
+    fn act(&mut self, action: &'a Action, number: u32, progress: &mut Progress<'a>) -> Result<(), Errno> {
         let root = progress.root.as_ref().ok_or(Errno::ENOTDIR);
         match action {
             Action::Join(target) => target.enter()?,
@@ -99,7 +107,23 @@ impl Child<'_> {
                 namespace::enter(root?)?;
                 progress.root = None;
             }
-            Action::ChangeDirectory(path) => chdir(path)?,
+            Action::DisableDevices => root?.disable_devices()?,
+            Action::HostDevice(device) => root?.show_device(device)?,
+            Action::Mask(path) => root?.mask(path)?,
+            Action::Protect(path) => root?.protect(path)?,
+            Action::FindUser(user, groups) => progress.identity = Some(Identity::find(user.as_ref(), groups)?),
+            Action::ChangeDirectory(path) => change_directory(path)?,
+            Action::MakeAndChangeDirectory(path) => {
+                create_dir_all(path).map_err(|error| errno_of(&error))?;
+                change_directory(path)?;
+            }
+            Action::OomScore(score) => {
+                write("/proc/self/oom_score_adj", score.to_string()).map_err(|error| errno_of(&error))?;
+            }
+            Action::Restrict(confinement) => {
+                confinement.restrict()?;
+                progress.confinement = Some((number, confinement));
+            }
             Action::OpenTerminal(streams) => {
                 let Terminal { master, slave } = Terminal::open()?;
                 self.channel.send(&Message::Terminal(master))?;
@@ -111,7 +135,7 @@ impl Child<'_> {
     }
 
     /// Mounts a union in the root or, where there is none yet, as the root.
-    fn mount_union(&mut self, at: &Path, flags: MsFlags, progress: &mut Progress) -> Result<(), Errno> {
+    fn mount_union(&mut self, at: &Path, flags: MsFlags, progress: &mut Progress<'_>) -> Result<(), Errno> {
         let device = self.devices.next().ok_or(Errno::ENODEV)?;
         match &progress.root {
             Some(root) => root.mount_on(at, |target| union::attach(&device, target, flags))?,
@@ -136,19 +160,44 @@ impl Child<'_> {
         command: &[CString],
         environment: &[CString],
         number: u32,
-        progress: &mut Progress,
+        progress: &mut Progress<'_>,
     ) -> Result<Infallible, Errno> {
+        let (restriction, confinement) = progress.confinement.ok_or(Errno::EPERM)?;
+        let mut become_it = || {
+            let Err(errno) = become_command(confinement, &self.channel, self.signals, self.adopts, progress) else {
+                let identity = progress.identity.as_ref();
+                let environment = match identity.filter(|_| confinement.sets_home) {
+                    Some(identity) => &with_home(environment, identity),
+                    None => environment,
+                };
+                return (number, exec(command, environment));
+            };
+            (restriction, errno)
+        };
+        if !confinement.init {
+            let (number, errno) = become_it();
+            self.channel.send(&Message::Failed(number, errno))?;
+            exit_now(OWN_FAILURE);
+        }
         if self.adopts {
             set_child_subreaper(true)?;
         }
+        let (go, settled) = pipe2(OFlag::O_CLOEXEC)?;
+        let mut settled = Some(settled);
         let command = fork(|| {
+            // Until pid 1 has given up what it does not need, there is nobody in the container who could reach for it.
+            drop(settled.take());
             if self.adopts && set_pdeathsig(Signal::SIGKILL).is_err() {
                 return OWN_FAILURE;
             }
-            let errno = become_command(command, environment, self.signals, progress);
+            let (number, errno) = match wait_for_end(&go) {
+                Ok(()) => become_it(),
+                Err(errno) => (restriction, errno),
+            };
             // The parent takes its exit status from this message. Where there is no parent any more, nobody asks.
             self.channel.send(&Message::Failed(number, errno)).map_or(OWN_FAILURE, |()| OWN_FAILURE)
         })?;
+        confinement.restrict_init()?;
         settle()?;
         exit_now(if self.adopts {
             init::run_and_adopt(command, self.signals).unwrap_or(OWN_FAILURE)
@@ -158,9 +207,31 @@ impl Child<'_> {
     }
 }
 
-/// Leaves pid 1 with nothing that the command could reach through it: no descriptors, and nothing to trace.
+/// Enters a directory, and makes sure that it lies in the container: a path through somebody's descriptor could lead out
+/// (CVE-2024-21626).
+fn change_directory(path: &Path) -> Result<(), Errno> {
+    let entered = chdir(path).and_then(|()| getcwd()).and_then(|now| match now.is_absolute() {
+        true => Ok(()),
+        false => Err(Errno::ENOENT),
+    });
+    if entered.is_err() {
+        chdir("/")?;
+    }
+    entered
+}
+
+/// Waits until nobody has the other end of a pipe any more.
+fn wait_for_end(pipe: &OwnedFd) -> Result<(), Errno> {
+    loop {
+        match read(pipe, &mut [0]) {
+            Err(Errno::EINTR) => {}
+            result => return result.map(drop),
+        }
+    }
+}
+
+/// Leaves pid 1 with nothing that the command could reach through it: no descriptors. The command goes on when it sees that.
 fn settle() -> Result<(), Errno> {
-    set_dumpable(false)?;
     let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;
@@ -170,21 +241,32 @@ fn settle() -> Result<(), Errno> {
     close_all_descriptors()
 }
 
-/// Turns this process into the command; returns only with the reason why it could not.
-fn become_command(command: &[CString], environment: &[CString], signals: &Signals, progress: &mut Progress) -> Errno {
-    let mut prepare = || {
-        // A session of its own: signals from the caller's terminal come through us only, and once.
-        setsid()?;
-        if let Some((slave, streams)) = progress.terminal.take() {
-            terminal::take_over(&slave, streams)?;
+/// Makes this process what the command is to be.
+fn become_command(
+    confinement: &Confinement,
+    channel: &Channel,
+    signals: &Signals,
+    adopts: bool,
+    progress: &mut Progress<'_>,
+) -> Result<(), Errno> {
+    // A session of its own: signals from the caller's terminal come through us only, and once.
+    setsid()?;
+    let identity = progress.identity.get_or_insert_with(Identity::root);
+    if let Some((slave, streams)) = progress.terminal.take() {
+        if identity.user != 0 {
+            fchown(&slave, Some(Uid::from_raw(identity.user)), None)?;
         }
-        progress.umask.take().map(umask);
-        signals.give_back()
-    };
-    match prepare() {
-        Ok(()) => exec(command, environment),
-        Err(errno) => errno,
+        terminal::take_over(&slave, streams)?;
     }
+    progress.umask.take().map(umask);
+    signals.give_back()?;
+    close_descriptors_but(&[channel.as_fd()])?;
+    confinement.become_command(identity)?;
+    // The kernel forgets it when ids change. It matters where the command is pid 1 itself, or in the host's pid namespace.
+    if !confinement.init || adopts {
+        set_pdeathsig(Signal::SIGKILL)?;
+    }
+    Ok(())
 }
 
 /// As execvpe(3), but with the PATH of the new environment, and without running a shell for what is no program.

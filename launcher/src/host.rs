@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access};
 use rustix::termios::isatty;
 
+use crate::confine::Surroundings;
 use crate::failure::{Doing as _, Failure};
 use crate::mount_table::{self, Shown, Submount};
 use crate::network::Names;
@@ -29,6 +30,8 @@ pub struct Host {
     pub names: Names,
     /// Files that programs need although they lie where the container has a fresh file system. For a copy only.
     pub files: Vec<(PathBuf, Vec<u8>)>,
+    /// What matters for how far the command is confined.
+    pub surroundings: Surroundings,
 }
 
 /// One answer for each of the three standard streams.
@@ -70,6 +73,7 @@ impl Host {
                 hosts: fs::read("/etc/hosts").unwrap_or_default(),
             },
             files: Vec::new(),
+            surroundings: Surroundings::default(),
         }
     }
 

@@ -32,6 +32,7 @@
 //! |---|---|
 //! | [`options`], [`host`], [`spec`] | what was asked for, what is there, what it comes to |
 //! | [`run`] | one start, from the options to the exit status |
+//! | [`confine`] | what the command may do: user, capabilities, system calls, limits, devices |
 //! | [`steps`] | how it is done, and the words for what fails |
 //! | [`namespace`], [`volume`], [`network`] | the container's own: kernel's views, files of the host, names |
 //! | [`cgroup`] | what it may use of the machine |
@@ -43,6 +44,7 @@
 #![deny(unsafe_code)]
 
 pub mod cgroup;
+pub mod confine;
 pub mod failure;
 pub mod host;
 pub mod lifecycle;

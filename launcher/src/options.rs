@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory as _, Parser, ValueEnum};
 
 use crate::cgroup::options::LimitOptions;
+use crate::confine::ConfineOptions;
 use crate::lifecycle::Lifecycle;
 use crate::namespace::NamespaceOptions;
 use crate::network::NetworkOptions;
@@ -114,6 +115,10 @@ pub struct Options {
     /// Names and addresses.
     #[command(flatten)]
     pub network: NetworkOptions,
+
+    /// What the command may do.
+    #[command(flatten)]
+    pub confine: ConfineOptions,
 
     /// How the command's standard streams are connected.
     #[command(flatten)]

@@ -16,6 +16,7 @@ use nix::unistd::{symlinkat, write};
 
 use crate::steps::{Device, FileSystem};
 
+mod confined;
 mod volumes;
 
 const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -173,8 +174,11 @@ fn open_directory(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
 }
 
 fn is_link(handle: &OwnedFd) -> Result<bool, Errno> {
-    let kind = SFlag::from_bits_truncate(fstat(handle)?.st_mode) & SFlag::S_IFMT;
-    Ok(kind == SFlag::S_IFLNK)
+    Ok(kind(handle)? == SFlag::S_IFLNK)
+}
+
+fn kind(handle: &OwnedFd) -> Result<SFlag, Errno> {
+    Ok(SFlag::from_bits_truncate(fstat(handle)?.st_mode) & SFlag::S_IFMT)
 }
 
 /// A path to an open descriptor, for calls that take none. It cannot be redirected: /proc is still the host's.
@@ -186,6 +190,7 @@ fn path_of(handle: &OwnedFd) -> PathBuf {
 fn mount_flags(handle: &OwnedFd) -> Result<MsFlags, Errno> {
     let set = fstatvfs(handle)?.flags();
     let pairs = [
+        (FsFlags::ST_RDONLY, MsFlags::MS_RDONLY),
         (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
         (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
         (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),

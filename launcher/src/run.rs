@@ -3,11 +3,12 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use nix::sys::prctl::set_child_subreaper;
+use nix::sys::prctl::{set_child_subreaper, set_name};
 use unionfs::options::Options;
 
 use crate::cgroup::Cgroups;
 use crate::child::Child;
+use crate::confine::{Surroundings, restrict_helper, seal};
 use crate::detach::{self, Ready};
 use crate::failure::{Doing as _, Failure, OWN_FAILURE};
 use crate::host::Host;
@@ -29,6 +30,8 @@ use crate::{host, process, steps};
 /// Where the command was not started, or lost its files.
 pub fn start(options: crate::options::Options) -> Result<u8, Failure> {
     process::close_all_descriptors().doing("close what was left open for this program")?;
+    seal::ensure()?;
+    set_name(c"rlaunch").doing("set this process's name")?;
     if !nix::unistd::geteuid().is_root() {
         return Err(Failure::new("containers can only be started by root for now; use sudo"));
     }
@@ -39,6 +42,7 @@ pub fn start(options: crate::options::Options) -> Result<u8, Failure> {
 }
 
 fn start_here(mut options: crate::options::Options, mut ready: Option<&mut Ready>) -> Result<u8, Failure> {
+    let surroundings = Surroundings::observe(&options.confine)?;
     let host = match (&mut options.rootfs, &options.branches) {
         (Some(tree), _) => {
             *tree = host::resolve_tree(tree)?;
@@ -48,7 +52,9 @@ fn start_here(mut options: crate::options::Options, mut ready: Option<&mut Ready
         (None, None) => Host::observe_for_a_copy()?,
     };
     let (name, rm) = (options.name.clone(), options.rm);
-    let mut spec = Spec::new(options, host)?;
+    let capabilities = surroundings.capabilities;
+    let mut spec = Spec::new(options, Host { surroundings, ..host })?;
+    spec.confinement.clamp_limits(capabilities)?;
     let record = record(&spec, ready.is_some()).doing("look at this process")?;
     let mut entry = Entry::create(name.as_deref(), record)?;
     if ready.is_some() {
@@ -196,6 +202,7 @@ fn run(spec: &Spec, session: &mut Session<'_>, unions: Option<Unions<'_>>) -> Re
         drop(ours);
         return process::wait_for(init).doing("wait for the container's first process").and(Err(failure));
     }
+    restrict_helper().doing("keep others from tracing the launcher")?;
     // The daemon and the child have theirs. A device that is open here would outlive the daemon.
     drop((devices, theirs));
     let Some(channel) = ours else { return Ok(OWN_FAILURE) };

@@ -8,6 +8,7 @@ use unionfs::options::{self, BranchSpec, Whiteout};
 
 use crate::cgroup::limits::Limits;
 use crate::cgroup::view::View;
+use crate::confine::{ConfineOptions, Confinement, set_variables};
 use crate::failure::{Doing as _, Failure};
 use crate::host::{Host, StandardStreams};
 use crate::mount_table::Submount;
@@ -47,6 +48,10 @@ pub struct Spec {
     pub limits: Limits,
     /// What it sees of its cgroups; nothing before they are made.
     pub cgroups: Option<View>,
+    /// Whether the working directory was asked for, and so is made where it is missing.
+    pub makes_directory: bool,
+    /// What the command may do.
+    pub confinement: Confinement,
 }
 
 /// What becomes `/`.
@@ -89,13 +94,17 @@ impl Spec {
     /// # Errors
     /// Where a word cannot be passed to a program.
     pub fn new(options: Options, host: Host) -> Result<Spec, Failure> {
-        let command = options.command.into_iter().map(c_string).collect::<Result<Vec<_>, _>>()?;
+        let words = options.confine.entrypoint.iter().cloned().chain(options.command);
+        let command = words.map(c_string).collect::<Result<Vec<_>, _>>()?;
         let terminal = match options.streams.tty {
             When::Auto => host.terminals.wants_terminal().then_some(host.terminals),
             When::Always => Some(StandardStreams { input: true, output: true, error: true }),
             When::Never => None,
         };
         let mut limits = Limits::new(options.limits)?;
+        let confinement =
+            Confinement::decide(&options.confine, &host.surroundings, host.terminals, terminal.is_some())?;
+        let variables = host.surroundings.variables.clone();
         let root = match (options.rootfs, options.branches) {
             (Some(tree), _) => Root::Tree(tree),
             (None, Some(list)) => Root::Branches(branches(&list)?),
@@ -104,7 +113,7 @@ impl Spec {
                 Root::HostCopy { submounts, top: top(options.top, &mut limits)?, files: host.files.clone() }
             }
         };
-        let (environment, directory, hostname) = match &root {
+        let (mut environment, directory, hostname) = match &root {
             Root::HostCopy { .. } => (host.environment, host.directory.unwrap_or_else(|| "/".into()), None),
             Root::Tree(tree) => (clean_environment(&host), "/".into(), Some(hostname_of(tree))),
             Root::Branches(branches) => {
@@ -112,8 +121,12 @@ impl Spec {
                 (clean_environment(&host), "/".into(), top)
             }
         };
+        set_variables(&mut environment, variables);
         let environment = environment.into_iter().map(assignment).collect::<Result<Vec<_>, _>>()?;
         let (namespaces, network) = (options.namespaces, options.network);
+        let ConfineOptions { workdir, hostname: name, .. } = options.confine;
+        let makes_directory = workdir.is_some();
+        let (directory, hostname) = (workdir.unwrap_or(directory), name.or(hostname));
         let hostname = hostname.filter(|_| namespaces.uts == Share::Private);
         let name = hostname.as_deref();
         let files = match &root {
@@ -134,6 +147,8 @@ impl Spec {
             terminal,
             limits,
             cgroups,
+            makes_directory,
+            confinement,
         })
     }
 }
@@ -205,6 +220,7 @@ mod tests {
             submounts: vec![home()],
             names: crate::network::Names::default(),
             files: Vec::new(),
+            surroundings: crate::confine::Surroundings::default(),
         }
     }
 

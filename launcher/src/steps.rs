@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::mount::MsFlags;
 
 use crate::cgroup::view::View;
+use crate::confine::{Account, Confinement, HostDevice, READ_ONLY, WantedUser};
 use crate::failure::{CANNOT_EXECUTE, Failure, NOT_FOUND};
 use crate::host::StandardStreams;
 use crate::mount_table::{Shown, Submount};
@@ -62,8 +63,24 @@ pub enum Action {
     Hostname(OsString),
     /// Make the new root `/`, and let go of the old one.
     EnterRoot,
+    /// Make devices inert in all that the root shows now.
+    DisableDevices,
+    /// Make a device of the host appear.
+    HostDevice(HostDevice),
+    /// Hide what the kernel tells at this path, where it is there.
+    Mask(PathBuf),
+    /// Make what is at this path read-only, where it is there.
+    Protect(PathBuf),
+    /// Find out who the command runs as: the user and groups that were named.
+    FindUser(Option<WantedUser>, Vec<Account>),
     /// Change the working directory.
     ChangeDirectory(PathBuf),
+    /// Change the working directory, and make it where it is missing.
+    MakeAndChangeDirectory(PathBuf),
+    /// Set how readily the kernel ends the container when memory runs out.
+    OomScore(i32),
+    /// Restrict what pid 1, and so all of the container, may do; the command's own part comes right before it runs.
+    Restrict(Box<Confinement>),
     /// Give the standard streams that are named a terminal of the container's own.
     OpenTerminal(StandardStreams),
     /// Run the command, with this environment.
@@ -119,12 +136,15 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
             steps.extend(submounts.iter().map(submount));
         }
     }
+    let confinement = &spec.confinement;
+    steps.extend(confinement.devices_in_dev_only.then(|| must(Action::DisableDevices)));
     steps.extend(kernel_interfaces());
     if let Some(view) = &spec.cgroups {
         steps.push(may(Action::IsolateCgroups, "the container sees the names of the cgroups around it"));
         steps.push(may(Action::ShowCgroups(view.clone()), "there is no /sys/fs/cgroup in the container"));
     }
     steps.extend(devices());
+    steps.extend(confinement.devices.iter().map(|device| must(Action::HostDevice(device.clone()))));
     if spec.namespaces.ipc == Share::Host {
         steps.push(must(Action::Volume(shared_memory())));
     }
@@ -140,9 +160,10 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
         steps.push(must(Action::OwnFiles(spec.files.clone())));
     }
     steps.extend(volumes(spec));
+    steps.extend(kernel_files(confinement));
     steps.extend(spec.hostname.clone().map(|name| must(Action::Hostname(name))));
     steps.push(must(Action::EnterRoot));
-    steps.push(may(Action::ChangeDirectory(spec.directory.clone()), "starting in / instead"));
+    steps.extend(confine(spec));
     steps.extend(spec.terminal.map(|streams| must(Action::OpenTerminal(streams))));
     steps.push(must(Action::Execute(spec.command.clone(), spec.environment.clone())));
     steps
@@ -216,6 +237,31 @@ fn kernel_interfaces() -> [Step; 2] {
     ]
 }
 
+/// What of them is hidden or read-only. Once the command runs, it has not the right to unmount anything.
+fn kernel_files(confinement: &Confinement) -> Vec<Step> {
+    let mut steps: Vec<Step> = confinement.masked.iter().map(|path| must(Action::Mask(path.clone()))).collect();
+    if !confinement.writes_kernel_files {
+        steps.extend(READ_ONLY.map(|path| must(Action::Protect(path.into()))));
+    }
+    steps
+}
+
+/// What is done once the root is entered, to keep the command in it.
+fn confine(spec: &Spec) -> Vec<Step> {
+    let confinement = &spec.confinement;
+    let mut steps = Vec::new();
+    if confinement.user.is_some() || !confinement.groups.is_empty() {
+        steps.push(must(Action::FindUser(confinement.user.clone(), confinement.groups.clone())));
+    }
+    steps.push(match spec.makes_directory {
+        true => must(Action::MakeAndChangeDirectory(spec.directory.clone())),
+        false => may(Action::ChangeDirectory(spec.directory.clone()), "starting in / instead"),
+    });
+    steps.extend(confinement.oom_score.map(|score| must(Action::OomScore(score))));
+    steps.push(must(Action::Restrict(Box::new(confinement.clone()))));
+    steps
+}
+
 /// What the OCI runtime specification asks for in /dev.
 fn devices() -> Vec<Step> {
     const NODES: [(&str, u64, u64); 6] = [
@@ -256,6 +302,19 @@ fn volatile_directories() -> [Step; 3] {
     ]
 }
 
+fn find_user(user: Option<&WantedUser>, groups: &[Account]) -> String {
+    let name = |account: &Account| match account {
+        Account::Id(id) => id.to_string(),
+        Account::Name(name) => name.clone(),
+    };
+    let user = user.map(|wanted| match &wanted.group {
+        Some(group) => format!("{}:{}", name(&wanted.user), name(group)),
+        None => name(&wanted.user),
+    });
+    let names: Vec<String> = user.into_iter().chain(groups.iter().map(name)).collect();
+    format!("find {} in /etc/passwd and /etc/group of the container", names.join(", "))
+}
+
 impl Action {
     /// What the action does, to be read after "cannot".
     #[must_use]
@@ -283,7 +342,16 @@ impl Action {
             Action::File(path, _) => format!("make the file {} in the container", path.display()),
             Action::Hostname(name) => format!("set the host name {}", name.display()),
             Action::EnterRoot => "enter the root of the container".into(),
-            Action::ChangeDirectory(path) => format!("enter the working directory {}", path.display()),
+            Action::DisableDevices => "keep devices out of the container's root".into(),
+            Action::HostDevice(device) => format!("show the device {} in the container", device.target.display()),
+            Action::Mask(path) => format!("hide {} from the container", path.display()),
+            Action::Protect(path) => format!("make {} of the container read-only", path.display()),
+            Action::FindUser(user, groups) => find_user(user.as_ref(), groups),
+            Action::ChangeDirectory(path) | Action::MakeAndChangeDirectory(path) => {
+                format!("enter the working directory {}", path.display())
+            }
+            Action::OomScore(score) => format!("set the out-of-memory score {score}"),
+            Action::Restrict(_) => "restrict what the container may do".into(),
             Action::OpenTerminal(_) => "open a terminal in the container".into(),
             Action::Execute(command, _) => {
                 let program = command.first().map(|word| word.to_string_lossy()).unwrap_or_default();
@@ -315,6 +383,14 @@ impl Action {
             }
             (Action::Execute(..), Errno::ENOEXEC) => {
                 Some("it is neither a program for this machine nor a script that begins with #!")
+            }
+            (Action::FindUser(..), Errno::ENOENT) => Some("it is not there; a number needs no entry"),
+            (Action::OomScore(_), Errno::EACCES) => Some("to lower it, the launcher needs CAP_SYS_RESOURCE"),
+            (Action::Restrict(_), Errno::EACCES) => {
+                Some("without no-new-privileges, a filter for system calls needs CAP_SYS_ADMIN")
+            }
+            (Action::Restrict(_), Errno::ENOSYS) => {
+                Some("this kernel has no filters for system calls; do without by --security-opt seccomp=unconfined")
             }
             (Action::Isolate, Errno::EINVAL) => Some("/ is not a mount point; leave the chroot first"),
             _ => None,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::confine::{Capabilities, ConfineOptions, Surroundings};
 use crate::namespace::NamespaceOptions;
 use crate::spec::Top;
 
@@ -15,7 +16,15 @@ fn spec(root: Root) -> Spec {
         terminal: None,
         limits: crate::cgroup::limits::Limits::default(),
         cgroups: None,
+        makes_directory: false,
+        confinement: confinement(ConfineOptions::default()),
     }
+}
+
+fn confinement(options: ConfineOptions) -> Confinement {
+    let surroundings =
+        Surroundings { capabilities: Capabilities::ALL, masked: vec!["/proc/kcore".into()], ..Surroundings::default() };
+    Confinement::decide(&options, &surroundings, StandardStreams::default(), false).unwrap()
 }
 
 fn tree() -> Spec {
@@ -53,7 +62,11 @@ fn nothing_is_mounted_before_the_mounts_are_separated_and_nothing_is_made_after_
         for (index, action) in actions(&spec).iter().enumerate() {
             let is_after = matches!(
                 action,
-                Action::EnterRoot | Action::ChangeDirectory(_) | Action::OpenTerminal(_) | Action::Execute(..)
+                Action::EnterRoot
+                    | Action::ChangeDirectory(_)
+                    | Action::Restrict(_)
+                    | Action::OpenTerminal(_)
+                    | Action::Execute(..)
             );
             assert_eq!(index >= enter, is_after, "{action:?}");
         }

@@ -9,7 +9,7 @@ use std::thread;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::prctl::{set_dumpable, set_name};
+use nix::sys::prctl::set_name;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, umask};
@@ -20,6 +20,7 @@ use unionfs::fuse::Server;
 use unionfs::options::Access;
 
 use super::{Memory, Plan, Stack};
+use crate::confine::restrict_helper;
 use crate::failure::{Doing as _, Failure, OWN_FAILURE};
 use crate::process::channel::{Channel, Message};
 use crate::process::close_descriptors_but;
@@ -109,7 +110,7 @@ fn open(stack: &Stack) -> Result<Arc<Union>, Failure> {
 fn detach() -> Result<(), Errno> {
     setsid()?;
     set_name(NAME)?;
-    set_dumpable(false)?;
+    restrict_helper()?;
     nix::unistd::chdir("/")?;
     umask(Mode::empty());
     SigSet::empty().thread_set_mask()?;

@@ -1,0 +1,88 @@
+//! Our own program, out of reach of what runs in a container (CVE-2019-5736).
+//!
+//! A container can make us run `/proc/self/exe`, which is this very program, open it and, as root, write to it: the next
+//! start would run what it wrote. So before anything else this program runs itself again through a mount of its own that is
+//! read-only, or from a sealed copy in memory where there are no such mounts.
+
+use std::ffi::{CString, OsString};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt as _;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::libc::MOUNT_ATTR_RDONLY;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::unistd::{AccessFlags, access};
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use crate::failure::{Doing as _, Failure, errno_of};
+use crate::process::kernel_calls as kernel;
+
+const PROGRAM: &str = "/proc/self/exe";
+
+const SEALS: SealFlag =
+    SealFlag::F_SEAL_WRITE.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
+
+/// Returns once this program is out of reach: at once, or as a new run of it with the same arguments.
+pub(crate) fn ensure() -> Result<(), Failure> {
+    let program = File::open(PROGRAM).doing("open this program itself")?;
+    if is_out_of_reach(&program).doing("look at this program itself")? {
+        return Ok(());
+    }
+    let (arguments, environment) = (words(std::env::args_os()), words(std::env::vars_os().map(assignment)));
+    let run = |file: OwnedFd| kernel::execute_file(&file, &arguments, &environment);
+    // Linux before 5.12 has no such mounts, and an ordinary user may make none.
+    if let Ok(file) = read_only_mount() {
+        let errno = run(file);
+        return Err(Failure::because("run this program again, read-only", errno.desc()));
+    }
+    let copy = sealed_copy(program).doing("copy this program into memory")?;
+    Err(Failure::because("run this program again, from memory", run(copy).desc()))
+}
+
+fn is_out_of_reach(program: &File) -> Result<bool, Errno> {
+    if fstatvfs(program)?.flags().contains(FsFlags::ST_RDONLY) {
+        return Ok(true);
+    }
+    // EINVAL: not a file in memory.
+    let seals = fcntl(program, FcntlArg::F_GET_SEALS).unwrap_or(0);
+    if SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_WRITE) {
+        return Ok(true);
+    }
+    // Who may neither write to it nor change its mode has nothing that a container of theirs could use.
+    let owner = std::os::unix::fs::MetadataExt::uid(&program.metadata().map_err(|error| errno_of(&error))?);
+    let user = nix::unistd::geteuid();
+    Ok(!user.is_root() && owner != user.as_raw() && access(PROGRAM, AccessFlags::W_OK).is_err())
+}
+
+/// The program through a mount that is attached nowhere; it lasts for as long as somebody runs it.
+fn read_only_mount() -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let mount = open_tree(rustix::fs::CWD, PROGRAM, flags).map_err(|error| Errno::from_raw(error.raw_os_error()))?;
+    kernel::set_mount_attributes(&mount, MOUNT_ATTR_RDONLY)?;
+    Ok(mount)
+}
+
+fn sealed_copy(mut program: File) -> io::Result<OwnedFd> {
+    let copy = memfd_create(c"rlaunch", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let mut file = File::from(copy);
+    io::copy(&mut program, &mut file)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS))?;
+    // A file that is open for writing cannot be run: open it once more.
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+    Ok(OpenOptions::new().read(true).open(path)?.into())
+}
+
+fn assignment((mut name, value): (OsString, OsString)) -> OsString {
+    name.push("=");
+    name.push(value);
+    name
+}
+
+fn words(texts: impl Iterator<Item = OsString>) -> Vec<CString> {
+    // What the kernel gave us has no zero bytes.
+    texts.filter_map(|text| CString::new(text.into_vec()).ok()).collect()
+}
