@@ -98,11 +98,11 @@ fn a_working_directory_that_is_not_in_the_copy_is_warned_about() {
 fn run_and_tmp_are_fresh_and_the_kernels_directories_the_containers_own() {
     let Some(_sandbox) = sandbox::enter() else { return };
     let script = "ls -A /tmp; stat -c %a /tmp /run/lock; echo x > /tmp/x; echo x > /run/x
-        awk '$2 ~ \"^/(|proc|sys|dev|run|tmp)$\" {print $2, $3}' /proc/mounts; ls /proc/1/ns/pid";
+        awk '$2 ~ \"^/(|proc|sys|dev|run|tmp)$\" {print $2, $3}' /proc/mounts; ls /proc/self/ns/pid";
     let output = printed(finish(&mut rlaunch(script)));
     assert_eq!(
         output,
-        "1777\n1777\n/ fuse.runionfs\n/proc proc\n/sys sysfs\n/dev tmpfs\n/run tmpfs\n/tmp tmpfs\n/proc/1/ns/pid\n"
+        "1777\n1777\n/ fuse.runionfs\n/proc proc\n/sys sysfs\n/dev tmpfs\n/run tmpfs\n/tmp tmpfs\n/proc/self/ns/pid\n"
     );
 }
 

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | before the root is entered | paths of `/proc` and `/sys` are hidden or read-only, devices appear in `/dev` |
 //! | in pid 1, before there is a command | not dumpable, a keyring of its own, bounding set, no_new_privs, filter |
-//! | in pid 1, then | a capability to send signals, and no other |
-//! | in the command, right before it runs | limits, user and groups, capabilities |
+//! | in pid 1, once the command's process is there | a capability to send signals, and no other |
+//! | in the command, once pid 1 has done that | limits, user and groups, capabilities |
 //!
 //! The order matters: at no moment is there a command that could reach into a pid 1 that still has more than itself.
 
