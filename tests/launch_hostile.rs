@@ -195,16 +195,16 @@ fn a_container_that_runs_our_program_with_its_own_loader_gets_nothing() {
     assert_eq!(finish(&mut compiler).status, Some(0));
     for command in [&["/proc/self/exe"] as &[&str], &["/script"]] {
         fs::write(tree.path("script"), "#!/proc/self/exe\n").unwrap();
-        sh_chmod(&tree.path("script"));
+        make_executable(&tree.path("script"));
         let outcome = finish(tree.rlaunch().args(command));
         assert_eq!(outcome.status, Some(libc::EROFS), "{outcome:?}");
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-fn sh_chmod(path: &std::path::Path) {
+fn make_executable(path: &std::path::Path) {
     use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("make the script a program");
 }
 
 /// CVE-2024-21626.

@@ -98,8 +98,8 @@ pub(super) fn profile(capabilities: Capabilities) -> Profile {
 
 /// For a command that has the caller's terminal: it may not type into that (CVE-2017-5226).
 pub(super) fn keep_out_of_the_terminal() -> [Rule; 2] {
-    let refuse = |request: u64| when("ioctl", 1, WORD, Comparison::Equal, request, EPERM);
-    [refuse(libc::TIOCSTI as u64), refuse(libc::TIOCLINUX as u64)]
+    let refuse = |request| when("ioctl", 1, WORD, Comparison::Equal, request, EPERM);
+    [refuse(libc::TIOCSTI), refuse(libc::TIOCLINUX)]
 }
 
 fn allow(names: &str) -> Rule {
