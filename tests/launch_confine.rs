@@ -398,3 +398,14 @@ fn devices_are_those_that_were_given() {
         assert!(outcome.stderr.contains(reason), "{outcome:?}");
     }
 }
+
+#[test]
+fn a_further_command_may_do_no_more_than_the_first() {
+    let Some(tree) = tree() else { return };
+    let name = format!("confine-{}", std::process::id());
+    let (_running, _, _) = start(&tree, &["--name", &name, "--cap-drop=CHOWN"]);
+    let script = "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | cut -f 2; mount -t tmpfs x /etc";
+    let outcome = finish(Command::new(RLAUNCH).args(["exec", &name, "sh", "-c", script]));
+    assert_eq!(outcome.stdout, "00000000a00425fa\n00000000a00425fa\n1\n2\n", "{outcome:?}");
+    assert!(outcome.stderr.contains("permission denied"), "{outcome:?}");
+}

@@ -284,6 +284,35 @@ impl Confinement {
         })
     }
 
+    /// What a further command in a container may do: not more than what pid 1 there is bounded by. A profile of the user's
+    /// is not known any more; docker's list takes its place.
+    ///
+    /// # Errors
+    /// Where pid 1 cannot be looked at.
+    pub(crate) fn of_container(
+        init: i32,
+        streams: StandardStreams,
+        gets_terminal: bool,
+    ) -> Result<Confinement, Failure> {
+        let doing = "look at what the container may do";
+        let status = std::fs::read_to_string(format!("/proc/{init}/status")).doing(doing)?;
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let bounding = field("CapBnd:").and_then(Capabilities::from_hexadecimal);
+        let bounding = bounding.ok_or_else(|| Failure::because(doing, "the kernel does not tell its capabilities"))?;
+        // A kernel without filters does not have the line.
+        let is_filtered = field("Seccomp:").is_some_and(|mode| mode != "0");
+        let options = ConfineOptions::default();
+        let surroundings =
+            Surroundings { capabilities: Capabilities::of_this_process().doing(doing)?, ..Surroundings::default() };
+        let plain = Confinement::decide(&options, &surroundings, streams, gets_terminal)?;
+        let shares_terminal = !gets_terminal && (streams.input || streams.output || streams.error);
+        let filtering = match is_filtered {
+            true => Filtering::Docker(Filter::docker(bounding, shares_terminal)),
+            false => Filtering::Nothing,
+        };
+        Ok(Confinement { bounding: bounding.and(surroundings.capabilities), filtering, ..plain })
+    }
+
     /// Clamps limits to what the launcher may give, with a word about each.
     pub(crate) fn clamp_limits(&mut self, capabilities: Capabilities) -> Result<(), Failure> {
         if capabilities.contains(Capabilities::named("SYS_RESOURCE")) {

@@ -64,6 +64,7 @@ fn start_here(mut options: crate::options::Options, mut ready: Option<&mut Ready
     let has_union = !matches!(spec.root, Root::Tree(_));
     let cgroups = Cgroups::create(&spec.limits, &entry.record.name, has_union)?;
     spec.cgroups = cgroups.view();
+    spec.confinement.devices.iter().try_for_each(|device| cgroups.allow(&device.rule()))?;
     let mut started = |name: &str| ready.as_mut().map_or(Ok(()), |ready| ready.started(name));
     let session = &mut Session { signals: &signals, cgroups: &cgroups, entry: &mut entry, started: &mut started };
     let result = start_on(&spec, session);

@@ -175,10 +175,12 @@ pub fn plan_exec(
     target: Target,
     directory: PathBuf,
     terminal: Option<StandardStreams>,
+    confinement: Confinement,
     command: Vec<CString>,
     environment: Vec<CString>,
 ) -> Vec<Step> {
     let mut steps = vec![must(Action::Join(Rc::new(target))), must(Action::ChangeDirectory(directory))];
+    steps.push(must(Action::Restrict(Box::new(confinement))));
     steps.extend(terminal.map(|streams| must(Action::OpenTerminal(streams))));
     steps.push(must(Action::Execute(command, environment)));
     steps

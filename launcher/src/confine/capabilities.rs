@@ -101,6 +101,11 @@ impl Capabilities {
         NAMES.iter().position(|known| *known == name).map_or(Capabilities::NONE, |number| Capabilities(1 << number))
     }
 
+    /// As /proc/PID/status writes it.
+    pub(crate) fn from_hexadecimal(text: &str) -> Option<Capabilities> {
+        u64::from_str_radix(text, 16).ok().map(Capabilities)
+    }
+
     /// What this process may use now.
     pub(crate) fn of_this_process() -> Result<Capabilities, Errno> {
         let sets = rustix::thread::capabilities(None).map_err(errno)?;

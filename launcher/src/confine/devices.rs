@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Component, Path, PathBuf};
 
+use crate::cgroup::devices::{DeviceAccess, DeviceKind, DeviceRule};
 use crate::failure::{Doing as _, Failure};
 
 /// `--device`.
@@ -42,6 +43,19 @@ pub struct HostDevice {
     pub owner: (u32, u32),
     /// What the container may do with it.
     pub access: Access,
+}
+
+impl HostDevice {
+    /// What the device controller is told.
+    pub(crate) fn rule(&self) -> DeviceRule {
+        let Access { read, write, make } = self.access;
+        DeviceRule {
+            kind: if self.is_block { DeviceKind::Block } else { DeviceKind::Character },
+            major: Some(nix::sys::stat::major(self.number)),
+            minor: Some(nix::sys::stat::minor(self.number)),
+            access: DeviceAccess { read, write, make },
+        }
+    }
 }
 
 /// Reads `SOURCE[:TARGET][:ACCESS]`, where the access is some of `rwm`.

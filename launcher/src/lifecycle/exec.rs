@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use super::{ExecOptions, find, running};
 use crate::cgroup::Cgroups;
 use crate::child::Child;
+use crate::confine::Confinement;
 use crate::failure::{Doing as _, Failure, OWN_FAILURE};
 use crate::host::StandardStreams;
 use crate::namespace::Target;
@@ -38,7 +39,8 @@ pub(super) fn run(options: ExecOptions) -> Result<u8, Failure> {
     };
     let environment = environment(&options.env)?;
     let command = options.command.into_iter().map(c_string).collect::<Result<Vec<_>, _>>()?;
-    let steps = steps::plan_exec(target, options.workdir, terminal, command, environment);
+    let confinement = Confinement::of_container(init.pid, terminals, terminal.is_some())?;
+    let steps = steps::plan_exec(target, options.workdir, terminal, confinement, command, environment);
     let cgroups = Cgroups::of(Pid::from_raw(init.pid), &record.name)?;
     if cgroups.is_frozen() {
         let failure = Failure::new(format!("the container {} is paused", record.name));
