@@ -38,14 +38,14 @@ fn print(tree: &Tree, options: &[&str], script: &str) -> String {
 fn tree() -> Option<Tree> {
     let tree = Tree::new()?;
     let users = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:www:/srv/web:/bin/sh\n";
-    fs::write(tree.path("etc/passwd"), users).unwrap();
-    fs::write(tree.path("etc/group"), "root:x:0:\nweb:x:34:\ndisk:x:6:web\nvideo:x:44:\n").unwrap();
+    fs::write(tree.path("etc/passwd"), users).expect("write passwd");
+    fs::write(tree.path("etc/group"), "root:x:0:\nweb:x:34:\ndisk:x:6:web\nvideo:x:44:\n").expect("write group");
     Some(tree)
 }
 
 /// The lines of /proc/PID/status, as the host sees it.
 fn status(pid: Pid) -> BTreeMap<String, String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("read the status");
     let pairs = text.lines().filter_map(|line| line.split_once(':'));
     pairs.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
 }
@@ -62,8 +62,8 @@ fn check(pid: Pid, expected: &[(&str, &str)]) {
 fn start(tree: &Tree, options: &[&str]) -> (Running, Pid, Pid) {
     let running = Running::start(tree.rlaunch().args(options).args(["sh", "-c", "echo ready; exec sleep 1000"]));
     let init = running.children()[0];
-    let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap();
-    let command = children.split_whitespace().next().map_or(init, |pid| Pid::from_raw(pid.parse().unwrap()));
+    let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).expect("read the children");
+    let command = children.split_whitespace().next().map_or(init, |pid| Pid::from_raw(pid.parse().expect("a number")));
     (running, init, command)
 }
 
