@@ -262,3 +262,86 @@ fn words_that_name_no_container_change_nothing_and_say_how_the_program_is_run() 
         assert_eq!(outcome.status, Some(125), "{name}: {outcome:?}");
     }
 }
+
+/// How often the container has said something.
+fn said(name: &str) -> usize {
+    printed(rlaunch(&["logs", name])).lines().count()
+}
+
+#[test]
+fn a_paused_container_stands_still_until_it_goes_on_or_ends() {
+    let Some(tree) = tree() else { return };
+    background(&tree, "web", "while :; do echo tick; sleep 0.02; done");
+    assert!(poll(PATIENCE, || (said("web") > 2).then_some(())).is_some());
+    refused(&rlaunch(&["resume", "web"]), "the container web is not paused");
+    assert_eq!(printed(rlaunch(&["pause", "web"])), "");
+    let before = said("web");
+    assert!(printed(rlaunch(&["ps"])).lines().any(|line| line.starts_with("web ") && line.contains(" paused ")));
+    refused(&rlaunch(&["pause", "web"]), "the container web is paused already");
+    refused(&rlaunch(&["exec", "web", "true"]), "the container web is paused (let it go on with rlaunch resume web)");
+    assert_eq!(said("web"), before, "it went on");
+    assert_eq!(printed(rlaunch(&["resume", "web"])), "");
+    assert!(poll(PATIENCE, || (said("web") > before).then_some(())).is_some());
+    // One that is paused can be ended in each way.
+    assert_eq!(printed(rlaunch(&["pause", "web"])), "");
+    assert_eq!(printed(rlaunch(&["stop", "--time=1", "web"])), "");
+    for (name, end) in [("killed", ["kill", "killed"]), ("removed", ["rm", "removed"])] {
+        background(&tree, name, "while :; do sleep 0.02; done");
+        assert_eq!(printed(rlaunch(&["pause", name])), "");
+        let force: &[&str] = if name == "removed" { &["--force"] } else { &[] };
+        assert_eq!(printed(rlaunch(&[&end[..], force].concat())), "");
+    }
+    assert_eq!(rlaunch(&["wait", "killed"]).status, Some(137));
+}
+
+#[test]
+fn what_a_container_uses_is_printed() {
+    let Some(tree) = tree() else { return };
+    let started = finish(tree.rlaunch().args([
+        "-d",
+        "--name",
+        "busy",
+        "--memory",
+        "64m",
+        "--pids-limit",
+        "20",
+        "sh",
+        "-c",
+        "while :; do :; done",
+    ]));
+    printed(started);
+    background(&tree, "idle", "while :; do sleep 0.1; done");
+    let stats: serde_json::Value = serde_json::from_str(&printed(rlaunch(&["stats", "--json"]))).expect("JSON");
+    let of = |name: &str| stats.as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone();
+    let busy = of("busy");
+    assert_eq!((busy["memory_limit"].as_u64(), busy["pids_limit"].as_u64()), (Some(64 << 20), Some(20)), "{busy}");
+    assert!(busy["memory"].as_u64().is_some_and(|bytes| (1..64 << 20).contains(&bytes)), "{busy}");
+    assert!(busy["pids"].as_u64().is_some_and(|pids| (2..20).contains(&pids)), "{busy}");
+    let percent = |one: &serde_json::Value| one["cpu_percent"].as_f64().unwrap();
+    assert!(percent(&busy) > percent(&of("idle")) && percent(&busy) < 150.0, "{stats}");
+    let table = printed(rlaunch(&["stats", "busy"]));
+    let words: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!((words[0], words[3]), ("busy", "64.0MiB"), "{table}");
+    assert_eq!(table.lines().count(), 2, "the other one was not asked for");
+    refused(&rlaunch(&["stats", "nobody"]), "there is no container nobody");
+}
+
+#[test]
+fn limits_of_a_container_change_while_it_runs() {
+    let Some(tree) = tree() else { return };
+    let start =
+        ["-d", "--name", "web", "--memory", "64m", "--pids-limit", "20", "sh", "-c", "while :; do sleep 0.1; done"];
+    printed(finish(tree.rlaunch().args(start)));
+    let limits = || {
+        let stats: serde_json::Value =
+            serde_json::from_str(&printed(rlaunch(&["stats", "--json", "web"]))).expect("JSON");
+        [stats[0]["memory_limit"].clone(), stats[0]["pids_limit"].clone()]
+    };
+    assert_eq!(limits(), [64 << 20, 20]);
+    assert_eq!(printed(rlaunch(&["update", "--memory", "128m", "web"])), "");
+    assert_eq!(limits(), [128 << 20, 20], "what was not named stays");
+    assert_eq!(printed(rlaunch(&["update", "--memory", "32m", "--pids-limit", "40", "web"])), "");
+    assert_eq!(limits(), [32 << 20, 40]);
+    refused(&rlaunch(&["update", "web"]), "no limit was given");
+    refused(&rlaunch(&["update", "--best-effort-limits", "--memory=1g", "web"]), "are for the start of a container");
+}

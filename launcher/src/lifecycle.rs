@@ -17,7 +17,10 @@ use crate::options::StreamOptions;
 use crate::state::{self, Process, Record};
 
 mod exec;
+mod resources;
 mod table;
+
+use self::resources::{StatsOptions, UpdateOptions};
 
 /// How long a container may take to end once it was killed, and after what was in its way has ended.
 const ENDING: Duration = Duration::from_secs(5);
@@ -62,6 +65,15 @@ pub enum Lifecycle {
     },
     /// List the processes of a container
     Top(Named),
+    /// Stop all processes of a container where they are
+    Pause(Named),
+    /// Let a paused container go on
+    #[command(alias = "unpause")]
+    Resume(Named),
+    /// Print what containers use, each second
+    Stats(StatsOptions),
+    /// Change limits of a container
+    Update(Box<UpdateOptions>),
     /// Forget containers that have ended
     Rm {
         /// Kill those that have not
@@ -120,6 +132,10 @@ pub(crate) fn run(what: Lifecycle) -> Result<u8, Failure> {
         Lifecycle::Wait(Named { name }) => wait(&find(&name)?),
         Lifecycle::Logs { follow, name } => logs(&find(&name)?, follow),
         Lifecycle::Top(Named { name }) => print(&table::processes(&find(&name)?)?),
+        Lifecycle::Pause(Named { name }) => resources::pause(&find(&name)?),
+        Lifecycle::Resume(Named { name }) => resources::resume(&find(&name)?),
+        Lifecycle::Stats(options) => resources::stats(&options),
+        Lifecycle::Update(options) => resources::update(*options),
         Lifecycle::Rm { force, stale, names } => remove(&names, force, stale),
     }
 }
@@ -143,7 +159,19 @@ fn running(record: &Record) -> Result<(Process, OwnedFd), Failure> {
 fn send(record: &Record, signal: Signal) -> Result<u8, Failure> {
     let (_, init) = running(record)?;
     signal_to(&init, signal)?;
+    if signal == Signal::SIGKILL {
+        let_go_on(record)?;
+    }
     Ok(0)
+}
+
+/// Who is paused does not end before it goes on.
+fn let_go_on(record: &Record) -> Result<(), Failure> {
+    match resources::cgroups(record) {
+        Ok(cgroups) if cgroups.is_frozen() => cgroups.thaw(),
+        // It has ended, or this machine has no control groups.
+        _ => Ok(()),
+    }
 }
 
 fn signal_to(process: &OwnedFd, signal: Signal) -> Result<(), Failure> {
@@ -161,6 +189,7 @@ fn signal_to(process: &OwnedFd, signal: Signal) -> Result<(), Failure> {
 fn stop(record: &Record, patience: Duration) -> Result<u8, Failure> {
     let (_, init) = running(record)?;
     signal_to(&init, Signal::SIGTERM)?;
+    let_go_on(record)?;
     if !ends(&init, patience)? {
         kill(record, &init)?;
     }
@@ -172,6 +201,7 @@ fn stop(record: &Record, patience: Duration) -> Result<u8, Failure> {
 
 fn kill(record: &Record, init: &OwnedFd) -> Result<(), Failure> {
     signal_to(init, Signal::SIGKILL)?;
+    let_go_on(record)?;
     if ends(init, ENDING)? {
         return Ok(());
     }

@@ -1,10 +1,12 @@
 //! What a container has used, and uses now.
 
+use serde::Serialize;
+
 use super::detect::{Controller, Version};
 use super::directory::{Directory, number_of};
 
 /// Numbers of one moment. What the machine does not count is `None`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Statistics {
     /// CPU time so far, in microseconds.
     pub cpu_microseconds: Option<u64>,

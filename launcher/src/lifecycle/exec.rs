@@ -44,7 +44,7 @@ pub(super) fn run(options: ExecOptions) -> Result<u8, Failure> {
     let cgroups = Cgroups::of(Pid::from_raw(init.pid), &record.name)?;
     if cgroups.is_frozen() {
         let failure = Failure::new(format!("the container {} is paused", record.name));
-        return Err(failure.remedy("let it go on first"));
+        return Err(failure.remedy(&format!("let it go on with rlaunch resume {}", record.name)));
     }
     let signals = Signals::take_over().doing("take over signals")?;
     let (ours, theirs) = Channel::pair().doing("make a channel to the command")?;

@@ -5,6 +5,7 @@ use std::fs;
 
 use nix::unistd::Pid;
 
+use super::resources;
 use crate::failure::{Doing as _, Failure};
 use crate::state::Record;
 
@@ -19,6 +20,7 @@ pub(super) fn containers(records: &[Record]) -> Result<String, Failure> {
         let pid = record.init.filter(|_| is_running).map_or("-".to_owned(), |init| init.pid.to_string());
         let status = match record.status {
             Some(status) => format!("ended ({status})"),
+            None if is_running && is_paused(record) => "paused".to_owned(),
             None if is_running => "runs".to_owned(),
             None => "starts or ends".to_owned(),
         };
@@ -64,7 +66,12 @@ pub(super) fn processes(record: &Record) -> Result<String, Failure> {
     Ok(aligned(&lines))
 }
 
-fn runs(record: &Record) -> Result<bool, Failure> {
+fn is_paused(record: &Record) -> bool {
+    // Where there are no control groups nobody can be paused.
+    resources::cgroups(record).is_ok_and(|cgroups| cgroups.is_frozen())
+}
+
+pub(super) fn runs(record: &Record) -> Result<bool, Failure> {
     let open = record.init.map(|init| init.open()).transpose().doing("look at the container")?;
     Ok(record.status.is_none() && open.flatten().is_some())
 }
@@ -96,7 +103,7 @@ fn plain(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
 }
 
-fn aligned<const COLUMNS: usize>(lines: &[[String; COLUMNS]]) -> String {
+pub(super) fn aligned<const COLUMNS: usize>(lines: &[[String; COLUMNS]]) -> String {
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
     let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
     let mut text = String::new();
