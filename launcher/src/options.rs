@@ -73,7 +73,7 @@ fn first_line(error: &clap::Error) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
 #[command(name = "rlaunch", version, override_usage = "rlaunch [run] [OPTIONS] [--] COMMAND [ARGUMENT]...")]
 #[command(
-    after_help = "Containers that are there: rlaunch ps, exec, inspect, logs, top, stop, kill, wait, rm; see rlaunch ps --help."
+    after_help = "Containers that are there: rlaunch ps, exec, inspect, logs, top, stats, pause, resume, update, stop, kill, wait, rm; see rlaunch ps --help."
 )]
 pub struct Options {
     /// The directory that becomes `/`; without it, a throw-away copy of this machine does
@@ -121,7 +121,7 @@ pub struct Options {
     pub confine: ConfineOptions,
 
     /// How the command's standard streams are connected.
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Terminal")]
     pub streams: StreamOptions,
 
     /// What it may use of the machine.
@@ -201,6 +201,20 @@ mod tests {
         match super::parse(arguments.iter().map(OsString::from)).map_err(|error| error.kind())? {
             Command::Run(options) => Ok(*options),
             Command::Manage(what, _) => panic!("{arguments:?}: {what:?}"),
+        }
+    }
+
+    #[test]
+    fn the_manual_and_readme_name_every_option() {
+        let manual = include_str!("../../man/rlaunch.1").replace("\\-", "-");
+        let readme = include_str!("../../README.md");
+        for argument in Options::command().get_arguments().filter_map(clap::Arg::get_long) {
+            for (text, name) in [(manual.as_str(), "the manual"), (readme, "README")] {
+                // these are everywhere the same
+                let usual = matches!(argument, "help" | "version") || (argument == "interactive" && name == "README");
+                let option = format!("--{argument}");
+                assert!(usual || text.contains(&option), "{name} does not name {option}");
+            }
         }
     }
 

@@ -42,7 +42,23 @@ impl Rootfs {
     pub(crate) fn mount(&self, file_system: &FileSystem) -> Result<(), Errno> {
         let target = self.make_directories(Path::new(file_system.at), Mode::from_bits_truncate(0o755))?;
         let FileSystem { kind, flags, data, .. } = *file_system;
-        mount(Some(kind), &path_of(&target), Some(kind), flags, Some(data))
+        match mount(Some(kind), &path_of(&target), Some(kind), flags, Some(data)) {
+            // Its group is not there in a user namespace with one id.
+            Err(Errno::EINVAL) if kind == "devpts" => {
+                mount(Some(kind), &path_of(&target), Some(kind), flags, Some(data.trim_end_matches(",gid=5")))
+            }
+            // It belongs to the owner of the network, and the host's network to somebody outside of a user namespace.
+            Err(Errno::EPERM) if kind == "sysfs" => self.show_all_of(Path::new(file_system.at)),
+            result => result,
+        }
+    }
+
+    /// Binds what the host has at `path`, with all that is mounted there, and makes it read-only. In a user namespace it
+    /// cannot be had without what is mounted there; what that allows is the host's to say.
+    fn show_all_of(&self, path: &Path) -> Result<(), Errno> {
+        let target = self.walk_directories(path)?;
+        mount(Some(path), &path_of(&target), None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+        self.make_read_only(path)
     }
 
     /// Lets `mount` put something on a directory that is there.

@@ -18,6 +18,7 @@ use crate::namespace::Share;
 use crate::process::channel::Channel;
 use crate::process::signals::Signals;
 use crate::process::supervisor::Supervisor;
+use crate::rootless::{self, Ids};
 use crate::scratch::Scratch;
 use crate::spec::{Root, Spec, Top};
 use crate::state::{self, Entry, Process, Record};
@@ -31,19 +32,21 @@ use crate::{host, process, steps};
 pub fn start(options: crate::options::Options) -> Result<u8, Failure> {
     process::close_all_descriptors().doing("close what was left open for this program")?;
     seal::ensure()?;
+    let ids = rootless::enter()?;
     set_name(c"rlaunch").doing("set this process's name")?;
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Failure::new("containers can only be started by root for now; use sudo"));
-    }
     match options.detach {
-        true => detach::start(|ready| start_here(options, Some(ready))),
-        false => start_here(options, None),
+        true => detach::start(|ready| start_here(options, ids, Some(ready))),
+        false => start_here(options, ids, None),
     }
 }
 
-fn start_here(mut options: crate::options::Options, mut ready: Option<&mut Ready>) -> Result<u8, Failure> {
+fn start_here(
+    mut options: crate::options::Options,
+    ids: Option<Ids>,
+    mut ready: Option<&mut Ready>,
+) -> Result<u8, Failure> {
     let surroundings = Surroundings::observe(&options.confine)?;
-    let host = match (&mut options.rootfs, &options.branches) {
+    let mut host = match (&mut options.rootfs, &options.branches) {
         (Some(tree), _) => {
             *tree = host::resolve_tree(tree)?;
             Host::observe()
@@ -51,6 +54,9 @@ fn start_here(mut options: crate::options::Options, mut ready: Option<&mut Ready
         (None, Some(_)) => Host::observe(),
         (None, None) => Host::observe_for_a_copy()?,
     };
+    if ids == Some(Ids::Single) {
+        host.has_root_alone();
+    }
     let (name, rm) = (options.name.clone(), options.rm);
     let capabilities = surroundings.capabilities;
     let mut spec = Spec::new(options, Host { surroundings, ..host })?;

@@ -17,6 +17,7 @@ use nix::unistd::geteuid;
 
 use crate::failure::{Doing as _, Failure};
 use crate::message::warn;
+use crate::rootless::is_root;
 
 const PREFIX: &str = "rlaunch-";
 const TOP: &str = "top";
@@ -134,7 +135,10 @@ fn make_top(top: &Path, part: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         result => result?,
     }
-    chown(top, Some(below.uid()), Some(below.gid()))?;
+    // In the namespace of an ordinary user all owners of the host are nobody or root, and shown as root.
+    if is_root() {
+        chown(top, Some(below.uid()), Some(below.gid()))?;
+    }
     fs::set_permissions(top, below.permissions())
 }
 

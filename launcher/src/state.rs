@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Doing as _, Failure};
 use crate::message::warn;
+use crate::rootless;
 use crate::scratch;
 
 const RECORD: &str = "state.json";
@@ -210,7 +211,7 @@ pub(crate) fn now() -> u64 {
 }
 
 fn directory() -> Result<PathBuf, Failure> {
-    if geteuid().is_root() {
+    if rootless::is_root() {
         return Ok("/run/rlaunch".into());
     }
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());

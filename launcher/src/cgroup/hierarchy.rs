@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::unistd::geteuid;
 
 use super::detect::{Controller, Mounted, Version};
 use super::directory::Directory;
@@ -15,6 +14,7 @@ use super::setting::Place;
 use super::{v1, v2};
 use crate::failure::errno_of;
 use crate::message::warn;
+use crate::rootless::is_root;
 
 /// Where containers are, below the root of each hierarchy.
 pub(crate) const PARENT: &str = "rlaunch";
@@ -60,7 +60,7 @@ pub(crate) struct Hierarchy {
 pub(crate) fn parent_in(mounted: &Mounted, asked: Option<&Path>) -> PathBuf {
     match asked {
         Some(asked) => mounted.root.join(asked),
-        None if geteuid().is_root() => mounted.root.join(PARENT),
+        None if is_root() => mounted.root.join(PARENT),
         None => mounted.own.join(PARENT),
     }
 }
@@ -184,7 +184,7 @@ impl Parents {
     /// Makes them, and has them pass on what they can.
     fn make(&mut self, mounted: &Mounted, wanted: &Wanted<'_>) -> Result<Directory, Errno> {
         let path = parent_in(mounted, wanted.parent);
-        let start = if path.starts_with(&mounted.own) && !geteuid().is_root() { &mounted.own } else { &mounted.root };
+        let start = if path.starts_with(&mounted.own) && !is_root() { &mounted.own } else { &mounted.root };
         let mut directory = Directory::open(start)?;
         // Whose processes are in the uppermost cgroup that can be seen is as good as known: it is all of a container, or
         // the scope of this command. A cgroup that was asked for is somebody else's business.

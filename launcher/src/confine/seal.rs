@@ -7,7 +7,7 @@
 use std::ffi::{CString, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 
 use nix::errno::Errno;
@@ -20,8 +20,10 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::failure::{Doing as _, Failure, errno_of};
 use crate::process::kernel_calls as kernel;
+use crate::rootless::is_root;
 
-const PROGRAM: &str = "/proc/self/exe";
+/// What this process runs.
+pub(crate) const PROGRAM: &str = "/proc/self/exe";
 
 const SEALS: SealFlag =
     SealFlag::F_SEAL_WRITE.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
@@ -32,15 +34,21 @@ pub(crate) fn ensure() -> Result<(), Failure> {
     if is_out_of_reach(&program).doing("look at this program itself")? {
         return Ok(());
     }
-    let (arguments, environment) = (words(std::env::args_os()), words(std::env::vars_os().map(assignment)));
-    let run = |file: OwnedFd| kernel::execute_file(&file, &arguments, &environment);
     // Linux before 5.12 has no such mounts, and an ordinary user may make none.
     if let Ok(file) = read_only_mount() {
-        let errno = run(file);
+        let errno = run_again(&file, None);
         return Err(Failure::because("run this program again, read-only", errno.desc()));
     }
     let copy = sealed_copy(program).doing("copy this program into memory")?;
-    Err(Failure::because("run this program again, from memory", run(copy).desc()))
+    Err(Failure::because("run this program again, from memory", run_again(&copy, None).desc()))
+}
+
+/// Runs this program once more from an open file, as it was called or under another name; returns only with the reason why
+/// that could not be.
+pub(crate) fn run_again(file: impl AsFd, name: Option<&str>) -> Errno {
+    let name = name.map(OsString::from).or_else(|| std::env::args_os().next());
+    let arguments = words(name.into_iter().chain(std::env::args_os().skip(1)));
+    kernel::execute_file(file, &arguments, &words(std::env::vars_os().map(assignment)))
 }
 
 fn is_out_of_reach(program: &File) -> Result<bool, Errno> {
@@ -55,7 +63,7 @@ fn is_out_of_reach(program: &File) -> Result<bool, Errno> {
     // Who may neither write to it nor change its mode has nothing that a container of theirs could use.
     let owner = std::os::unix::fs::MetadataExt::uid(&program.metadata().map_err(|error| errno_of(&error))?);
     let user = nix::unistd::geteuid();
-    Ok(!user.is_root() && owner != user.as_raw() && access(PROGRAM, AccessFlags::W_OK).is_err())
+    Ok(!is_root() && owner != user.as_raw() && access(PROGRAM, AccessFlags::W_OK).is_err())
 }
 
 /// The program through a mount that is attached nowhere; it lasts for as long as somebody runs it.

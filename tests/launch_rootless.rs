@@ -1,0 +1,142 @@
+//! Containers of an ordinary user: with the further ids that the machine gives, and alone.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use harness::mount::{Outcome, finish};
+use harness::rootless::{USER, Way, again};
+
+#[path = "support/launch.rs"]
+mod launch;
+#[path = "support/tools.rs"]
+mod tools;
+
+use launch::{RLAUNCH, Tree, printed, wait_until_gone};
+
+/// Where there are no helpers for further ids.
+const NO_HELPERS: &str = "/usr/lib";
+
+fn alone(command: &mut Command) -> Outcome {
+    finish(command.env("PATH", NO_HELPERS))
+}
+
+#[track_caller]
+fn output(outcome: Outcome) -> String {
+    assert_eq!(outcome.status, Some(0), "{outcome:?}");
+    outcome.stdout
+}
+
+const LOOK: &str = "id -u; id -g; cat /proc/self/uid_map; cat /proc/1/comm; hostname; touch /here; stat -c %u /here; echo x > /dev/null; test -c /dev/null; mount -t tmpfs t /mnt 2>/dev/null || echo refused";
+
+#[test]
+fn the_caller_is_root_and_has_the_ids_of_the_machine() {
+    if !again(Way::Fusermount, "the_caller_is_root_and_has_the_ids_of_the_machine") {
+        return;
+    }
+    let tree = Tree::new().expect("it can run");
+    let text = tree.print(&format!("{LOOK}; chown 5:7 /here; stat -c %u:%g /here; su -s /bin/sh root -c true"));
+    let words: Vec<_> = text.lines().map(str::trim).collect();
+    let map: Vec<Vec<&str>> = words[2..4].iter().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((&words[..2], map), (&["0", "0"][..], vec![vec!["0", "10001", "1"], vec!["1", "200000", "65536"]]));
+    assert_eq!(words[4..], ["rlaunch", "tree", "0", "refused", "5:7"]);
+    let here = fs::metadata(tree.path("here")).unwrap();
+    assert_eq!((here.uid(), here.gid()), (200_004, 200_006));
+}
+
+#[test]
+fn without_helpers_the_caller_is_root_alone() {
+    if !again(Way::Fusermount, "without_helpers_the_caller_is_root_alone") {
+        return;
+    }
+    let tree = Tree::new().expect("it can run");
+    let outcome = alone(tree.rlaunch().args(["sh", "-c", LOOK]));
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+    assert!(outcome.stderr.contains("note: newuidmap and newgidmap"), "{outcome:?}");
+    let text = output(outcome);
+    let words: Vec<_> = text.lines().map(str::trim).collect();
+    let map: Vec<&str> = words[2].split_whitespace().collect();
+    assert_eq!((&words[..2], &map[..]), (&["0", "0"][..], &["0", "10001", "1"][..]));
+    assert_eq!(words[3..], ["rlaunch", "tree", "0", "refused"]);
+    assert_eq!(fs::metadata(tree.path("here")).unwrap().uid(), USER);
+}
+
+#[test]
+fn the_copy_of_the_host_is_there_for_users_too() {
+    if !again(Way::Fusermount, "the_copy_of_the_host_is_there_for_users_too") {
+        return;
+    }
+    let script = "id -u && touch /etc/new /usr/bin/new && rm /etc/hostname && ls /etc/new /usr/bin/new && ! test -e /etc/hostname && pwd";
+    for path in [std::env::var("PATH").unwrap(), format!("{NO_HELPERS}:/usr/sbin")] {
+        // The shell is found by its own path, so that only helpers are missing.
+        let mut command = Command::new(RLAUNCH);
+        command.args(["--no-submounts", "/bin/sh", "-c", &format!("PATH=/usr/bin:/bin; {script}")]).env("PATH", path);
+        let text = output(finish(command.current_dir("/usr")));
+        assert_eq!(text, "0\n/etc/new\n/usr/bin/new\n/usr\n");
+        assert!(!Path::new("/etc/new").exists() && !Path::new("/usr/bin/new").exists());
+    }
+}
+
+#[test]
+fn branches_of_a_user_become_a_root() {
+    if !again(Way::Fusermount, "branches_of_a_user_become_a_root") {
+        return;
+    }
+    let tree = Tree::new().expect("it can run");
+    fs::create_dir(tree.beside("top")).unwrap();
+    let branches = format!("{}=rw:{}=ro+wh", tree.beside("top").display(), tree.path("").display());
+    let mut command = Command::new(RLAUNCH);
+    command.args([
+        "--branches",
+        &branches,
+        "sh",
+        "-c",
+        "echo new > /new; rm /etc/passwd; chown 3:4 /new; stat -c %u:%g /new",
+    ]);
+    assert_eq!(printed(finish(&mut command)), "3:4\n");
+    assert_eq!(fs::read_to_string(tree.beside("top/new")).unwrap(), "new\n");
+    assert!(tree.beside("top/etc/.wh.passwd").exists() && tree.path("etc/passwd").exists());
+}
+
+#[test]
+fn containers_of_a_user_are_listed_entered_and_stopped() {
+    if !again(Way::Fusermount, "containers_of_a_user_are_listed_entered_and_stopped") {
+        return;
+    }
+    let tree = Tree::new().expect("it can run");
+    let rlaunch = |arguments: &[&str]| finish(Command::new(RLAUNCH).args(arguments));
+    let start = ["-d", "--name", "mine", "sh", "-c", "while :; do sleep 0.1; done"];
+    assert_eq!(printed(finish(tree.rlaunch().args(start))), "mine\n");
+    assert!(printed(rlaunch(&["ps"])).contains("mine "));
+    assert_eq!(printed(rlaunch(&["exec", "mine", "sh", "-c", "id -u; hostname; ls -d /proc/1"])), "0\ntree\n/proc/1\n");
+    assert_eq!(printed(rlaunch(&["stop", "--time=1", "mine"])), "");
+    assert_eq!(rlaunch(&["wait", "mine"]).status, Some(143));
+    assert_eq!(printed(rlaunch(&["rm", "mine"])), "");
+}
+
+#[test]
+fn a_limit_that_a_user_cannot_set_is_an_error_that_says_how() {
+    if !again(Way::Fusermount, "a_limit_that_a_user_cannot_set_is_an_error_that_says_how") {
+        return;
+    }
+    let tree = Tree::new().expect("it can run");
+    let outcome = finish(tree.rlaunch().args(["--memory", "64m", "true"]));
+    assert_eq!(outcome.status, Some(125), "{outcome:?}");
+    assert!(outcome.stderr.contains("memory") && outcome.stderr.contains('('), "{outcome:?}");
+    let outcome = finish(tree.rlaunch().args(["--memory", "64m", "--best-effort-limits", "true"]));
+    assert_eq!(outcome.status, Some(0), "{outcome:?}");
+    assert!(outcome.stderr.contains("warning"), "{outcome:?}");
+}
+
+#[test]
+fn nothing_of_a_users_container_stays() {
+    if !again(Way::Fusermount, "nothing_of_a_users_container_stays") {
+        return;
+    }
+    let tree = Tree::new().expect("it can run");
+    let running = launch::Running::start(tree.rlaunch().args(["sh", "-c", "echo ready; while :; do sleep 0.1; done"]));
+    let init = running.init();
+    drop(running);
+    wait_until_gone(&[init]);
+}
