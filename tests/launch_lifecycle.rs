@@ -14,13 +14,13 @@ mod launch;
 #[path = "support/tools.rs"]
 mod tools;
 
-use launch::{PATIENCE, RLAUNCH, Running, Tree, printed, wait_until_gone};
+use launch::{PATIENCE, RLAUNCH, Recorded, Running, Tree, printed, wait_until_gone};
 
 /// A tree, and a place for records that no other test sees.
-fn tree() -> Option<Tree> {
+fn tree() -> Option<Recorded> {
     let tree = Tree::new()?;
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).expect("hide the host's /run");
-    Some(tree)
+    Some(Recorded(tree))
 }
 
 #[track_caller]
@@ -268,23 +268,27 @@ fn said(name: &str) -> usize {
     printed(rlaunch(&["logs", name])).lines().count()
 }
 
+/// Control groups are named as the containers, so no other test may use these names.
 #[test]
 fn a_paused_container_stands_still_until_it_goes_on_or_ends() {
     let Some(tree) = tree() else { return };
-    background(&tree, "web", "while :; do echo tick; sleep 0.02; done");
-    assert!(poll(PATIENCE, || (said("web") > 2).then_some(())).is_some());
-    refused(&rlaunch(&["resume", "web"]), "the container web is not paused");
-    assert_eq!(printed(rlaunch(&["pause", "web"])), "");
-    let before = said("web");
-    assert!(printed(rlaunch(&["ps"])).lines().any(|line| line.starts_with("web ") && line.contains(" paused ")));
-    refused(&rlaunch(&["pause", "web"]), "the container web is paused already");
-    refused(&rlaunch(&["exec", "web", "true"]), "the container web is paused (let it go on with rlaunch resume web)");
-    assert_eq!(said("web"), before, "it went on");
-    assert_eq!(printed(rlaunch(&["resume", "web"])), "");
-    assert!(poll(PATIENCE, || (said("web") > before).then_some(())).is_some());
+    background(&tree, "still", "while :; do echo tick; sleep 0.02; done");
+    assert!(poll(PATIENCE, || (said("still") > 2).then_some(())).is_some());
+    refused(&rlaunch(&["resume", "still"]), "the container still is not paused");
+    assert_eq!(printed(rlaunch(&["pause", "still"])), "");
+    let before = said("still");
+    assert!(printed(rlaunch(&["ps"])).lines().any(|line| line.starts_with("still ") && line.contains(" paused ")));
+    refused(&rlaunch(&["pause", "still"]), "the container still is paused already");
+    refused(
+        &rlaunch(&["exec", "still", "true"]),
+        "the container still is paused (let it go on with rlaunch resume still)",
+    );
+    assert_eq!(said("still"), before, "it went on");
+    assert_eq!(printed(rlaunch(&["resume", "still"])), "");
+    assert!(poll(PATIENCE, || (said("still") > before).then_some(())).is_some());
     // One that is paused can be ended in each way.
-    assert_eq!(printed(rlaunch(&["pause", "web"])), "");
-    assert_eq!(printed(rlaunch(&["stop", "--time=1", "web"])), "");
+    assert_eq!(printed(rlaunch(&["pause", "still"])), "");
+    assert_eq!(printed(rlaunch(&["stop", "--time=1", "still"])), "");
     for (name, end) in [("killed", ["kill", "killed"]), ("removed", ["rm", "removed"])] {
         background(&tree, name, "while :; do sleep 0.02; done");
         assert_eq!(printed(rlaunch(&["pause", name])), "");
@@ -330,18 +334,18 @@ fn what_a_container_uses_is_printed() {
 fn limits_of_a_container_change_while_it_runs() {
     let Some(tree) = tree() else { return };
     let start =
-        ["-d", "--name", "web", "--memory", "64m", "--pids-limit", "20", "sh", "-c", "while :; do sleep 0.1; done"];
+        ["-d", "--name", "grows", "--memory", "64m", "--pids-limit", "20", "sh", "-c", "while :; do sleep 0.1; done"];
     printed(finish(tree.rlaunch().args(start)));
     let limits = || {
         let stats: serde_json::Value =
-            serde_json::from_str(&printed(rlaunch(&["stats", "--json", "web"]))).expect("JSON");
+            serde_json::from_str(&printed(rlaunch(&["stats", "--json", "grows"]))).expect("JSON");
         [stats[0]["memory_limit"].clone(), stats[0]["pids_limit"].clone()]
     };
     assert_eq!(limits(), [64 << 20, 20]);
-    assert_eq!(printed(rlaunch(&["update", "--memory", "128m", "web"])), "");
+    assert_eq!(printed(rlaunch(&["update", "--memory", "128m", "grows"])), "");
     assert_eq!(limits(), [128 << 20, 20], "what was not named stays");
-    assert_eq!(printed(rlaunch(&["update", "--memory", "32m", "--pids-limit", "40", "web"])), "");
+    assert_eq!(printed(rlaunch(&["update", "--memory", "32m", "--pids-limit", "40", "grows"])), "");
     assert_eq!(limits(), [32 << 20, 40]);
-    refused(&rlaunch(&["update", "web"]), "no limit was given");
-    refused(&rlaunch(&["update", "--best-effort-limits", "--memory=1g", "web"]), "are for the start of a container");
+    refused(&rlaunch(&["update", "grows"]), "no limit was given");
+    refused(&rlaunch(&["update", "--best-effort-limits", "--memory=1g", "grows"]), "are for the start of a container");
 }

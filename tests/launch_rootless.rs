@@ -13,7 +13,7 @@ mod launch;
 #[path = "support/tools.rs"]
 mod tools;
 
-use launch::{RLAUNCH, Tree, printed, wait_until_gone};
+use launch::{RLAUNCH, Recorded, Tree, printed, wait_until_gone};
 
 /// Where there are no helpers for further ids.
 const NO_HELPERS: &str = "/usr/lib";
@@ -104,7 +104,7 @@ fn containers_of_a_user_are_listed_entered_and_stopped() {
     if !again(Way::Fusermount, "containers_of_a_user_are_listed_entered_and_stopped") {
         return;
     }
-    let tree = Tree::new().expect("it can run");
+    let tree = Recorded(Tree::new().expect("it can run"));
     let rlaunch = |arguments: &[&str]| finish(Command::new(RLAUNCH).args(arguments));
     let start = ["-d", "--name", "mine", "sh", "-c", "while :; do sleep 0.1; done"];
     assert_eq!(printed(finish(tree.rlaunch().args(start))), "mine\n");

@@ -65,6 +65,26 @@ impl Tree {
     }
 }
 
+/// A tree whose containers are recorded where no other test looks. What is left of them at the end is killed.
+pub(crate) struct Recorded(pub(crate) Tree);
+
+impl std::ops::Deref for Recorded {
+    type Target = Tree;
+
+    fn deref(&self) -> &Tree {
+        &self.0
+    }
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        let list = finish(Command::new(RLAUNCH).arg("ps")).stdout;
+        for name in list.lines().skip(1).filter_map(|line| line.split_whitespace().next()) {
+            finish(Command::new(RLAUNCH).args(["rm", "--force", name]));
+        }
+    }
+}
+
 /// The output of a command that succeeded and had nothing to complain about.
 #[track_caller]
 pub(crate) fn printed(outcome: Outcome) -> String {
