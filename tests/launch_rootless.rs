@@ -68,14 +68,44 @@ fn the_copy_of_the_host_is_there_for_users_too() {
         return;
     }
     let script = "id -u && touch /etc/new /usr/bin/new && rm /etc/hostname && ls /etc/new /usr/bin/new && ! test -e /etc/hostname && pwd";
-    for path in [std::env::var("PATH").unwrap(), format!("{NO_HELPERS}:/usr/sbin")] {
-        // The shell is found by its own path, so that only helpers are missing.
-        let mut command = Command::new(RLAUNCH);
-        command.args(["--no-submounts", "/bin/sh", "-c", &format!("PATH=/usr/bin:/bin; {script}")]).env("PATH", path);
-        let text = output(finish(command.current_dir("/usr")));
+    for text in in_a_copy(&format!("cd /usr; {script}")) {
         assert_eq!(text, "0\n/etc/new\n/usr/bin/new\n/usr\n");
         assert!(!Path::new("/etc/new").exists() && !Path::new("/usr/bin/new").exists());
     }
+}
+
+/// Both kinds of namespaces; the shell is found by its own path, so that only helpers are missing.
+fn in_a_copy(script: &str) -> [String; 2] {
+    [std::env::var("PATH").expect("a path"), NO_HELPERS.to_owned()].map(|path| {
+        let script = format!("PATH=/usr/sbin:/usr/bin:/sbin:/bin; {script}");
+        output(finish(Command::new(RLAUNCH).args(["--no-submounts", "/bin/sh", "-c", &script]).env("PATH", path)))
+    })
+}
+
+#[test]
+fn packages_can_be_fetched_and_installed_by_users() {
+    if !again(Way::Fusermount, "packages_can_be_fetched_and_installed_by_users") {
+        return;
+    }
+    let tree = Tree::new().expect("it can run");
+    let (package, control) = (tree.beside("package"), tree.beside("package/DEBIAN/control"));
+    fs::create_dir_all(package.join("DEBIAN")).unwrap();
+    fs::create_dir_all(package.join("opt/runionfs-test")).unwrap();
+    fs::write(package.join("opt/runionfs-test/file"), "content").unwrap();
+    let fields = "Package: runionfs-test\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: a test\n";
+    fs::write(control, fields).unwrap();
+    let file = tree.beside("package.deb");
+    let built = finish(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&package).arg(&file));
+    assert_eq!(built.status, Some(0), "{built:?}");
+    let script = format!(
+        "set -e; for dir in /var/lib/apt/lists /var/cache/apt/archives; do echo x > $dir/partial/x; mv $dir/partial/x $dir/x; done
+        dpkg -i {} > /dev/null; cat /opt/runionfs-test/file; dpkg-query -W -f ' ${{Status}}' runionfs-test",
+        file.display()
+    );
+    for text in in_a_copy(&script) {
+        assert_eq!(text, "content install ok installed");
+    }
+    assert!(!Path::new("/opt/runionfs-test").exists());
 }
 
 #[test]

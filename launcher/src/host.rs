@@ -89,19 +89,6 @@ impl Host {
     }
 }
 
-/// Where a copy of the host keeps words for apt; `/run` is fresh in it.
-const APT_CONFIG: &str = "/run/rlaunch/apt.conf";
-
-impl Host {
-    /// Nobody but root is in the container: apt, which fetches as a user of its own, is told to do without.
-    pub(crate) fn has_root_alone(&mut self) {
-        if self.environment.iter().all(|(name, _)| name != "APT_CONFIG") {
-            self.environment.push(("APT_CONFIG".into(), APT_CONFIG.into()));
-            self.files.push((APT_CONFIG.into(), b"APT::Sandbox::User \"root\";\n".to_vec()));
-        }
-    }
-}
-
 /// A single file that is mounted has no union, and what cannot be looked at is not asked again.
 fn as_found(submount: Submount) -> Submount {
     match submount.shown {

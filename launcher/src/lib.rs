@@ -37,7 +37,7 @@
 //! | [`namespace`], [`volume`], [`network`] | the container's own: kernel's views, files of the host, names |
 //! | [`cgroup`] | what it may use of the machine |
 //! | `child`, `rootfs`, `terminal` | doing the steps |
-//! | `rootless` | root of a user namespace, for ordinary users |
+//! | `rootless`, `apt` | root of a user namespace, for ordinary users; what apt needs there |
 //! | `union`, `scratch`, [`mount_table`] | unions, and the throw-away copy of the host |
 //! | `process` | clone and fork, channel, signals, pid 1, supervisor; the only `unsafe` code |
 //! | [`lifecycle`], [`state`], `detach`, `privileges` | containers that are there, what is known of them, and those in the background |
@@ -59,6 +59,7 @@ pub mod state;
 pub mod steps;
 pub mod volume;
 
+mod apt;
 mod child;
 mod detach;
 mod message;

@@ -23,7 +23,7 @@ use crate::scratch::Scratch;
 use crate::spec::{Root, Spec, Top};
 use crate::state::{self, Entry, Process, Record};
 use crate::union::{Daemon, Memory, Plan, Stack};
-use crate::{host, process, steps};
+use crate::{apt, host, process, steps};
 
 /// Runs a container to its end; the exit status is the command's.
 ///
@@ -55,7 +55,7 @@ fn start_here(
         (None, None) => Host::observe_for_a_copy()?,
     };
     if ids == Some(Ids::Single) {
-        host.has_root_alone();
+        apt::do_without_user(&mut host);
     }
     let (name, rm) = (options.name.clone(), options.rm);
     let capabilities = surroundings.capabilities;

@@ -15,6 +15,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use nix::unistd::geteuid;
 
+use crate::apt;
 use crate::failure::{Doing as _, Failure};
 use crate::message::warn;
 use crate::rootless::is_root;
@@ -139,7 +140,8 @@ fn make_top(top: &Path, part: &Path) -> io::Result<()> {
     if is_root() {
         chown(top, Some(below.uid()), Some(below.gid()))?;
     }
-    fs::set_permissions(top, below.permissions())
+    fs::set_permissions(top, below.permissions())?;
+    if is_root() { Ok(()) } else { apt::make_room(top, part) }
 }
 
 /// `top` for `/`, and `top%srv%data` for `/srv/data`; a percent sign is doubled.
