@@ -59,6 +59,24 @@ pub(crate) fn is_root() -> bool {
     geteuid().is_root() && Ids::of_this_run().is_none()
 }
 
+/// The user as the machine knows it.
+///
+/// # Errors
+/// Where /proc cannot be read.
+pub(crate) fn user() -> std::io::Result<u32> {
+    if Ids::of_this_run().is_none() {
+        return Ok(geteuid().as_raw());
+    }
+    let map = fs::read_to_string("/proc/self/uid_map")?;
+    outside(&map).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+}
+
+/// Who root is outside of the namespace; see user_namespaces(7).
+fn outside(map: &str) -> Option<u32> {
+    let words = |line: &str| line.split_whitespace().map(|word| word.parse().ok()).collect::<Option<Vec<u32>>>();
+    map.lines().filter_map(words).find(|words| words.first() == Some(&0))?.get(1).copied()
+}
+
 /// Makes this process, which has one thread, root of a user namespace; nothing if it is root already.
 ///
 /// It runs the program once more in there: memory belongs to the namespace in which a program was started, and the user
@@ -204,6 +222,13 @@ mod tests {
         assert_eq!(ranges_in(text, Some("me"), 1000), [range(100_000, 65_536), range(300_000, 10)]);
         assert_eq!(ranges_in(text, None, 1000), [range(300_000, 10)]);
         assert_eq!(ranges_in(text, Some("nobody"), 7), []);
+    }
+
+    #[test]
+    fn root_is_somebody_outside() {
+        assert_eq!(outside("         0       1000          1\n         1     100000      65536\n"), Some(1000));
+        assert_eq!(outside("         1     100000      65536\n"), None);
+        assert_eq!(outside("0 x 1"), None);
     }
 
     #[test]

@@ -215,8 +215,9 @@ fn directory() -> Result<PathBuf, Failure> {
         return Ok("/run/rlaunch".into());
     }
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
-    let failure = || Failure::new("there is no place for records of containers").remedy("set XDG_RUNTIME_DIR");
-    Ok(runtime.ok_or_else(failure)?.join("rlaunch"))
+    // Who has not logged in has none, such as a job of cron or a user of su.
+    let user = rootless::user().doing("find out who starts this container")?;
+    Ok(runtime.map_or_else(|| format!("/tmp/rlaunch-{user}").into(), |runtime| runtime.join("rlaunch")))
 }
 
 /// Nobody else may have made it, for we believe what it holds.

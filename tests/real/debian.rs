@@ -20,7 +20,7 @@ const MAKE_DEBIAN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/real/ma
 const NAME: &str = "debian-bookworm-1";
 
 /// The files that an init branch gives to a container.
-pub(crate) const INIT_FILES: &[&str] = &["etc/hostname", "etc/hosts", "etc/resolv.conf"];
+pub(crate) const INIT_FILES: &[&str] = &["etc/hostname", "etc/hosts", "etc/one", "etc/resolv.conf", "etc/two"];
 
 /// What `make-debian` has made.
 pub(crate) struct Debian {

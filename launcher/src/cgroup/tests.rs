@@ -162,7 +162,10 @@ fn what_a_killed_launcher_left_is_removed_and_what_is_used_stays() {
     assert!(!parents.is_empty());
     let name = unused_name();
     for parent in &parents {
-        std::fs::create_dir_all(parent.join(&name).join("fuse/x")).unwrap();
+        // another test may be starting a container, and remove what is half made here
+        while std::fs::create_dir_all(parent.join(&name).join("fuse/x")).is_err() {
+            assert!(parent.exists());
+        }
     }
     let other = Cgroups::create(&Limits::default(), &unused_name(), false).unwrap();
     assert!(parents.iter().all(|parent| !parent.join(&name).exists()));
