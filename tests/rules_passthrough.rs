@@ -393,6 +393,22 @@ fn an_open_takes_no_privilege_from_what_comes_after_it() {
     assert_eq!((mode("below"), fs::metadata(u.at("0/below")).unwrap().mode() & 0o7777), (0o2750, 0o2750));
 }
 
+/// What takes long is done by a thread of its own, which is started by one that gave a file to the kernel just before.
+#[test]
+fn an_open_takes_no_privilege_from_threads_that_are_started_after_it() {
+    const STRANGE: u32 = 4242;
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    branches.file("0/opened", "x").file("1/large", &"0123456789abcdef".repeat(1 << 20));
+    chown(branches.at("1/large"), None, Some(STRANGE)).unwrap();
+    chmod(&branches.at("1/large"), 0o2755);
+    let u = branches.mount_with(&["threads=1"]);
+    drop(File::open(u.path("opened")).unwrap());
+    // no handle is opened for it
+    nix::unistd::truncate(&u.path("large"), 9 << 20).unwrap();
+    assert_eq!(fs::metadata(u.at("0/large")).unwrap().mode() & 0o7777, 0o2755);
+    assert_eq!(u.mode("large"), 0o2755);
+}
+
 #[test]
 fn a_write_takes_capabilities_away() {
     for (way, u) in programs(0o777) {

@@ -6,8 +6,8 @@
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
@@ -74,31 +74,46 @@ impl Backings {
     /// credentials of now loses its set-id bits on its branch with every write, as it must: the
     /// kernel asks nobody whether the writer may keep them.
     fn lay_down_set_id(&self) -> Result<(), Errno> {
-        if LAID_DOWN.get().is_none() {
-            let mut less = self.capabilities;
+        if SET_ID.get() != SetId::LaidDown {
+            let all = *ALL.get_or_init(|| self.capabilities);
+            let mut less = all;
             less.effective.remove(CapabilitySet::FSETID);
             set_capabilities(None, less)?;
-            LAID_DOWN.set(Some(self.capabilities));
+            SET_ID.set(SetId::LaidDown);
         }
         Ok(())
     }
 }
 
-thread_local! {
-    /// What this thread had in force before it let go of CAP_FSETID.
-    static LAID_DOWN: Cell<Option<CapabilitySets>> = const { Cell::new(None) };
+/// Whether a thread has CAP_FSETID in force, as far as this process has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SetId {
+    /// As the thread had it that started this one, whatever it was doing then.
+    Inherited,
+    InForce,
+    LaidDown,
 }
 
-/// Has CAP_FSETID in force again in this thread, if it ever was: before modes, owners and contents of
-/// files are changed, new ones are made, or ACLs. Whoever only opens and looks does not need it, and two
-/// system calls for each open are not made.
+/// What the process had in force before any of its threads let go of CAP_FSETID.
+static ALL: OnceLock<CapabilitySets> = OnceLock::new();
+
+thread_local! {
+    static SET_ID: Cell<SetId> = const { Cell::new(SetId::Inherited) };
+}
+
+/// Has CAP_FSETID in force again in this thread, if the process ever had it: before modes, owners and
+/// contents of files are changed, new ones are made, or ACLs. Whoever only opens and looks does not need
+/// it, and two system calls for each open are not made.
 ///
 /// # Errors
 /// Those of capset(2).
 pub(crate) fn take_up_set_id() -> Result<(), Errno> {
-    let Some(all) = LAID_DOWN.get() else { return Ok(()) };
-    set_capabilities(None, all)?;
-    LAID_DOWN.set(None);
+    // nobody has laid it down
+    let Some(all) = ALL.get() else { return Ok(()) };
+    if SET_ID.get() != SetId::InForce {
+        set_capabilities(None, *all)?;
+        SET_ID.set(SetId::InForce);
+    }
     Ok(())
 }
 
