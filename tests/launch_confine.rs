@@ -12,15 +12,27 @@ use nix::unistd::Pid;
 
 #[path = "support/calls.rs"]
 mod calls;
+#[path = "support/cgroups.rs"]
+mod cgroups;
 #[path = "support/launch.rs"]
 mod launch;
 #[path = "support/tools.rs"]
 mod tools;
 
+use cgroups::root_of;
 use launch::{RLAUNCH, Running, Tree, printed};
 
-/// docker's default without CAP_MKNOD, which needs a device controller.
-const DEFAULT: &str = "00000000a00425fb";
+/// A set of capabilities as /proc tells it, with CAP_MKNOD where a device controller lets containers have it.
+fn set(others: u64) -> &'static str {
+    let nodes = if root_of("devices", "").is_some() { 1 << 27 } else { 0 };
+    format!("{:016x}", others | nodes).leak()
+}
+
+/// docker's default.
+fn default() -> &'static str {
+    set(0xa004_25fb)
+}
+
 const NONE: &str = "0000000000000000";
 const KILL: &str = "0000000000000020";
 
@@ -71,9 +83,9 @@ fn start(tree: &Tree, options: &[&str]) -> (Running, Pid, Pid) {
 fn by_default_the_command_has_dockers_capabilities_and_pid_1_has_one() {
     let Some(tree) = tree() else { return };
     let (_running, init, command) = start(&tree, &[]);
-    let both = [("CapBnd", DEFAULT), ("CapInh", NONE), ("CapAmb", NONE), ("NoNewPrivs", "1"), ("Seccomp", "2")];
+    let both = [("CapBnd", default()), ("CapInh", NONE), ("CapAmb", NONE), ("NoNewPrivs", "1"), ("Seccomp", "2")];
     check(command, &both);
-    check(command, &[("CapPrm", DEFAULT), ("CapEff", DEFAULT), ("Groups", "")]);
+    check(command, &[("CapPrm", default()), ("CapEff", default()), ("Groups", "")]);
     check(init, &both);
     check(init, &[("CapPrm", KILL), ("CapEff", KILL)]);
     // What is not dumpable belongs to root, whoever runs it; here it shows in who may look.
@@ -86,7 +98,7 @@ fn a_container_without_an_init_is_the_command() {
     for option in ["--init=false", "--no-init"] {
         let (_running, init, command) = start(&tree, &[option]);
         assert_eq!(init, command);
-        check(init, &[("CapEff", DEFAULT), ("CapBnd", DEFAULT), ("NoNewPrivs", "1"), ("Seccomp", "2")]);
+        check(init, &[("CapEff", default()), ("CapBnd", default()), ("NoNewPrivs", "1"), ("Seccomp", "2")]);
         // As busybox prints it in the seeds of this project: the shell is 1, and ps itself is the only other process.
         let list = print(&tree, &[option], "ps -o pid,comm; true");
         let list: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
@@ -110,8 +122,9 @@ fn the_launcher_cannot_be_traced_and_starts_nothing_that_is_more_than_itself() {
 fn capabilities_are_added_and_dropped_by_name() {
     let Some(tree) = tree() else { return };
     for (options, bounding) in [
-        (&["--cap-add", "NET_ADMIN"] as &[&str], "00000000a00435fb"),
-        (&["--cap-drop", "cap_chown", "--cap-drop=KILL"], "00000000a00425da"),
+        (&["--cap-add", "NET_ADMIN"] as &[&str], set(0xa004_35fb)),
+        (&["--cap-drop", "cap_chown", "--cap-drop=KILL"], set(0xa004_25da)),
+        (&["--cap-drop=MKNOD"], "00000000a00425fb"),
         (&["--cap-drop=ALL"], NONE),
         (&["--cap-drop=all", "--cap-add=CAP_SYS_TIME"], "0000000002000000"),
         (&["--cap-add=ALL", "--cap-drop=ALL"], NONE),
@@ -143,7 +156,7 @@ fn what_the_launcher_lacks_is_told_and_not_given() {
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set=-audit_read", "--inh-caps=-audit_read", RLAUNCH, "--rootfs"]).arg(tree.path(""));
     let outcome = finish(command.args(["--cap-add=AUDIT_READ", "grep", "CapBnd", "/proc/self/status"]));
-    assert!(outcome.stdout.contains(DEFAULT), "{outcome:?}");
+    assert!(outcome.stdout.contains(default()), "{outcome:?}");
     assert!(outcome.stderr.contains("CAP_AUDIT_READ cannot be given"), "{outcome:?}");
 }
 
@@ -194,7 +207,7 @@ fn an_added_capability_is_kept_by_an_ordinary_user() {
     let (_running, _, command) = start(&tree, &["--user=web", "--cap-add=NET_ADMIN"]);
     check(
         command,
-        &[("CapEff", net_admin), ("CapAmb", net_admin), ("CapInh", net_admin), ("CapBnd", "00000000a00435fb")],
+        &[("CapEff", net_admin), ("CapAmb", net_admin), ("CapInh", net_admin), ("CapBnd", set(0xa004_35fb))],
     );
 }
 
@@ -406,6 +419,7 @@ fn a_further_command_may_do_no_more_than_the_first() {
     let (_running, _, _) = start(&tree, &["--name", &name, "--cap-drop=CHOWN"]);
     let script = "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | cut -f 2; mount -t tmpfs x /etc";
     let outcome = finish(Command::new(RLAUNCH).args(["exec", &name, "sh", "-c", script]));
-    assert_eq!(outcome.stdout, "00000000a00425fa\n00000000a00425fa\n1\n2\n", "{outcome:?}");
+    let few = set(0xa004_25fa);
+    assert_eq!(outcome.stdout, format!("{few}\n{few}\n1\n2\n"), "{outcome:?}");
     assert!(outcome.stderr.contains("permission denied"), "{outcome:?}");
 }

@@ -132,16 +132,19 @@ impl Cgroups {
     /// # Errors
     /// Where there is a list of devices that cannot be changed.
     pub fn allow(&self, rule: &DeviceRule) -> Result<(), Failure> {
-        if !self.devices_are_limited() {
+        if self.hierarchy(Controller::Devices).is_none() {
             return Ok(());
         }
         self.write(&devices::allow(rule)).doing(&format!("allow the device {rule}"))
     }
 
-    /// Whether a list of devices is enforced. Where it is not, the container must not be able to make nodes.
+    /// Whether the usual list of devices is enforced, and no longer one. Where it is not, the container must not be able to
+    /// make nodes.
     #[must_use]
     pub fn devices_are_limited(&self) -> bool {
-        self.hierarchy(Controller::Devices).is_some()
+        // The kernel says so itself: in a container around us, the list may be one that we cannot write.
+        let list = self.hierarchy(Controller::Devices).map(|hierarchy| hierarchy.container().read("devices.list"));
+        list.is_some_and(|list| list.is_ok_and(|list| devices::is_usual(&list)))
     }
 
     /// Puts a process into the container's cgroups.

@@ -163,8 +163,6 @@ pub struct Surroundings {
     pub devices: Vec<HostDevice>,
     /// Paths to hide.
     pub masked: Vec<PathBuf>,
-    /// Whether a device controller keeps the container from devices that were not given to it.
-    pub devices_are_limited: bool,
 }
 
 impl Surroundings {
@@ -186,7 +184,6 @@ impl Surroundings {
             variables: environment::variables(&options.env_file, &options.env, |name: &OsStr| std::env::var_os(name))?,
             devices: options.device.iter().map(devices::Wanted::observe).collect::<Result<_, _>>()?,
             masked: if options.privileged { Vec::new() } else { paths::masked() },
-            devices_are_limited: false,
         })
     }
 }
@@ -238,6 +235,9 @@ pub struct Confinement {
     pub init: bool,
     /// Whether devices work nowhere but in `/dev`.
     pub devices_in_dev_only: bool,
+    /// The right to make nodes, where docker gives it and nobody took it away. It is given only once a list of devices is
+    /// known to be enforced: without one, who makes a node of a device has the device.
+    pub nodes: Capabilities,
     /// Paths to hide.
     pub masked: Vec<PathBuf>,
     /// Devices of the host.
@@ -258,7 +258,7 @@ impl Confinement {
         gets_terminal: bool,
     ) -> Result<Confinement, Failure> {
         let privileged = options.privileged;
-        let bounding = bounding_set(options, surroundings);
+        let (bounding, nodes) = bounding_set(options, surroundings);
         let added = options.cap_add.iter().fold(Capabilities::NONE, |all, one| all.with(*one));
         let shares_terminal = !gets_terminal && (streams.input || streams.output || streams.error);
         let names_home = surroundings.variables.iter().any(|(name, _)| name == "HOME");
@@ -277,7 +277,8 @@ impl Confinement {
             limits: options.ulimit.clone(),
             oom_score: options.oom_score_adj,
             init: options.init.unwrap_or(!options.no_init),
-            devices_in_dev_only: !privileged && !surroundings.devices_are_limited,
+            devices_in_dev_only: !privileged,
+            nodes,
             masked: surroundings.masked.clone(),
             devices: surroundings.devices.clone(),
             writes_kernel_files: privileged,
@@ -311,6 +312,12 @@ impl Confinement {
             false => Filtering::Nothing,
         };
         Ok(Confinement { bounding: bounding.and(surroundings.capabilities), filtering, ..plain })
+    }
+
+    /// A device controller keeps the container from devices that were not given to it, so nodes are only names of them.
+    pub(crate) fn rely_on_device_list(&mut self) {
+        self.bounding = self.bounding.with(self.nodes);
+        self.devices_in_dev_only = false;
     }
 
     /// Clamps limits to what the launcher may give, with a word about each.
@@ -383,16 +390,14 @@ impl Confinement {
     }
 }
 
-fn bounding_set(options: &ConfineOptions, surroundings: &Surroundings) -> Capabilities {
+/// The most that the container can have, and what comes to it with a list of devices.
+fn bounding_set(options: &ConfineOptions, surroundings: &Surroundings) -> (Capabilities, Capabilities) {
     let available = surroundings.capabilities;
     let union = |sets: &[Capabilities]| sets.iter().fold(Capabilities::NONE, |all, one| all.with(*one));
     let (added, dropped) = (union(&options.cap_add), union(&options.cap_drop));
     let everything = options.privileged || added == Capabilities::ALL;
-    // Where devices are not limited, who makes a node of one has the device: docker's default is one too many.
-    let default = match surroundings.devices_are_limited {
-        true => Capabilities::docker(),
-        false => Capabilities::docker().without(Capabilities::named("MKNOD")),
-    };
+    let nodes = Capabilities::named("MKNOD");
+    let default = Capabilities::docker().without(nodes);
     // As docker: what is added by name wins over `--cap-drop ALL`, what is dropped by name over `--cap-add ALL`.
     let wanted = match (everything, dropped == Capabilities::ALL) {
         (true, true) => Capabilities::NONE,
@@ -404,7 +409,8 @@ fn bounding_set(options: &ConfineOptions, surroundings: &Surroundings) -> Capabi
     if !everything && !missing.is_empty() {
         warn(format_args!("{missing} cannot be given to the container: the launcher itself does not have it"));
     }
-    wanted.and(available)
+    let gets_nodes = !everything && dropped.and(nodes).is_empty();
+    (wanted.and(available), if gets_nodes { nodes.and(available) } else { Capabilities::NONE })
 }
 
 fn filtering(

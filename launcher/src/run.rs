@@ -70,6 +70,9 @@ fn start_here(
     let has_union = !matches!(spec.root, Root::Tree(_));
     let cgroups = Cgroups::create(&spec.limits, &entry.record.name, has_union)?;
     spec.cgroups = cgroups.view();
+    if cgroups.devices_are_limited() {
+        spec.confinement.rely_on_device_list();
+    }
     spec.confinement.devices.iter().try_for_each(|device| cgroups.allow(&device.rule()))?;
     let mut started = |name: &str| ready.as_mut().map_or(Ok(()), |ready| ready.started(name));
     let session = &mut Session { signals: &signals, cgroups: &cgroups, entry: &mut entry, started: &mut started };

@@ -90,6 +90,12 @@ pub(crate) fn settings(version: Version) -> Vec<Setting> {
     std::iter::once(deny).chain(USUAL.iter().map(allow)).collect()
 }
 
+/// Whether a list, as the kernel tells it, has nothing that is not usual.
+pub(crate) fn is_usual(list: &str) -> bool {
+    let usual = USUAL.map(|rule| rule.to_string());
+    list.lines().all(|line| usual.iter().any(|rule| rule == line))
+}
+
 /// One device more.
 pub(crate) fn allow(rule: &DeviceRule) -> Setting {
     setting("devices.allow", rule.to_string())
@@ -113,6 +119,14 @@ mod tests {
             (rule(DeviceKind::Block, None, None, DeviceAccess::MAKE), "b *:* m"),
         ] {
             assert_eq!(rule.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_list_with_more_than_the_usual_devices_is_none() {
+        assert!(is_usual("c *:* m\nc 1:3 rwm\nb *:* m\n") && is_usual(""));
+        for list in ["a *:* rwm\n", "c 1:3 rwm\nb 8:0 r\n", "b *:* rwm\n", "c 10:229 rwm\n"] {
+            assert!(!is_usual(list), "{list}");
         }
     }
 

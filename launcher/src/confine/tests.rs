@@ -10,7 +10,7 @@ fn options(arguments: &[&str]) -> Result<ConfineOptions, String> {
 
 fn bounding(arguments: &[&str], available: Capabilities) -> Capabilities {
     let surroundings = Surroundings { capabilities: available, ..Surroundings::default() };
-    bounding_set(&options(arguments).unwrap(), &surroundings)
+    bounding_set(&options(arguments).unwrap(), &surroundings).0
 }
 
 fn set(names: &[&str]) -> Capabilities {
@@ -33,19 +33,30 @@ fn names_win_over_all() {
 }
 
 #[test]
-fn nodes_can_be_made_where_devices_are_limited() {
-    let surroundings = |devices_are_limited| Surroundings {
-        capabilities: Capabilities::ALL,
-        devices_are_limited,
-        ..Surroundings::default()
-    };
-    let options = ConfineOptions::default();
-    assert_eq!(bounding_set(&options, &surroundings(true)), Capabilities::docker());
-    for (limited, dev_only) in [(true, false), (false, true)] {
-        let streams = StandardStreams::default();
-        let confinement = Confinement::decide(&options, &surroundings(limited), streams, false).unwrap();
-        assert_eq!(confinement.devices_in_dev_only, dev_only);
+fn nodes_can_be_made_once_a_list_of_devices_is_enforced() {
+    let nodes = set(&["MKNOD"]);
+    for (arguments, has_before, has_then) in [
+        (&[] as &[&str], false, true),
+        (&["--cap-drop=MKNOD"], false, false),
+        (&["--cap-drop=ALL"], false, false),
+        (&["--cap-drop=ALL", "--cap-add=KILL"], false, false),
+        (&["--cap-add=MKNOD"], true, true),
+        (&["--cap-drop=ALL", "--cap-add=MKNOD"], true, true),
+        (&["--cap-add=ALL", "--cap-drop=MKNOD"], false, false),
+    ] {
+        let mut confinement = decide(arguments, StandardStreams::default(), false);
+        assert!(confinement.devices_in_dev_only);
+        assert_eq!(confinement.bounding.contains(nodes), has_before, "{arguments:?}");
+        confinement.rely_on_device_list();
+        assert!(!confinement.devices_in_dev_only);
+        assert_eq!(confinement.bounding.contains(nodes), has_then, "{arguments:?}");
     }
+    let available = set(&["CHOWN"]);
+    let surroundings = Surroundings { capabilities: available, ..Surroundings::default() };
+    let options = ConfineOptions::default();
+    let mut alone = Confinement::decide(&options, &surroundings, StandardStreams::default(), false).unwrap();
+    alone.rely_on_device_list();
+    assert_eq!(alone.bounding, available);
 }
 
 #[test]
