@@ -423,3 +423,19 @@ fn a_further_command_may_do_no_more_than_the_first() {
     assert_eq!(outcome.stdout, format!("{few}\n{few}\n1\n2\n"), "{outcome:?}");
     assert!(outcome.stderr.contains("permission denied"), "{outcome:?}");
 }
+
+#[test]
+fn a_further_command_is_not_run_outside_of_the_containers_list_of_devices() {
+    let Some(tree) = tree() else { return };
+    let Some((_, root)) = root_of("devices", "") else { return };
+    let name = format!("devices-{}", std::process::id());
+    let (_running, _, _) = start(&tree, &["--name", &name]);
+    let command =
+        || finish(Command::new(RLAUNCH).args(["exec", &name, "sh", "-c", "grep :devices: /proc/self/cgroup"]));
+    assert_eq!(command().status, Some(0));
+    // From where that list cannot be seen, its cgroup cannot be joined.
+    nix::mount::umount2(&root, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    let outcome = command();
+    assert_eq!((outcome.status, &*outcome.stdout), (Some(125), ""), "{outcome:?}");
+    assert!(outcome.stderr.contains("devices is not mounted here"), "{outcome:?}");
+}

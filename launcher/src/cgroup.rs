@@ -118,6 +118,20 @@ impl Cgroups {
         Ok(Cgroups { hierarchies, refused: Vec::new(), is_best_effort: false, is_owner: false })
     }
 
+    /// Makes sure that all cgroups of the container can be seen from here: one that cannot be joined limits nothing.
+    ///
+    /// # Errors
+    /// Where one cannot.
+    pub fn are_all_of(&self, init: Pid, id: &str) -> Result<(), Failure> {
+        let doing = "enter the container's cgroups";
+        let groups = detect::names_below(init, id).doing(doing)?;
+        let missing = groups.into_iter().find(|names| !self.hierarchies.iter().any(|own| own.mounted.names == *names));
+        let Some(names) = missing else { return Ok(()) };
+        let name = if names.is_empty() { "v2".to_owned() } else { names.join(",") };
+        let failure = Failure::because(doing, format!("the hierarchy {name} is not mounted here"));
+        Err(failure.remedy("use the mount namespace in which the container was started"))
+    }
+
     /// Changes the limits that are given; the others stay as they are.
     ///
     /// # Errors

@@ -8,6 +8,8 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::Pid;
+
 use crate::failure::{Doing as _, Failure};
 use crate::mount_table::unescape;
 
@@ -105,6 +107,13 @@ pub(crate) fn observe_of(process: &str) -> Result<Vec<Mounted>, Failure> {
         mounted.controllers = known(names.split_whitespace(), Version::V2);
     }
     Ok(first_of_each(mounted))
+}
+
+/// The hierarchies, by the names of their controllers, in which a process is in a cgroup with this name in its path.
+pub(crate) fn names_below(process: Pid, id: &str) -> std::io::Result<Vec<Vec<String>>> {
+    let membership = fs::read(format!("/proc/{process}/cgroup"))?;
+    let is_below = |group: &Membership| group.path.iter().any(|name| name == id);
+    Ok(lines(&membership).filter_map(Membership::parse).filter(is_below).map(|group| group.controllers).collect())
 }
 
 /// The same hierarchy may be mounted at several places.

@@ -42,6 +42,7 @@ pub(super) fn run(options: ExecOptions) -> Result<u8, Failure> {
     let confinement = Confinement::of_container(init.pid, terminals, terminal.is_some())?;
     let steps = steps::plan_exec(target, options.workdir, terminal, confinement, command, environment);
     let cgroups = Cgroups::of(Pid::from_raw(init.pid), &record.name)?;
+    cgroups.are_all_of(Pid::from_raw(init.pid), &record.name)?;
     if cgroups.is_frozen() {
         let failure = Failure::new(format!("the container {} is paused", record.name));
         return Err(failure.remedy(&format!("let it go on with rlaunch resume {}", record.name)));
