@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::{create_dir_all, write};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -114,7 +115,11 @@ impl<'a> Child<'a> {
             Action::FindUser(user, groups) => progress.identity = Some(Identity::find(user.as_ref(), groups)?),
             Action::ChangeDirectory(path) => change_directory(path)?,
             Action::MakeAndChangeDirectory(path) => {
-                create_dir_all(path).map_err(|error| errno_of(&error))?;
+                match create_dir_all(path) {
+                    // Something that is no directory, which the next line says better.
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                    result => result.map_err(|error| errno_of(&error))?,
+                }
                 change_directory(path)?;
             }
             Action::OomScore(score) => {

@@ -22,6 +22,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use nix::errno::Errno;
 use nix::sys::prctl::{set_dumpable, set_keepcaps, set_no_new_privs};
 
@@ -90,10 +91,10 @@ pub struct ConfineOptions {
     pub env_file: Vec<PathBuf>,
 
     /// Where the command starts; made where it is missing
-    #[arg(short, long, value_name = "DIR", value_parser = absolute, help_heading = "Command")]
+    #[arg(short, long, value_name = "DIR", value_parser = absolute(), help_heading = "Command")]
     pub workdir: Option<PathBuf>,
 
-    /// A program to run, with the command as its arguments
+    /// A program to run, with the command, if there is one, as its arguments
     #[arg(long, value_name = "PROGRAM", help_heading = "Command")]
     pub entrypoint: Option<OsString>,
 
@@ -136,9 +137,11 @@ fn security_option(text: &str) -> Result<SecurityOption, String> {
     })
 }
 
-fn absolute(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
-    if path.is_absolute() { Ok(path) } else { Err("it must be an absolute path in the container".into()) }
+fn absolute() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(|text| match PathBuf::from(text) {
+        path if path.is_absolute() => Ok(path),
+        _ => Err("it must be an absolute path in the container"),
+    })
 }
 
 /// See gethostname(2); the characters are those of hostname(7), and the underscore that is widely used.

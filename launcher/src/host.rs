@@ -115,6 +115,10 @@ pub(crate) fn resolve_tree(path: &Path) -> Result<PathBuf, Failure> {
     if !resolved.is_dir() {
         return Err(Failure::because(&doing, "it is not a directory"));
     }
+    if resolved == Path::new("/") {
+        let failure = Failure::because(&doing, "it is the root of this machine, which a container would change");
+        return Err(failure.remedy("leave the option out for a copy of it, or give a bind mount of it"));
+    }
     access(&resolved, AccessFlags::X_OK).doing(&doing)?;
     Ok(resolved)
 }

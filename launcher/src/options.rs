@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::error::ContextKind;
 use clap::{CommandFactory as _, Parser, ValueEnum};
 
 use crate::cgroup::options::LimitOptions;
@@ -59,7 +60,14 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, clap:
         }
         _ => arguments.as_slice(),
     };
-    Options::try_parse_from([program].iter().chain(rest)).map(|options| Command::Run(Box::new(options)))
+    let options = Options::try_parse_from([program].iter().chain(rest)).map_err(without_wrong_advice)?;
+    Ok(Command::Run(Box::new(options)))
+}
+
+/// To say `--` before what is no option, as clap advises, would make it the command.
+fn without_wrong_advice(mut error: clap::Error) -> clap::Error {
+    error.remove(ContextKind::Suggested);
+    error
 }
 
 fn first_line(error: &clap::Error) -> String {
@@ -129,7 +137,7 @@ pub struct Options {
     pub limits: LimitOptions,
 
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    #[arg(required_unless_present = "entrypoint", trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 

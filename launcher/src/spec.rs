@@ -94,8 +94,7 @@ impl Spec {
     /// # Errors
     /// Where a word cannot be passed to a program.
     pub fn new(options: Options, host: Host) -> Result<Spec, Failure> {
-        let words = options.confine.entrypoint.iter().cloned().chain(options.command);
-        let command = words.map(c_string).collect::<Result<Vec<_>, _>>()?;
+        let command = command(options.confine.entrypoint.as_ref(), options.command)?;
         let terminal = match options.streams.tty {
             When::Auto => host.terminals.wants_terminal().then_some(host.terminals),
             When::Always => Some(StandardStreams { input: true, output: true, error: true }),
@@ -150,6 +149,16 @@ impl Spec {
             makes_directory,
             confinement,
         })
+    }
+}
+
+/// An empty entry point is none, as for docker.
+fn command(entry_point: Option<&OsString>, words: Vec<OsString>) -> Result<Vec<CString>, Failure> {
+    let entry_point = entry_point.filter(|program| !program.is_empty()).cloned();
+    let command = entry_point.into_iter().chain(words).map(c_string).collect::<Result<Vec<_>, _>>()?;
+    match command.is_empty() {
+        true => Err(Failure::new("there is no command to run").remedy("give one behind the options")),
+        false => Ok(command),
     }
 }
 

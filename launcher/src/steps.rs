@@ -380,11 +380,16 @@ impl Action {
             (Action::Volume(_) | Action::Memory(_), Errno::EACCES) => {
                 Some("the target may not lie in /proc, also not behind a link")
             }
+            (Action::Volume(_), Errno::ENOENT) => Some("the source must be there; make it first"),
+            (Action::Memory(_), Errno::EINVAL) => Some("a word behind the path is none that tmpfs takes"),
             (Action::Volume(_) | Action::Memory(_), Errno::EROFS) => {
                 Some("the target is missing and the root is read-only; make it there first")
             }
             (Action::Execute(..), Errno::ENOEXEC) => {
                 Some("it is neither a program for this machine nor a script that begins with #!")
+            }
+            (Action::Execute(..), Errno::EAGAIN) => {
+                Some("there may be no more processes; --pids-limit and --ulimit nproc count the container's pid 1, too")
             }
             (Action::FindUser(..), Errno::ENOENT) => Some("it is not there; a number needs no entry"),
             (Action::OomScore(_), Errno::EACCES) => Some("to lower it, the launcher needs CAP_SYS_RESOURCE"),
@@ -406,6 +411,8 @@ impl Step {
     pub fn failure(&self, errno: Errno) -> Failure {
         let status = match (&self.action, errno) {
             (Action::Execute(..), Errno::ENOENT | Errno::ENOTDIR) => NOT_FOUND,
+            // Of execve(2) or of the fork before it: the command itself is not to blame.
+            (Action::Execute(..), Errno::EAGAIN) => return self.explain(errno),
             (Action::Execute(..), _) => CANNOT_EXECUTE,
             _ => return self.explain(errno),
         };

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use crate::failure::Failure;
+use crate::failure::{Doing as _, Failure};
 
 /// The variables that were asked for, in order; `lookup` is for names without a value. The files come first.
 ///
@@ -18,11 +18,13 @@ pub(crate) fn variables(
     let mut variables = Vec::new();
     for file in files {
         let doing = format!("read the environment from {}", file.display());
-        let text = std::fs::read(file).map_err(|error| Failure::because(&doing, error))?;
-        for line in text.split(|byte| *byte == b'\n') {
+        let text = std::fs::read(file).doing(&doing)?;
+        let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&text);
+        for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
             let line = line.strip_suffix(b"\r").unwrap_or(line).trim_ascii_start();
             if !line.is_empty() && !line.starts_with(b"#") {
-                variables.extend(variable(line, &lookup).map_err(|reason| Failure::because(&doing, reason))?);
+                let variable = variable(line, &lookup);
+                variables.extend(variable.map_err(|why| Failure::because(&doing, format!("line {number}: {why}")))?);
             }
         }
     }
@@ -41,6 +43,9 @@ fn variable(text: &[u8], lookup: &impl Fn(&OsStr) -> Option<OsString>) -> Result
     };
     if name.is_empty() || name.as_bytes().iter().any(u8::is_ascii_whitespace) {
         return Err(format!("'{}' is no NAME=VALUE", OsStr::from_bytes(text).display()));
+    }
+    if text.contains(&0) {
+        return Err("no variable holds a zero byte".into());
     }
     Ok(value.map(|value| (name.to_owned(), value)))
 }

@@ -141,6 +141,7 @@ fn statuses_tell_a_missing_command_from_one_that_cannot_run_and_from_our_own_fai
         (&execute, Errno::EACCES, 126),
         (&execute, Errno::ENOEXEC, 126),
         (&execute, Errno::ENOMEM, 126),
+        (&execute, Errno::EAGAIN, 125),
         (&must(Action::EnterRoot), Errno::ENOENT, 125),
         (&must(Action::Isolate), Errno::EPERM, 125),
     ] {
