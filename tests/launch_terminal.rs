@@ -1,12 +1,14 @@
 //! A person at a terminal: the container has one of its own, and the caller's is given back as it was.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use harness::mount::poll;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
@@ -92,6 +94,11 @@ impl Drop for Person {
     }
 }
 
+fn children(pid: Pid) -> Vec<Pid> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("list its children");
+    list.split_whitespace().map(|pid| Pid::from_raw(pid.parse().expect("a number"))).collect()
+}
+
 #[test]
 fn the_command_has_a_terminal_of_the_containers_own_with_the_size_of_the_callers() {
     let Some(tree) = Tree::new() else { return };
@@ -160,6 +167,131 @@ fn the_terminal_is_given_back_when_the_command_cannot_run() {
     let Some(mut person) = Person::run(&tree, "exec /missing") else { return };
     assert_eq!(person.wait(), Some(127));
     assert!(tcgetattr(&person.slave).unwrap().local_modes.contains(LocalModes::ECHO));
+}
+
+#[test]
+fn the_terminal_is_given_back_whoever_is_ended() {
+    let Some(tree) = Tree::new() else { return };
+    for (who, signal, status) in [
+        ("command", Signal::SIGKILL, 137),
+        ("pid 1", Signal::SIGKILL, 137),
+        ("launcher", Signal::SIGTERM, 143),
+        ("launcher", Signal::SIGHUP, 129),
+        ("launcher", Signal::SIGINT, 130),
+    ] {
+        let Some(mut person) = Person::run(&tree, "echo ready; exec sleep 1000") else { return };
+        person.expect("ready");
+        let launcher = Pid::from_raw(person.child.id().cast_signed());
+        let init = children(launcher)[0];
+        let target = match who {
+            "command" => children(init)[0],
+            "pid 1" => init,
+            _ => launcher,
+        };
+        assert!(!tcgetattr(&person.slave).unwrap().local_modes.contains(LocalModes::ECHO));
+        kill(target, signal).unwrap();
+        assert_eq!(person.wait(), Some(status), "{who} {signal}");
+        let modes = tcgetattr(&person.slave).unwrap().local_modes;
+        assert!(modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG), "{who} {signal}: {modes:?}");
+    }
+}
+
+/// A window that is closed: the command is told, and may still do something about it.
+#[test]
+fn a_command_whose_terminal_is_closed_ends_as_it_likes() {
+    let Some(tree) = Tree::new() else { return };
+    let Some(setsid) = tools::find("setsid") else { return };
+    let script = "trap 'sleep 0.2; echo saved > /saved; exit 9' HUP; echo ready; while :; do sleep 0.05; done";
+    let script = format!("{script} 2> /dev/null");
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let mut master = File::from(openpt(flags).unwrap());
+    unlockpt(&master).unwrap();
+    let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
+    let stream = || Stdio::from(slave.try_clone().unwrap());
+    let mut command = Command::new(setsid);
+    command.args(["--ctty", "--wait", RLAUNCH, "--rootfs"]).arg(tree.path("")).args(["sh", "-c", &script]);
+    let mut child = command.stdin(stream()).stdout(stream()).stderr(stream()).spawn().unwrap();
+    drop((command, slave));
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains("ready") {
+        let mut buffer = [0; 4096];
+        let count = master.read(&mut buffer).expect("hear the container");
+        seen.extend_from_slice(&buffer[..count]);
+    }
+    drop(master);
+    let status = poll(PATIENCE, || child.try_wait().unwrap()).expect("rlaunch ends");
+    assert_eq!((status.code(), fs::read_to_string(tree.path("saved")).ok().as_deref()), (Some(9), Some("saved\n")));
+}
+
+#[test]
+fn a_command_whose_output_nobody_takes_any_more_is_told_and_ends_as_it_likes() {
+    let Some(tree) = Tree::new() else { return };
+    for (script, expected) in [
+        ("trap 'echo saved > /saved; exit 9' HUP; echo ready; while :; do echo more; sleep 0.05; done", 9),
+        ("echo ready; exec yes", 129),
+    ] {
+        let mut command = tree.rlaunch();
+        let mut child = command
+            .args(["-t", "sh", "-c", script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = child.stdout.take().unwrap();
+        output.read_exact(&mut [0; 5]).unwrap();
+        drop(output);
+        let status = poll(PATIENCE, || child.try_wait().unwrap()).expect("rlaunch ends");
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!((status.code(), &*said), (Some(expected), ""), "{script}");
+    }
+    assert_eq!(fs::read_to_string(tree.path("saved")).unwrap(), "saved\n");
+    // A disk that is full is said, and the command goes on or ends as it likes.
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = tree
+        .rlaunch()
+        .args(["-t", "sh", "-c", "trap 'exit 3' HUP; while :; do echo; sleep 0.05; done"])
+        .stdin(Stdio::null())
+        .stdout(full)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("cannot print the container's output: No space left on device"), "{said}");
+    assert_eq!(output.status.code(), Some(3), "{said}");
+}
+
+/// A pipe whose reader does not read, and a terminal that was stopped, must not keep the launcher from its work.
+#[test]
+fn a_launcher_whose_output_is_stuck_hears_signals() {
+    let Some(tree) = Tree::new() else { return };
+    for is_running in [true, false] {
+        let script = if is_running { "exec yes" } else { "sleep 0.5; yes | head -n 2000" };
+        let mut command = tree.rlaunch();
+        let mut child =
+            command.args(["-t", "sh", "-c", script]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let output = child.stdout.take().unwrap();
+        rustix::pipe::fcntl_setpipe_size(&output, 4096).unwrap();
+        // Nothing comes through any more: the pipe is full.
+        let is_full = || {
+            let held = rustix::io::ioctl_fionread(&output).unwrap();
+            thread::sleep(std::time::Duration::from_millis(300));
+            (held > 0 && held == rustix::io::ioctl_fionread(&output).unwrap()).then_some(())
+        };
+        poll(PATIENCE, is_full).expect("the pipe is full");
+        let launcher = Pid::from_raw(child.id().cast_signed());
+        if is_running {
+            kill(launcher, Signal::SIGTERM).unwrap();
+        }
+        poll(PATIENCE, || children(launcher).is_empty().then_some(())).expect("the command ends");
+        // What it has printed is kept for the reader, until it is said once more.
+        kill(launcher, Signal::SIGTERM).unwrap();
+        let status = poll(PATIENCE, || child.try_wait().unwrap());
+        if status.is_none() {
+            child.kill().unwrap();
+        }
+        assert_eq!(status.and_then(|status| status.code()), Some(143), "{script}");
+    }
 }
 
 #[test]

@@ -71,11 +71,14 @@ pub(crate) fn exit_status(status: WaitStatus) -> Option<u8> {
     match status {
         // Only the low eight bits of a status reach a parent: see _exit(2).
         WaitStatus::Exited(_, code) => Some(u8::try_from(code & 0xff).unwrap_or(OWN_FAILURE)),
-        WaitStatus::Signaled(_, signal, _) => {
-            Some(SIGNAL_BASE.saturating_add(u8::try_from(signal as i32).unwrap_or_default()))
-        }
+        WaitStatus::Signaled(_, signal, _) => Some(signal_status(signal)),
         _ => None,
     }
+}
+
+/// The status of one that a signal has ended.
+pub(crate) fn signal_status(signal: Signal) -> u8 {
+    SIGNAL_BASE.saturating_add(u8::try_from(signal as i32).unwrap_or_default())
 }
 
 #[cfg(test)]

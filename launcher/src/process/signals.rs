@@ -18,6 +18,11 @@ pub(crate) const FORWARDED: [Signal; 8] = [
     Signal::SIGCONT,
 ];
 
+/// Whether one who does nothing about one of them is ended by it.
+pub(crate) fn ends_by_default(signal: Signal) -> bool {
+    !matches!(signal, Signal::SIGWINCH | Signal::SIGCONT | Signal::SIGCHLD)
+}
+
 /// The signals of this process, blocked and read one by one.
 ///
 /// A blocked signal waits, also where it would be ignored by default, and also for pid 1 (signal(7)).

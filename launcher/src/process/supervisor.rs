@@ -10,8 +10,8 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use super::channel::{Channel, Message};
-use super::init::exit_status;
-use super::signals::Signals;
+use super::init::{exit_status, signal_status};
+use super::signals::{Signals, ends_by_default};
 use crate::failure::{Doing as _, Failure};
 use crate::message::warn;
 use crate::steps::Step;
@@ -87,12 +87,12 @@ impl<'a> Supervisor<'a> {
         if let Some(started) = started.take_if(|_| result.is_ok() && self.failure.is_none()) {
             started()?;
         }
-        if let Some(proxy) = self.proxy.take() {
-            proxy.finish().doing("copy the rest of the container's output")?;
-        }
-        match self.failure.take() {
-            Some(failure) => Err(failure),
-            None => result,
+        let given_up = self.proxy.take().map(|proxy| proxy.finish(self.signals)).transpose();
+        let given_up = given_up.doing("copy the rest of the container's output")?.flatten();
+        match (self.failure.take(), given_up) {
+            (Some(failure), _) => Err(failure),
+            (None, Some(signal)) => result.map(|_| signal_status(signal)),
+            (None, None) => result,
         }
     }
 
@@ -132,10 +132,10 @@ impl<'a> Supervisor<'a> {
     fn wait(&self) -> Result<Option<Ready>, Errno> {
         let is_ending = self.daemon.as_ref().is_some_and(|daemon| daemon.has_ended());
         let limit = if is_ending { PollTimeout::from(ENDING_MS) } else { PollTimeout::NONE };
-        let input = io::stdin();
+        let (input, output) = (io::stdin(), io::stdout());
         let mut sources = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         sources.extend(self.channel.as_ref().map(|channel| PollFd::new(channel.as_fd(), PollFlags::POLLIN)));
-        sources.extend(self.proxy.iter().flat_map(|proxy| proxy.interests(input.as_fd())));
+        sources.extend(self.proxy.iter().flat_map(|proxy| proxy.interests(input.as_fd(), output.as_fd())));
         match poll(&mut sources, limit) {
             Err(Errno::EINTR) => return Ok(Some(Ready::default())),
             Ok(0) => return Ok(None),
@@ -217,8 +217,4 @@ impl<'a> Supervisor<'a> {
             while waitpid(self.init, None) == Err(Errno::EINTR) {}
         }
     }
-}
-
-fn ends_by_default(signal: Signal) -> bool {
-    !matches!(signal, Signal::SIGWINCH | Signal::SIGCONT | Signal::SIGCHLD)
 }
