@@ -21,7 +21,7 @@ use crate::branch::work::{self, Work, WorkError};
 use crate::union::name::WORK_AREA;
 
 /// The name of what is being unpacked, in a directory of its own.
-const UNPACKED: &[u8] = b"layer";
+pub const UNPACKED: &str = "layer";
 
 /// Why a layer was not unpacked. Nothing was changed then.
 #[derive(Debug, thiserror::Error)]
@@ -53,13 +53,45 @@ pub enum ApplyError {
 pub fn apply(input: &mut dyn Read, branch: &Path, ends: &dyn Fn() -> bool) -> Result<(), ApplyError> {
     let place = Place::find(branch)?;
     let holder = Holder::new(&place)?;
-    let root = holder.dir.open_dir(UNPACKED).map_err(|error| place.failed(error))?;
-    let mut unpacking = Unpacking::new(root, &holder.dir, ends);
+    members(input, &holder.dir, ends, |error| place.failed(error))?;
+    holder.put(&place)
+}
+
+/// Unpacks a layer as the new directory [`UNPACKED`] in `holder`, a directory on disk that nobody else
+/// uses; the caller moves it to its place and syncs it.
+///
+/// # Errors
+/// Why it could not be unpacked in full; what is in `holder` then is of no use.
+pub fn unpack(input: &mut dyn Read, holder: &Path, ends: &dyn Fn() -> bool) -> Result<(), ApplyError> {
+    let fail = |error| ApplyError::Place { path: holder.to_owned(), error };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let holder = Dir::new(rustix::fs::open(holder, flags, Mode::empty()).map_err(fail)?, Form::default());
+    prepare(&holder).map_err(fail)?;
+    members(input, &holder, ends, fail)
+}
+
+/// Unpacks every member of a layer into what was prepared in a directory.
+fn members(
+    input: &mut dyn Read,
+    holder: &Dir,
+    ends: &dyn Fn() -> bool,
+    fail: impl Fn(Errno) -> ApplyError,
+) -> Result<(), ApplyError> {
+    let root = holder.open_dir(UNPACKED.as_bytes()).map_err(fail)?;
+    let mut unpacking = Unpacking::new(root, holder, ends);
     let mut reader = Reader::new(Box::new(input));
     while let Some(member) = reader.next()? {
         unpacking.member(&member, &mut reader)?;
     }
-    holder.put(&place)
+    Ok(())
+}
+
+/// Makes the empty layer in the directory where it is unpacked.
+fn prepare(holder: &Dir) -> Result<(), Errno> {
+    disinherit(holder.at(b""))?;
+    holder.make_dir(UNPACKED.as_bytes(), 0o755)?;
+    // a group may have been inherited, too, with its bit
+    holder.at(UNPACKED.as_bytes()).chmod(0o755)
 }
 
 /// Where the branch is to be.
@@ -134,10 +166,7 @@ impl<'a> Holder<'a> {
         let make = |name: &[u8]| -> Result<Dir, Errno> {
             place.parent.make_dir(name, 0o700)?;
             let dir = place.parent.open_dir(name)?;
-            disinherit(dir.at(b""))?;
-            dir.make_dir(UNPACKED, 0o755)?;
-            // a group may have been inherited, too, with its bit
-            dir.at(UNPACKED).chmod(0o755)?;
+            prepare(&dir)?;
             Ok(dir)
         };
         for attempt in 0_u32.. {
@@ -161,7 +190,7 @@ impl<'a> Holder<'a> {
         sync.map_err(|error| place.failed(error))?;
         // a directory with a work area is exchanged, and goes with the holder
         let flags = if place.work.is_some() { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
-        self.dir.rename(UNPACKED, &place.parent, &place.name, flags).map_err(|error| match error {
+        self.dir.rename(UNPACKED.as_bytes(), &place.parent, &place.name, flags).map_err(|error| match error {
             Errno::BUSY | Errno::XDEV => ApplyError::MountPoint(place.path.clone()),
             Errno::NOTEMPTY | Errno::EXIST => ApplyError::NotEmpty(place.path.clone()),
             error => place.failed(error),
