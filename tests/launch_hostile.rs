@@ -232,11 +232,17 @@ fn a_container_that_runs_our_program_with_its_own_loader_gets_nothing() {
         .arg(target)
         .arg(tree.beside("loader.c"));
     assert_eq!(finish(&mut compiler).status, Some(0));
+    let name = format!("own-loader-{}", std::process::id());
+    let _running = Running::start(tree.rlaunch().args(["--name", &name, "sh", "-c", "echo ready; exec sleep 1000"]));
     for command in [&["/proc/self/exe"] as &[&str], &["/script"]] {
         fs::write(tree.path("script"), "#!/proc/self/exe\n").unwrap();
         make_executable(&tree.path("script"));
-        let outcome = finish(tree.rlaunch().args(command));
-        assert_eq!(outcome.status, Some(libc::EROFS), "{outcome:?}");
+        let mut exec = std::process::Command::new(launch::RLAUNCH);
+        exec.args(["exec", &name]);
+        for start in [&mut tree.rlaunch(), &mut exec] {
+            let outcome = finish(start.args(command));
+            assert_eq!(outcome.status, Some(libc::EROFS), "{outcome:?}");
+        }
     }
 }
 

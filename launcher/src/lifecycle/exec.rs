@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use super::{ExecOptions, find, running};
 use crate::cgroup::Cgroups;
 use crate::child::Child;
-use crate::confine::Confinement;
+use crate::confine::{Confinement, seal};
 use crate::failure::{Doing as _, Failure, OWN_FAILURE};
 use crate::host::StandardStreams;
 use crate::namespace::Target;
@@ -28,6 +28,7 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 
 pub(super) fn run(options: ExecOptions) -> Result<u8, Failure> {
     process::close_all_descriptors().doing("close what was left open for this program")?;
+    seal::ensure()?;
     let record = find(&options.name)?;
     let (init, descriptor) = running(&record)?;
     let target = Target::open(&init, descriptor).doing(&format!("look at the container {}", record.name))?;
