@@ -1,11 +1,12 @@
 //! A container on branches: the union is mounted only inside of it, its daemon serves from outside and goes with it.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 
 use harness::mount::{finish, is_alive};
+use harness::snapshot::{Exactness, Snapshot};
 use nix::sys::signal::{Signal, kill};
 
 #[path = "support/launch.rs"]
@@ -37,11 +38,29 @@ impl Branches {
 
     /// The command without its last word, the script.
     fn rlaunch(&self) -> Command {
+        self.with(&[])
+    }
+
+    /// The same with options, `@` for the directory of the branches.
+    fn with(&self, options: &[&str]) -> Command {
         let mut command = Command::new(RLAUNCH);
-        let path = |name| self.tree.beside(name).to_str().expect("prepare the branches").to_owned();
+        let path =
+            |name| self.tree.beside(name).to_str().expect("prepare the branches").trim_end_matches('/').to_owned();
         let branches = format!("{}=rw:{}=ro+wh:{}=ro+wh", path("top"), path("image"), path("tree"));
-        command.args(["--branches", &branches, "sh", "-c"]);
+        command.args(["--branches", &branches]).args(options.iter().map(|word| word.replace('@', &path(""))));
+        command.args(["sh", "-c"]);
         command
+    }
+
+    /// What the top holds, but for the work area: paths and the kinds of entries.
+    fn on_top(&self) -> String {
+        let script =
+            "cd \"$1\" && find . -mindepth 1 -name .wh..wh.runionfs -prune -o -mindepth 1 -printf '%P %y\\n' | sort";
+        printed(finish(Command::new("sh").args(["-c", script, "sh"]).arg(self.top(""))))
+    }
+
+    fn image(&self) -> Snapshot {
+        Snapshot::take(&self.tree.beside("image"))
     }
 }
 
@@ -51,12 +70,15 @@ fn the_union_is_the_root_and_the_top_takes_every_change() {
     let script = "cat /etc/motd; ls /etc; echo changed > /etc/motd; rm /etc/passwd; mkdir /made
         awk '$2 == \"/\" {print $3}' /proc/mounts; uname -n; pwd";
     let output = printed(finish(branches.rlaunch().arg(script)));
-    assert_eq!(output, "from the image\nmotd\npasswd\nfuse.runionfs\ntop\n/\n");
+    assert_eq!(output, "from the image\nhostname\nhosts\nmotd\nmtab\npasswd\nresolv.conf\nfuse.runionfs\ntop\n/\n");
     assert_eq!(fs::read_to_string(branches.top("etc/motd")).unwrap(), "changed\n");
     assert!(branches.top("etc/.wh.passwd").exists() && branches.top("made").is_dir());
     assert_eq!(fs::read_to_string(branches.tree.beside("image/etc/motd")).unwrap(), "from the image\n");
     // What was changed is there for the next container.
-    assert_eq!(printed(finish(branches.rlaunch().arg("cat /etc/motd; ls /etc"))), "changed\nmotd\n");
+    assert_eq!(
+        printed(finish(branches.rlaunch().arg("cat /etc/motd; ls -d /etc/m*"))),
+        "changed\n/etc/motd\n/etc/mtab\n"
+    );
 }
 
 #[test]
@@ -148,4 +170,116 @@ fn branches_that_are_no_branches_are_refused_with_the_reason() {
         assert!(outcome.stderr.contains(reason), "{list}: {}", outcome.stderr);
         assert_eq!(outcome.stderr.lines().count(), 1, "{list}: {}", outcome.stderr);
     }
+}
+
+#[test]
+fn what_is_a_containers_own_lies_between_top_and_image() {
+    let Some(branches) = Branches::new() else { return };
+    let outside = branches.tree.beside("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("file"), "of the host\n").unwrap();
+    // Whatever an image has in the way is replaced, and never followed.
+    symlink(outside.join("file"), branches.tree.beside("image/etc/resolv.conf")).unwrap();
+    symlink(&outside, branches.tree.beside("image/dev")).unwrap();
+    symlink("/etc/passwd", branches.tree.beside("image/etc/hostname")).unwrap();
+    fs::create_dir(branches.tree.beside("image/etc/hosts")).unwrap();
+    fs::write(branches.tree.beside("image/etc/mtab"), "old").unwrap();
+    fs::set_permissions(branches.tree.beside("image/etc"), fs::Permissions::from_mode(0o750)).unwrap();
+    harness::sandbox::run(Command::new("touch").args(["-d", "@12345"]).arg(branches.tree.beside("image/etc")));
+    let before = branches.image();
+    let script = "cat /etc/resolv.conf /etc/hosts /etc/hostname /run/host/container-manager; readlink /etc/mtab
+        stat -c '%a %Y %F' /etc /etc/hosts; ls -d /dev/null /dev/pts /proc/self/fd/0 /sys/kernel
+        echo added >> /etc/hosts; echo other > /etc/resolv.conf; chmod 600 /etc/hostname; tail -n 1 /etc/hosts";
+    let output = printed(finish(branches.with(&["--dns=192.0.2.53", "--net=none"]).arg(script)));
+    let mtime = output.lines().find(|line| line.ends_with("regular file")).unwrap();
+    assert_eq!(
+        output,
+        format!(
+            "nameserver 192.0.2.53\n127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 top\ntop\n\
+             rlaunch\n/proc/mounts\n750 12345 directory\n{mtime}\n/dev/null\n/dev/pts\n/proc/self/fd/0\n/sys/kernel\n\
+             added\n"
+        )
+    );
+    assert_eq!(branches.on_top(), "", "writes went in place");
+    before.assert_same(&branches.image(), Exactness::Equal, "the image has changed");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+    assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "of the host\n");
+    // What is replaced or removed is so in the top, for this container alone.
+    let script = "echo mine > /etc/x && mv /etc/x /etc/hosts && rm /etc/mtab && cat /etc/hosts";
+    assert_eq!(printed(finish(branches.rlaunch().arg(script))), "mine\n");
+    assert_eq!(branches.on_top(), "etc d\netc/.wh.mtab f\netc/hosts f\n");
+    // There it stays, unless an option says otherwise.
+    assert_eq!(printed(finish(branches.rlaunch().arg("cat /etc/hosts"))), "mine\n");
+    let asked = branches.with(&["--add-host=web:192.0.2.7"]).arg("tail -n 1 /etc/hosts").output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&asked.stdout), "192.0.2.7 web\n");
+    assert_eq!(fs::read_to_string(branches.top("etc/hosts")).unwrap(), "mine\n");
+}
+
+#[test]
+fn mount_points_are_made_in_the_containers_own_branch() {
+    let Some(branches) = Branches::new() else { return };
+    let data = branches.tree.beside("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("file"), "of the host\n").unwrap();
+    fs::create_dir_all(branches.tree.beside("image/srv/here")).unwrap();
+    fs::set_permissions(branches.tree.beside("image/srv"), fs::Permissions::from_mode(0o701)).unwrap();
+    symlink("../missing/place", branches.tree.beside("image/srv/link")).unwrap();
+    let before = branches.image();
+    let options = [
+        "-v=@/data:/srv/new/deep",
+        "-v=@/data/file:/one",
+        "-v=@/data:/srv/here",
+        "-v=@/data:/srv/link/more",
+        "--tmpfs=/cache",
+        "-v=@/data:/cache/in",
+    ];
+    let script = "cat /srv/new/deep/file /one /srv/here/file /missing/place/more/file /cache/in/file; stat -c %a /srv
+        echo new > /srv/new/deep/new";
+    let line = "of the host\n";
+    assert_eq!(printed(finish(branches.with(&options).arg(script))), format!("{line}{line}{line}{line}{line}701\n"));
+    assert_eq!(branches.on_top(), "");
+    before.assert_same(&branches.image(), Exactness::Equal, "the image has changed");
+    assert!(data.join("new").exists());
+    // A root that cannot be written has them as well.
+    let mut list = branches.tree.path("").into_os_string();
+    list.push("=ro");
+    let mut command = Command::new(RLAUNCH);
+    command.arg("--branches").arg(list).arg(format!("-v={}:/a/b", data.display()));
+    let script = "cat /a/b/file; (echo x > /a/x) 2>&1; stat -c %a /; echo one.more >> /etc/hosts; tail -n 1 /etc/hosts";
+    fs::set_permissions(branches.tree.path(""), fs::Permissions::from_mode(0o711)).unwrap();
+    let output = printed(finish(command.args(["sh", "-c", script])));
+    assert_eq!(output, "of the host\nsh: can't create /a/x: Read-only file system\n711\none.more\n");
+    assert!(!branches.tree.path("a").exists());
+}
+
+#[test]
+fn what_a_top_has_removed_is_made_in_it_where_something_is_mounted() {
+    let Some(branches) = Branches::new() else { return };
+    fs::create_dir_all(branches.tree.beside("image/srv")).unwrap();
+    assert_eq!(printed(finish(branches.rlaunch().arg("rm -r /srv /etc && mkdir /etc && ls /etc"))), "");
+    let options = ["-v=@/tree:/srv", "-v=@/tree:/etc/tree"];
+    assert_eq!(
+        printed(finish(branches.with(&options).arg("ls -d /srv/bin /etc/tree/bin"))),
+        "/etc/tree/bin\n/srv/bin\n"
+    );
+    assert!(branches.top("srv").is_dir() && branches.top("etc/tree").is_dir());
+}
+
+#[test]
+fn an_init_branch_of_the_callers_is_used_as_it_is() {
+    let Some(branches) = Branches::new() else { return };
+    let own = branches.tree.beside("own");
+    fs::create_dir_all(own.join("etc")).unwrap();
+    fs::write(own.join("etc/hosts"), "of the caller\n").unwrap();
+    let list = format!(
+        "{}=rw:{}=ro+wh+init:{}=ro",
+        branches.top("").display(),
+        own.display(),
+        branches.tree.path("").display()
+    );
+    let script = "cat /etc/hosts; echo changed > /etc/motd; ls /etc";
+    let output = printed(finish(Command::new(RLAUNCH).args(["--branches", &list, "--uts=host", "sh", "-c", script])));
+    // Its file is there, so the container's own is laid over it, as over any root's.
+    assert!(output.ends_with("gone\nhosts\nmotd\npasswd\n"), "{output}");
+    assert_eq!(fs::read_to_string(own.join("etc/hosts")).unwrap(), "of the caller\n");
 }

@@ -114,19 +114,25 @@ fn branches_of_a_user_become_a_root() {
         return;
     }
     let tree = Tree::new().expect("it can run");
-    fs::create_dir(tree.beside("top")).unwrap();
-    let branches = format!("{}=rw:{}=ro+wh", tree.beside("top").display(), tree.path("").display());
-    let mut command = Command::new(RLAUNCH);
-    command.args([
-        "--branches",
-        &branches,
-        "sh",
-        "-c",
-        "echo new > /new; rm /etc/passwd; chown 3:4 /new; stat -c %u:%g /new",
-    ]);
-    assert_eq!(printed(finish(&mut command)), "3:4\n");
-    assert_eq!(fs::read_to_string(tree.beside("top/new")).unwrap(), "new\n");
-    assert!(tree.beside("top/etc/.wh.passwd").exists() && tree.path("etc/passwd").exists());
+    fs::create_dir(tree.beside("data")).unwrap();
+    let script = "echo new > /new; rm /etc/passwd; chown $0 /new; stat -c %u:%g /new
+        echo own >> /etc/hosts; tail -n 1 /etc/hosts; touch /made/there/file";
+    // Somebody else can own a file only where there is somebody else.
+    for (owner, path) in [("3:4", std::env::var("PATH").expect("a path")), ("0:0", NO_HELPERS.to_owned())] {
+        let top = tree.beside(if owner == "0:0" { "alone" } else { "among-others" });
+        fs::create_dir(&top).unwrap();
+        let branches = format!("{}=rw:{}=ro+wh", top.display(), tree.path("").display());
+        let mut command = Command::new(RLAUNCH);
+        command.args(["--branches", &branches, "-v"]).arg(format!("{}:/made/there", tree.beside("data").display()));
+        assert_eq!(
+            output(finish(command.args(["/bin/sh", "-c", script, owner]).env("PATH", path))),
+            format!("{owner}\nown\n")
+        );
+        assert_eq!(fs::read_to_string(top.join("new")).unwrap(), "new\n");
+        assert!(top.join("etc/.wh.passwd").exists() && tree.path("etc/passwd").exists());
+        assert!(!top.join("etc/hosts").exists() && !top.join("made").exists(), "that is the container's own");
+        assert!(tree.beside("data/file").exists());
+    }
 }
 
 #[test]

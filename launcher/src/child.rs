@@ -96,6 +96,7 @@ impl<'a> Child<'a> {
             Action::Volume(volume) => root?.bind_volume(volume)?,
             Action::Memory(tmpfs) => root?.mount_memory(tmpfs)?,
             Action::OwnFiles(files) => root?.cover(files)?,
+            Action::HiddenFiles(files) => root?.cover_hidden(files)?,
             Action::ReadOnly(path) => root?.make_read_only(path)?,
             Action::Clocks(offsets) => namespace::separate_clocks(offsets)?,
             Action::Loopback => bring_up_loopback()?,

@@ -39,6 +39,7 @@
 //! | `child`, `rootfs`, `terminal` | doing the steps |
 //! | `rootless`, `apt` | root of a user namespace, for ordinary users; what apt needs there |
 //! | `union`, `scratch`, [`mount_table`] | unions, and the throw-away copy of the host |
+//! | `init_branch` | what is a container's own in a union of an image |
 //! | `process` | clone and fork, channel, signals, pid 1, supervisor; the only `unsafe` code |
 //! | [`lifecycle`], [`state`], `detach`, `privileges` | containers that are there, what is known of them, and those in the background |
 //! | [`failure`], `message` | exit statuses and what is told |
@@ -62,6 +63,7 @@ pub mod volume;
 mod apt;
 mod child;
 mod detach;
+mod init_branch;
 mod message;
 mod privileges;
 #[allow(unsafe_code)]

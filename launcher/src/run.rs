@@ -4,7 +4,6 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::sys::prctl::{set_child_subreaper, set_name};
-use unionfs::options::Options;
 
 use crate::cgroup::Cgroups;
 use crate::child::Child;
@@ -121,7 +120,7 @@ fn start_on(spec: &Spec, session: &mut Session<'_>) -> Result<u8, Failure> {
         Root::Tree(_) => run(spec, session, None),
         Root::Branches(branches) => {
             let scratch = Scratch::create(&[])?;
-            let stacks = vec![Stack { branches: branches.clone(), options: Options::default() }];
+            let stacks = vec![Stack::of_branches(branches, scratch.init()?, spec)];
             run_on_unions(spec, session, &scratch, &Plan { stacks, scratch: scratch.path(), memory: None })
         }
         Root::HostCopy { submounts, top, .. } => {

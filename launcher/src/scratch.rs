@@ -23,6 +23,7 @@ use crate::rootless::is_root;
 const PREFIX: &str = "rlaunch-";
 const TOP: &str = "top";
 const MOUNT_POINT: &str = "root";
+const INIT: &str = "init";
 const ATTEMPTS: usize = 100;
 /// linux/magic.h
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
@@ -103,6 +104,13 @@ impl Scratch {
     /// An empty directory, for the container to mount its union on.
     pub(crate) fn mount_point(&self) -> PathBuf {
         self.path.join(MOUNT_POINT)
+    }
+
+    /// An empty directory, for what is the container's own between its top and its image.
+    pub(crate) fn init(&self) -> Result<PathBuf, Failure> {
+        let path = self.path.join(INIT);
+        fs::create_dir(&path).doing("make the container's init branch")?;
+        Ok(path)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::cgroup::view::View;
 use crate::confine::{Account, Confinement, HostDevice, READ_ONLY, WantedUser};
 use crate::failure::{CANNOT_EXECUTE, Failure, NOT_FOUND};
 use crate::host::StandardStreams;
+use crate::init_branch;
 use crate::mount_table::{Shown, Submount};
 use crate::namespace::{ClockOffsets, Network, Share, Target};
 use crate::network::OwnFile;
@@ -51,6 +52,8 @@ pub enum Action {
     Memory(Tmpfs),
     /// Lay files of the container's own over those of the root.
     OwnFiles(Vec<OwnFile>),
+    /// The same for those of which the root shows something else.
+    HiddenFiles(Vec<OwnFile>),
     /// Make what is mounted there read-only.
     ReadOnly(PathBuf),
     /// Make clocks of the container's own.
@@ -156,9 +159,7 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
             steps.push(may(Action::File(path.clone(), content.clone()), "it is missing in the container"));
         }
     }
-    if !spec.files.is_empty() {
-        steps.push(must(Action::OwnFiles(spec.files.clone())));
-    }
+    steps.extend(own_files(spec));
     steps.extend(volumes(spec));
     steps.extend(kernel_files(confinement));
     steps.extend(spec.hostname.clone().map(|name| must(Action::Hostname(name))));
@@ -184,6 +185,14 @@ pub fn plan_exec(
     steps.extend(terminal.map(|streams| must(Action::OpenTerminal(streams))));
     steps.push(must(Action::Execute(command, environment)));
     steps
+}
+
+/// With an init branch, they are in that already, unless the top hides them.
+fn own_files(spec: &Spec) -> Option<Step> {
+    let has_init = matches!(&spec.root, Root::Branches(branches) if init_branch::is_added(branches));
+    let files: Vec<_> = spec.files.iter().filter(|file| !has_init || file.is_made).cloned().collect();
+    let action = if has_init { Action::HiddenFiles } else { Action::OwnFiles };
+    (!files.is_empty()).then(|| must(action(files)))
 }
 
 /// Once everything else is mounted, so that they can lie in it.
@@ -334,7 +343,7 @@ impl Action {
                 format!("show the host's {} at {} of the container", source.display(), target.display())
             }
             Action::Memory(tmpfs) => format!("mount tmpfs at {} of the container", tmpfs.target.display()),
-            Action::OwnFiles(_) => "give the container files of its own in /etc".into(),
+            Action::OwnFiles(_) | Action::HiddenFiles(_) => "give the container files of its own in /etc".into(),
             Action::ReadOnly(path) => format!("make {} of the container read-only", path.display()),
             Action::Clocks(_) => "give the container clocks of its own".into(),
             Action::Loopback => "switch the container's loopback interface on".into(),

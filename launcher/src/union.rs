@@ -21,7 +21,7 @@ pub(crate) mod daemon;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::MsFlags;
@@ -33,9 +33,11 @@ use unionfs::mount::{MountError, MountOptions};
 use unionfs::options::{Access, BranchSpec, Options, Udba};
 
 use crate::failure::{Doing as _, Failure, errno_of};
+use crate::init_branch::{self, Contents};
 use crate::message::warn;
 use crate::process;
 use crate::process::channel::{Channel, Message};
+use crate::spec::Spec;
 
 /// What a container's unions consist of.
 #[derive(Debug)]
@@ -62,9 +64,20 @@ pub(crate) struct Memory<'a> {
 pub(crate) struct Stack {
     pub(crate) branches: Vec<BranchSpec>,
     pub(crate) options: Options,
+    /// What is put into the init branch, if there is one of ours.
+    pub(crate) init: Option<Contents>,
 }
 
 impl Stack {
+    /// A union of somebody's branches; `directory` becomes its init branch, unless it has one.
+    pub(crate) fn of_branches(branches: &[BranchSpec], directory: PathBuf, spec: &Spec) -> Stack {
+        let options = Options::default();
+        match init_branch::is_added(branches) {
+            true => Stack { branches: init_branch::add(branches, directory), options, init: Some(Contents::of(spec)) },
+            false => Stack { branches: branches.to_vec(), options, init: None },
+        }
+    }
+
     /// A copy of a part of the host, with changes going to `top`.
     pub(crate) fn over_the_host(top: &Path, part: &Path, is_kept: bool) -> Stack {
         let branch = |path: &Path, access, whiteouts| BranchSpec {
@@ -78,7 +91,7 @@ impl Stack {
         // The host goes on below; and where nothing on top is kept, nothing has to wait for the disk.
         let options = Options { udba: Udba::Reval, volatile: !is_kept, ..Options::default() };
         let branches = vec![branch(top, Access::ReadWrite, false), branch(part, Access::ReadOnly, true)];
-        Stack { branches, options }
+        Stack { branches, options, init: None }
     }
 }
 

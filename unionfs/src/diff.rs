@@ -67,6 +67,9 @@ pub enum DiffError {
     /// A writable branch is said to be in another form than it is.
     #[error("branch {} was written with whiteout=overlay: give it as {}=rw+ovl", .0.display(), .0.display())]
     WrittenAsOverlay(PathBuf),
+    /// There is none that could be filled.
+    #[error("no branch is an init branch")]
+    NoInitBranch,
     /// A directory cannot be read.
     #[error("cannot read {}: {error}", String::from_utf8_lossy(path))]
     Directory {

@@ -50,6 +50,7 @@
 //! | [`control`] | asking a running daemon: `runionfs show` |
 //! | [`diff`] | what the writable branches changed, from the branches alone |
 //! | [`layer`] | the top as a layer of an OCI image, and back |
+//! | [`init_branch`] | what a container has of its own between its top and its image |
 //! | [`check`] | what is wrong in the bookkeeping of the writable branches |
 //! | [`fuse`] | the transport and the adapter: the only module that knows the protocol, and the only one that replies |
 //! | [`fs`] | the state, the lock order, and one file for each family of operations |
@@ -73,6 +74,7 @@ pub mod fs;
 pub mod fuse;
 pub mod handle;
 pub mod identity;
+pub mod init_branch;
 pub mod inode;
 mod interrupt;
 pub mod layer;

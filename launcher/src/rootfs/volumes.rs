@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::libc::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{Mode, SFlag, mkdirat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use super::{HANDLE, Rootfs, mount_flags, path_of};
@@ -72,6 +72,22 @@ impl Rootfs {
             }
         }
         umount2(&path_of(memory.directory()), MntFlags::MNT_DETACH)
+    }
+
+    /// Does so with those that the root does not show as they are: its top has others, from earlier.
+    pub(crate) fn cover_hidden(&self, files: &[OwnFile]) -> Result<(), Errno> {
+        let is_shown = |file: &OwnFile| self.content(Path::new(file.at)).is_ok_and(|content| content == file.content);
+        let hidden: Vec<_> = files.iter().filter(|file| !is_shown(file)).cloned().collect();
+        if hidden.is_empty() { Ok(()) } else { self.cover(&hidden) }
+    }
+
+    /// What a regular file holds, seen from inside.
+    fn content(&self, path: &Path) -> Result<Vec<u8>, Errno> {
+        let found = self.resolve(path)?;
+        if super::kind(&found)? != SFlag::S_IFREG {
+            return Err(Errno::EINVAL);
+        }
+        std::fs::read(path_of(&found)).map_err(|error| crate::failure::errno_of(&error))
     }
 
     fn cover_one(&self, memory: &Rootfs, file: &OwnFile) -> Result<(), Errno> {

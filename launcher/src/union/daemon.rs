@@ -22,6 +22,7 @@ use unionfs::options::Access;
 use super::{Memory, Plan, Stack};
 use crate::confine::restrict_helper;
 use crate::failure::{Doing as _, Failure, OWN_FAILURE};
+use crate::init_branch;
 use crate::process::channel::{Channel, Message};
 use crate::process::close_descriptors_but;
 use crate::scratch;
@@ -99,6 +100,8 @@ fn has_run_full(stack: &Stack) -> bool {
 
 fn open(stack: &Stack) -> Result<Arc<Union>, Failure> {
     let union = Union::open(&stack.branches, &stack.options).map_err(|error| Failure::new(error.to_string()))?;
+    // Nobody has looked at the union yet, so nothing of it is known that this changes.
+    stack.init.as_ref().map_or(Ok(()), |contents| init_branch::fill(&stack.branches, contents))?;
     if !stack.branches.iter().any(|branch| branch.access == Access::ReadWrite || branch.init) {
         union.is_mounted_read_only();
     }
