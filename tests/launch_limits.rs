@@ -183,6 +183,37 @@ fn who_takes_too_much_memory_is_killed_and_it_is_told() {
     printed(finish(&mut with(&tree, &["-m", "32m"], "head -c 8m /dev/zero | tail -n 1 > /dev/null")));
 }
 
+fn children_of(process: Pid) -> Vec<Pid> {
+    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).expect("read its children");
+    children.split_whitespace().map(|pid| Pid::from_raw(pid.parse().expect("a number"))).collect()
+}
+
+/// The hierarchies in which a process is in a container's cgroup.
+fn hierarchies_of(process: Pid) -> Vec<String> {
+    let groups = fs::read_to_string(format!("/proc/{process}/cgroup")).expect("read its cgroups");
+    let names = groups.lines().filter_map(|line| line.split_once(":/rlaunch/"));
+    names.map(|(name, _)| name.to_owned()).collect()
+}
+
+/// Before Linux 5.7, and in containers that filter clone3(2).
+#[test]
+fn who_cannot_be_started_in_a_cgroup_is_moved_there() {
+    let Some(tree) = Tree::new() else { return };
+    let Some(strace) = tools::find("strace") else { return };
+    let usual = Running::start(&mut with(&tree, &[], STAY));
+    let expected = hierarchies_of(init_of(&usual));
+    assert!(!expected.is_empty());
+    let mut command = Command::new(strace);
+    command.args(["-f", "-qq", "-o/dev/null", "-e", "trace=clone3", "-e", "inject=clone3:error=ENOSYS", RLAUNCH]);
+    let running = Running::start(command.arg("--rootfs").arg(tree.path("")).args(["sh", "-c", STAY]));
+    let [launcher] = running.children()[..] else { panic!("{:?}", running.children()) };
+    let [init] = children_of(launcher)[..] else { panic!("{:?}", children_of(launcher)) };
+    let found = hierarchies_of(init);
+    // Before strace, which would let go of it.
+    nix::sys::signal::kill(launcher, Signal::SIGKILL).expect("end the launcher");
+    assert_eq!(found, expected);
+}
+
 #[test]
 fn no_more_processes_than_allowed() {
     let Some(tree) = Tree::new() else { return };

@@ -1,8 +1,8 @@
 //! Control groups: what a container may use of the machine, and what it has used.
 //!
 //! A container has one cgroup in each hierarchy that counts or limits something, `/rlaunch/ID` below the hierarchy's
-//! root. They are made, and all limits written, before any process joins; the launcher puts the container's first
-//! process in before that does anything. Whatever happens then, they are removed with the value [`Cgroups`], and what a
+//! root. They are made, and all limits written, before any process joins; the container's first process is started in the
+//! one of v2, and joins those of v1 before it does anything else. Whatever happens then, they are removed with the value [`Cgroups`], and what a
 //! killed launcher left behind by the next start.
 //!
 //! The daemon of a union works for one container, so it shares the container's CPU time and the rates of its disks; but
@@ -28,6 +28,7 @@
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -57,6 +58,7 @@ mod v2;
 use self::detect::{Controller, Mounted, Version};
 use self::devices::DeviceRule;
 use self::directory::Directory;
+pub(crate) use self::directory::join;
 use self::hierarchy::{Hierarchy, Wanted};
 use self::limits::Limits;
 use self::setting::{Place, Setting};
@@ -161,7 +163,7 @@ impl Cgroups {
         list.is_some_and(|list| list.is_ok_and(|list| devices::is_usual(&list)))
     }
 
-    /// Puts a process into the container's cgroups.
+    /// Moves a process into the container's cgroups, which takes several milliseconds; see [`Cgroups::birthplace`].
     ///
     /// # Errors
     /// Where it cannot join one of them.
@@ -169,7 +171,7 @@ impl Cgroups {
         self.admit_to(Place::Container, process)
     }
 
-    /// Puts the union's daemon into its cgroups.
+    /// Moves the union's daemon into its cgroups.
     ///
     /// # Errors
     /// Where it cannot join one of them.
@@ -186,6 +188,40 @@ impl Cgroups {
             }
         }
         Ok(())
+    }
+
+    /// Where a process of the container is started: its cgroup of v2.
+    #[must_use]
+    pub(crate) fn birthplace(&self) -> Option<BorrowedFd<'_>> {
+        self.birthplace_at(Place::Container)
+    }
+
+    /// Where the union's daemon is started.
+    #[must_use]
+    pub(crate) fn birthplace_of_daemon(&self) -> Option<BorrowedFd<'_>> {
+        self.birthplace_at(Place::Daemon)
+    }
+
+    fn birthplace_at(&self, place: Place) -> Option<BorrowedFd<'_>> {
+        let is_v2 = |hierarchy: &&Hierarchy| hierarchy.mounted.version == Version::V2;
+        self.hierarchies.iter().find(is_v2)?.directory(place).map(Directory::as_fd)
+    }
+
+    /// The cgroups of v1 that a process of the container has to [`join`].
+    #[must_use]
+    pub(crate) fn to_join(&self) -> Vec<PathBuf> {
+        self.to_join_at(Place::Container)
+    }
+
+    /// Those that the union's daemon has to.
+    #[must_use]
+    pub(crate) fn to_join_as_daemon(&self) -> Vec<PathBuf> {
+        self.to_join_at(Place::Daemon)
+    }
+
+    fn to_join_at(&self, place: Place) -> Vec<PathBuf> {
+        let v1 = self.hierarchies.iter().filter(|hierarchy| hierarchy.mounted.version == Version::V1);
+        v1.filter_map(|hierarchy| hierarchy.directory(place)).map(Directory::tasks).collect()
     }
 
     /// What the container sees of them; nothing where there are none.

@@ -28,7 +28,7 @@ use crate::process::{close_all_descriptors, close_descriptors_but, exit_now, for
 use crate::rootfs::Rootfs;
 use crate::steps::{Action, Step};
 use crate::terminal::{self, Terminal};
-use crate::{namespace, union};
+use crate::{cgroup, namespace, union};
 
 /// Where commands are looked for when the environment has no PATH; see execvp(3).
 const FALLBACK_PATH: &[u8] = b"/bin:/usr/bin";
@@ -85,6 +85,7 @@ impl<'a> Child<'a> {
     fn act(&mut self, action: &'a Action, number: u32, progress: &mut Progress<'a>) -> Result<(), Errno> {
         let root = progress.root.as_ref().ok_or(Errno::ENOTDIR);
         match action {
+            Action::JoinCgroup(tasks) => cgroup::join(tasks)?,
             Action::Join(target) => target.enter()?,
             Action::Isolate => namespace::isolate_mounts()?,
             Action::IsolateCgroups => namespace::isolate_cgroups()?,

@@ -68,7 +68,7 @@ fn start_here(
     let signals = Signals::take_over().doing("take over signals")?;
     let has_union = !matches!(spec.root, Root::Tree(_));
     let cgroups = Cgroups::create(&spec.limits, &entry.record.name, has_union)?;
-    spec.cgroups = cgroups.view();
+    (spec.cgroups, spec.joins) = (cgroups.view(), cgroups.to_join());
     if cgroups.devices_are_limited() {
         spec.confinement.rely_on_device_list();
     }
@@ -161,8 +161,7 @@ fn tell(submount: &Submount) {
 fn run_on_unions(spec: &Spec, session: &mut Session<'_>, scratch: &Scratch, plan: &Plan<'_>) -> Result<u8, Failure> {
     let devices = plan.stacks.iter().map(|_| open_device()).collect::<Result<Vec<_>, _>>()?;
     // In this order, so that they go in the other: the directory is removed once nobody writes there any more.
-    let mut daemon = Daemon::start(plan, &devices)?;
-    session.cgroups.admit_daemon(daemon.pid())?;
+    let mut daemon = Daemon::start(plan, &devices, session.cgroups)?;
     let result = run(spec, session, Some(Unions { devices, scratch, daemon: &mut daemon }));
     match daemon.finish() {
         Err(failure) if result.is_ok() => Err(failure),
@@ -197,7 +196,8 @@ fn run(spec: &Spec, session: &mut Session<'_>, unions: Option<Unions<'_>>) -> Re
     };
     // The child works on its own copy of this memory: what it takes stays here, and what it drops closes only its own
     // descriptors. It drops the launcher's end, so that it notices when the launcher ends.
-    let init = process::clone_into(spec.namespaces.made_with_the_process(), || {
+    let birthplace = session.cgroups.birthplace();
+    let init = process::clone_into(spec.namespaces.made_with_the_process(), birthplace, || {
         drop(ours.take());
         let channel = theirs.take();
         let devices = std::mem::take(&mut devices).into_iter();
@@ -206,7 +206,8 @@ fn run(spec: &Spec, session: &mut Session<'_>, unions: Option<Unions<'_>>) -> Re
         child.map_or(OWN_FAILURE, Child::run)
     })
     .doing("make the container's namespaces")?;
-    if let Err(failure) = session.cgroups.admit(init) {
+    let process::Started { pid: init, is_in_cgroup } = init;
+    if let Err(failure) = if is_in_cgroup { Ok(()) } else { session.cgroups.admit(init) } {
         // It has not been told to go on, and ends with the channel.
         drop(ours);
         return process::wait_for(init).doing("wait for the container's first process").and(Err(failure));

@@ -48,6 +48,8 @@ pub struct Spec {
     pub limits: Limits,
     /// What it sees of its cgroups; nothing before they are made.
     pub cgroups: Option<View>,
+    /// The files by which it joins those that it is not started in.
+    pub joins: Vec<PathBuf>,
     /// Whether the working directory was asked for, and so is made where it is missing.
     pub makes_directory: bool,
     /// What the command may do.
@@ -133,7 +135,7 @@ impl Spec {
             Root::Tree(_) | Root::Branches(_) => network.files(&host.names, namespaces.net, name),
         };
         let volumes = options.volumes;
-        let cgroups = None;
+        let (cgroups, joins) = (None, Vec::new());
         Ok(Spec {
             root,
             command,
@@ -146,6 +148,7 @@ impl Spec {
             terminal,
             limits,
             cgroups,
+            joins,
             makes_directory,
             confinement,
         })

@@ -24,6 +24,8 @@ use crate::volume::{Tmpfs, Volume, VolumeOptions};
 /// One thing to do in the child. Paths are absolute in the container, unless they are said to be the host's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
+    /// Join a cgroup, by the file in it that is for that.
+    JoinCgroup(PathBuf),
     /// Enter a container that runs.
     Join(Rc<Target>),
     /// Cut off mount propagation to the host.
@@ -126,7 +128,8 @@ pub struct Step {
 /// The steps for a container, in order. The last one is always [`Action::Execute`].
 #[must_use]
 pub fn plan(spec: &Spec) -> Vec<Step> {
-    let mut steps = vec![must(Action::Isolate)];
+    let mut steps = join_cgroups(&spec.joins);
+    steps.push(must(Action::Isolate));
     steps.extend(spec.namespaces.clocks().map(|offsets| must(Action::Clocks(offsets))));
     if spec.namespaces.net == Network::None {
         steps.push(must(Action::Loopback));
@@ -173,6 +176,7 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
 /// The steps for one more command in a container that runs.
 #[must_use]
 pub fn plan_exec(
+    joins: &[PathBuf],
     target: Target,
     directory: PathBuf,
     terminal: Option<StandardStreams>,
@@ -180,11 +184,17 @@ pub fn plan_exec(
     command: Vec<CString>,
     environment: Vec<CString>,
 ) -> Vec<Step> {
-    let mut steps = vec![must(Action::Join(Rc::new(target))), must(Action::ChangeDirectory(directory))];
+    let mut steps = join_cgroups(joins);
+    steps.extend([must(Action::Join(Rc::new(target))), must(Action::ChangeDirectory(directory))]);
     steps.push(must(Action::Restrict(Box::new(confinement))));
     steps.extend(terminal.map(|streams| must(Action::OpenTerminal(streams))));
     steps.push(must(Action::Execute(command, environment)));
     steps
+}
+
+/// Before anything else, so that all that is done is done within the limits.
+fn join_cgroups(joins: &[PathBuf]) -> Vec<Step> {
+    joins.iter().map(|tasks| must(Action::JoinCgroup(tasks.clone()))).collect()
 }
 
 /// With an init branch, they are in that already, unless the top hides them.
@@ -331,6 +341,10 @@ impl Action {
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
+            Action::JoinCgroup(tasks) => {
+                let cgroup = tasks.parent().unwrap_or(tasks);
+                format!("put the container into the cgroup {}", cgroup.display())
+            }
             Action::Join(_) => "enter the container".into(),
             Action::Isolate => "separate the container's mounts from the host's".into(),
             Action::IsolateCgroups => "separate the container's cgroups from the host's".into(),
@@ -380,6 +394,10 @@ impl Action {
                       directory",
                 )
             }
+            (Action::JoinCgroup(_), Errno::EINVAL) => {
+                Some("a process with a real-time policy cannot join: start from an ordinary one")
+            }
+            (Action::JoinCgroup(_), Errno::EACCES) => Some("both its cgroup and the one it leaves have to be yours"),
             (Action::Mount(_), Errno::EROFS) => {
                 Some("the directory is missing and the root is read-only; make it there first")
             }

@@ -26,12 +26,14 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use unionfs::mount::{MountError, MountOptions};
 use unionfs::options::{Access, BranchSpec, Options, Udba};
 
+use crate::cgroup::Cgroups;
 use crate::failure::{Doing as _, Failure, errno_of};
 use crate::init_branch::{self, Contents};
 use crate::message::warn;
@@ -110,12 +112,18 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it for unions and the devices that are going to be mounted.
-    pub(crate) fn start(plan: &Plan<'_>, devices: &[OwnedFd]) -> Result<Daemon, Failure> {
+    /// Starts it for unions and the devices that are going to be mounted, in cgroups of its own.
+    pub(crate) fn start(plan: &Plan<'_>, devices: &[OwnedFd], cgroups: &Cgroups) -> Result<Daemon, Failure> {
         let doing = "start the union's daemon";
         let (ours, theirs) = Channel::pair().doing(doing)?;
-        let pid = process::fork(|| daemon::run(plan, devices, &theirs)).doing(doing)?;
-        Ok(Daemon { pid, channel: ours, opened: false, ended: false })
+        let (birthplace, joins) = (cgroups.birthplace_of_daemon(), cgroups.to_join_as_daemon());
+        let serve = || daemon::run(plan, devices, &joins, &theirs);
+        let started = process::clone_into(CloneFlags::empty(), birthplace, serve).doing(doing)?;
+        let daemon = Daemon { pid: started.pid, channel: ours, opened: false, ended: false };
+        if !started.is_in_cgroup {
+            cgroups.admit_daemon(daemon.pid)?;
+        }
+        Ok(daemon)
     }
 
     /// Lets it serve the next union, now that its device is mounted.

@@ -1,7 +1,8 @@
 //! One cgroup: a directory of the kernel's, and the files in it.
 
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -90,6 +91,15 @@ impl Directory {
         self.write("cgroup.procs", &process.to_string())
     }
 
+    /// The file by which a process that has one thread joins a cgroup of v1: see [`join`].
+    pub(crate) fn tasks(&self) -> PathBuf {
+        self.path.join("tasks")
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+
     pub(crate) fn processes(&self) -> Result<Vec<Pid>, Errno> {
         Ok(self.read("cgroup.procs")?.lines().filter_map(|line| line.parse().ok().map(Pid::from_raw)).collect())
     }
@@ -161,6 +171,15 @@ impl Directory {
         }
         Ok(())
     }
+}
+
+/// Moves this process, which has one thread, into a cgroup of v1, by its file `tasks`.
+///
+/// It is the one way for which the kernel does not stop all processes from starting and ending others: that takes several
+/// milliseconds.
+pub(crate) fn join(tasks: &Path) -> Result<(), Errno> {
+    let mut file = File::options().write(true).open(tasks).map_err(|error| errno_of(&error))?;
+    file.write_all(b"0").map_err(|error| errno_of(&error))
 }
 
 fn make(path: &Path) -> Result<(), Errno> {

@@ -41,9 +41,10 @@ pub(super) fn run(options: ExecOptions) -> Result<u8, Failure> {
     let environment = environment(&options.env)?;
     let command = options.command.into_iter().map(c_string).collect::<Result<Vec<_>, _>>()?;
     let confinement = Confinement::of_container(init.pid, terminals, terminal.is_some())?;
-    let steps = steps::plan_exec(target, options.workdir, terminal, confinement, command, environment);
     let cgroups = Cgroups::of(Pid::from_raw(init.pid), &record.name)?;
     cgroups.are_all_of(Pid::from_raw(init.pid), &record.name)?;
+    let joins = cgroups.to_join();
+    let steps = steps::plan_exec(&joins, target, options.workdir, terminal, confinement, command, environment);
     if cgroups.is_frozen() {
         let failure = Failure::new(format!("the container {} is paused", record.name));
         return Err(failure.remedy(&format!("let it go on with rlaunch resume {}", record.name)));
@@ -51,7 +52,7 @@ pub(super) fn run(options: ExecOptions) -> Result<u8, Failure> {
     let signals = Signals::take_over().doing("take over signals")?;
     let (ours, theirs) = Channel::pair().doing("make a channel to the command")?;
     let (mut ours, mut theirs) = (Some(ours), Some(theirs));
-    let child = process::clone_into(CloneFlags::empty(), || {
+    let child = process::clone_into(CloneFlags::empty(), cgroups.birthplace(), || {
         drop(ours.take());
         let child = theirs.take().map(|channel| Child {
             steps: &steps,
@@ -64,7 +65,8 @@ pub(super) fn run(options: ExecOptions) -> Result<u8, Failure> {
         child.map_or(OWN_FAILURE, Child::run)
     })
     .doing("start a process for the command")?;
-    if let Err(failure) = cgroups.admit(child) {
+    let process::Started { pid: child, is_in_cgroup } = child;
+    if let Err(failure) = if is_in_cgroup { Ok(()) } else { cgroups.admit(child) } {
         drop(ours);
         return process::wait_for(child).doing("wait for the command").and(Err(failure));
     }

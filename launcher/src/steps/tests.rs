@@ -16,6 +16,7 @@ fn spec(root: Root) -> Spec {
         terminal: None,
         limits: crate::cgroup::limits::Limits::default(),
         cgroups: None,
+        joins: Vec::new(),
         makes_directory: false,
         confinement: confinement(ConfineOptions::default()),
     }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
@@ -20,6 +20,7 @@ use unionfs::fuse::Server;
 use unionfs::options::Access;
 
 use super::{Memory, Plan, Stack};
+use crate::cgroup;
 use crate::confine::restrict_helper;
 use crate::failure::{Doing as _, Failure, OWN_FAILURE};
 use crate::init_branch;
@@ -31,14 +32,19 @@ use crate::scratch;
 const NAME: &std::ffi::CStr = c"rlaunch: union";
 
 /// Serves until the container's mount namespace is gone.
-pub(super) fn run(plan: &Plan<'_>, devices: &[OwnedFd], channel: &Channel) -> u8 {
-    match serve(plan, devices, channel) {
+pub(super) fn run(plan: &Plan<'_>, devices: &[OwnedFd], joins: &[PathBuf], channel: &Channel) -> u8 {
+    match join(joins).and_then(|()| serve(plan, devices, channel)) {
         Ok(()) => 0,
         Err(failure) => {
             // The launcher tells it. One that has ended already does not hear it, and nobody is left to tell.
             channel.send(&Message::Refused(failure.to_string())).map_or(OWN_FAILURE, |()| OWN_FAILURE)
         }
     }
+}
+
+/// Joins the cgroups that it is not started in.
+fn join(joins: &[PathBuf]) -> Result<(), Failure> {
+    joins.iter().try_for_each(|tasks| cgroup::join(tasks).doing(&format!("write {}", tasks.display())))
 }
 
 fn serve(plan: &Plan<'_>, devices: &[OwnedFd], channel: &Channel) -> Result<(), Failure> {
