@@ -200,10 +200,22 @@ fn our_program_cannot_be_written_through_a_process_of_ours() {
         // Even for the host's root: without the read-only mount this would be ETXTBSY, and work once nobody runs it.
         let error = OpenOptions::new().write(true).truncate(true).open(format!("/proc/{pid}/exe")).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EROFS), "{pid}: {error}");
+        // Nor is it mapped through any other mount.
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        assert!(!maps.contains(launch::RLAUNCH), "{maps}");
     }
     let script = ": > /proc/1/exe";
     let outcome = finish(tree.rlaunch().args(["--cap-add=SYS_PTRACE", "sh", "-c", script]));
     assert!(outcome.stderr.contains("Read-only file system"), "{outcome:?}");
+}
+
+/// A launcher that may not exchange the file that it runs in place, so that it runs itself again; what strace saw of that.
+#[cfg(target_arch = "x86_64")]
+fn which_runs_itself_again(tree: &Tree, strace: &std::path::Path) -> (std::process::Command, std::path::PathBuf) {
+    let (mut command, trace) = (std::process::Command::new(strace), tree.beside("trace"));
+    command.args(["-qq", "-e", "trace=prctl,execveat", "-e", "inject=prctl:error=EPERM:when=1", "-o"]).arg(&trace);
+    command.args([launch::RLAUNCH, "--rootfs"]).arg(tree.path(""));
+    (command, trace)
 }
 
 /// The attack itself: the container makes us run our own program, with a loader of its own that writes to it.
@@ -223,6 +235,7 @@ fn a_container_that_runs_our_program_with_its_own_loader_gets_nothing() {
         }
     "#;
     let Some(tree) = tree() else { return };
+    let Some(strace) = tools::find("strace") else { return };
     fs::write(tree.beside("loader.c"), LOADER).unwrap();
     fs::create_dir(tree.path("lib64")).unwrap();
     let target = tree.path("lib64/ld-linux-x86-64.so.2");
@@ -239,10 +252,13 @@ fn a_container_that_runs_our_program_with_its_own_loader_gets_nothing() {
         make_executable(&tree.path("script"));
         let mut exec = std::process::Command::new(launch::RLAUNCH);
         exec.args(["exec", &name]);
-        for start in [&mut tree.rlaunch(), &mut exec] {
+        let (mut again, trace) = which_runs_itself_again(&tree, &strace);
+        for start in [&mut tree.rlaunch(), &mut again, &mut exec] {
             let outcome = finish(start.args(command));
             assert_eq!(outcome.status, Some(libc::EROFS), "{outcome:?}");
         }
+        let trace = fs::read_to_string(trace).unwrap();
+        assert!(trace.contains("(INJECTED)") && trace.contains("execveat("), "{trace}");
     }
 }
 

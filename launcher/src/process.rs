@@ -11,6 +11,7 @@ use nix::sys::signal::{SigHandler, Signal};
 use nix::unistd::{ForkResult, Pid};
 
 pub(crate) mod channel;
+pub(crate) mod image;
 pub(crate) mod init;
 pub(crate) mod kernel_calls;
 pub(crate) mod signals;

@@ -1,13 +1,14 @@
 //! Our own program, out of reach of what runs in a container (CVE-2019-5736).
 //!
 //! A container can make us run `/proc/self/exe`, which is this very program, open it and, as root, write to it: the next
-//! start would run what it wrote. So before anything else this program runs itself again through a mount of its own that is
-//! read-only, or from a sealed copy in memory where there are no such mounts.
+//! start would run what it wrote. So before anything else this program becomes one that is run through a mount of its own that
+//! is read-only: in place, where the kernel allows that, and else by running itself again, from a sealed copy in memory where
+//! there are no such mounts.
 
 use std::ffi::{CString, OsString};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt as _;
 
 use nix::errno::Errno;
@@ -19,7 +20,7 @@ use nix::unistd::{AccessFlags, access};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::failure::{Doing as _, Failure, errno_of};
-use crate::process::kernel_calls as kernel;
+use crate::process::{image, kernel_calls as kernel};
 use crate::rootless::is_root;
 
 /// What this process runs.
@@ -28,7 +29,7 @@ pub(crate) const PROGRAM: &str = "/proc/self/exe";
 const SEALS: SealFlag =
     SealFlag::F_SEAL_WRITE.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
 
-/// Returns once this program is out of reach: at once, or as a new run of it with the same arguments.
+/// Returns once this program is out of reach: in this run, or in a new one with the same arguments.
 pub(crate) fn ensure() -> Result<(), Failure> {
     let program = File::open(PROGRAM).doing("open this program itself")?;
     if is_out_of_reach(&program).doing("look at this program itself")? {
@@ -36,6 +37,10 @@ pub(crate) fn ensure() -> Result<(), Failure> {
     }
     // Linux before 5.12 has no such mounts, and an ordinary user may make none.
     if let Ok(file) = read_only_mount() {
+        // It takes a privilege, and a kernel that does no more than it has to.
+        if image::run_from(&file).is_ok() {
+            return Ok(());
+        }
         let errno = run_again(&file, None);
         return Err(Failure::because("run this program again, read-only", errno.desc()));
     }
@@ -67,21 +72,25 @@ fn is_out_of_reach(program: &File) -> Result<bool, Errno> {
 }
 
 /// The program through a mount that is attached nowhere; it lasts for as long as somebody runs it.
-fn read_only_mount() -> Result<OwnedFd, Errno> {
+fn read_only_mount() -> io::Result<File> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let mount = open_tree(rustix::fs::CWD, PROGRAM, flags).map_err(|error| Errno::from_raw(error.raw_os_error()))?;
+    let mount = open_tree(rustix::fs::CWD, PROGRAM, flags)?;
     kernel::set_mount_attributes(&mount, MOUNT_ATTR_RDONLY)?;
-    Ok(mount)
+    open_again(&mount)
 }
 
-fn sealed_copy(mut program: File) -> io::Result<OwnedFd> {
+fn sealed_copy(mut program: File) -> io::Result<File> {
     let copy = memfd_create(c"rlaunch", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     let mut file = File::from(copy);
     io::copy(&mut program, &mut file)?;
     fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS))?;
-    // A file that is open for writing cannot be run: open it once more.
-    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-    Ok(OpenOptions::new().read(true).open(path)?.into())
+    // A file that is open for writing cannot be run.
+    open_again(&file)
+}
+
+/// The same file through the same mount, to read it.
+fn open_again(file: &impl AsRawFd) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 fn assignment((mut name, value): (OsString, OsString)) -> OsString {
