@@ -14,6 +14,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use nix::unistd::geteuid;
+use rustix::fs::{AtFlags, IFlags, StatxAttributes, StatxFlags, ioctl_getflags, ioctl_setflags};
 
 use crate::apt;
 use crate::failure::{Doing as _, Failure};
@@ -238,7 +239,7 @@ fn remove(path: &Path) -> io::Result<()> {
         if removal.pending.last() != Some(&directory) {
             continue;
         }
-        match fs::remove_dir(&directory) {
+        match in_spite_of_flags(&directory, || fs::remove_dir(&directory)) {
             // Some file systems leave names out while a directory that is being read is changed: once more.
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => continue,
             result => remove_if_there(result)?,
@@ -263,12 +264,15 @@ impl Removal<'_> {
         };
         for entry in entries {
             let entry = entry?;
+            let path = entry.path();
             if !entry.file_type()?.is_dir() {
-                remove_if_there(fs::remove_file(entry.path()))?;
-            } else if directory == self.base {
-                self.pending.push(entry.path());
+                remove_if_there(in_spite_of_flags(&path, || fs::remove_file(&path)))?;
+            } else if directory != self.base {
+                self.lift(&path)?;
+            } else if is_mount_point(&path)? {
+                return Err(io::Error::other(format!("something is mounted at {}", path.display())));
             } else {
-                self.lift(&entry.path())?;
+                self.pending.push(path);
             }
         }
         Ok(())
@@ -277,14 +281,15 @@ impl Removal<'_> {
     /// Removes a directory at once if it is empty; moves it to the base for later if it is not.
     fn lift(&mut self, directory: &Path) -> io::Result<()> {
         let has_content = |error: &io::Error| error.kind() == io::ErrorKind::DirectoryNotEmpty;
-        match fs::remove_dir(directory) {
+        // Of one where something is mounted this is EBUSY, so nothing of that is touched.
+        match in_spite_of_flags(directory, || fs::remove_dir(directory)) {
             Err(error) if has_content(&error) => {}
             result => return remove_if_there(result),
         }
         loop {
             let target = self.base.join(self.lifted.to_string());
             self.lifted += 1;
-            match fs::rename(directory, &target) {
+            match in_spite_of_flags(directory, || fs::rename(directory, &target)) {
                 // Left by a removal that was interrupted, and pending like any other.
                 Err(error) if has_content(&error) => {}
                 result => {
@@ -293,6 +298,41 @@ impl Removal<'_> {
                 }
             }
         }
+    }
+}
+
+/// Does something to an entry, once more where flags were in the way: what is immutable or may be appended to only cannot
+/// be removed or renamed, and nothing in such a directory can.
+fn in_spite_of_flags(path: &Path, action: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    match action() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let cleared = path.parent().map_or(Ok(()), clear_flags).and_then(|()| clear_flags(path));
+            // The first reason is the one that says what cannot be done.
+            cleared.map_err(|_| error).and_then(|()| action())
+        }
+        result => result,
+    }
+}
+
+fn clear_flags(path: &Path) -> io::Result<()> {
+    let kind = fs::symlink_metadata(path)?.file_type();
+    // Others have none.
+    if !kind.is_file() && !kind.is_dir() {
+        return Ok(());
+    }
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = File::options().read(true).custom_flags(flags.bits()).open(path)?;
+    let flags = ioctl_getflags(&file)?;
+    let cleared = flags.difference(IFlags::IMMUTABLE | IFlags::APPEND);
+    if cleared == flags { Ok(()) } else { Ok(ioctl_setflags(&file, cleared)?) }
+}
+
+/// Whether another file system begins here. A kernel before 5.8 does not tell.
+fn is_mount_point(path: &Path) -> io::Result<bool> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    match rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::empty()) {
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOSYS) => Ok(false),
+        result => Ok(result?.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
     }
 }
 
@@ -401,6 +441,37 @@ mod tests {
         remove(&path).unwrap();
         assert!(!path.exists());
         assert!(Path::new("/etc").exists());
+    }
+
+    #[test]
+    fn what_must_not_be_removed_is_removed_all_the_same() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let place = place();
+        let path = leave_behind(place.path());
+        let directory = path.join("top/locked/inner");
+        fs::create_dir_all(&directory).unwrap();
+        for name in ["top/file", "top/locked/file", "top/locked/inner/file"] {
+            fs::write(path.join(name), "").unwrap();
+        }
+        nix::unistd::mkfifo(&path.join("top/locked/pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let set = |name: &str, flags| {
+            let file = File::open(path.join(name)).unwrap();
+            ioctl_setflags(&file, ioctl_getflags(&file).unwrap() | flags).is_ok()
+        };
+        // A file system without flags, or a root without the right to set them, is no place to try it.
+        if !set("top/file", IFlags::IMMUTABLE) {
+            return;
+        }
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0)).unwrap();
+        for name in ["top/locked/file", "top/locked/inner", "top/locked"] {
+            assert!(set(name, IFlags::APPEND));
+        }
+        assert!(set("top", IFlags::IMMUTABLE));
+        assert!(fs::remove_file(path.join("top/locked/pipe")).is_err());
+        remove(&path).unwrap();
+        assert!(!path.exists());
     }
 
     #[test]
