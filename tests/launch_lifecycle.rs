@@ -31,7 +31,7 @@ fn rlaunch(arguments: &[&str]) -> Outcome {
 /// Starts a container in the background.
 #[track_caller]
 fn background(tree: &Tree, name: &str, script: &str) {
-    let outcome = finish(tree.rlaunch().args(["-d", "--name", name, "sh", "-c", script]));
+    let outcome = finish(tree.rlaunch().env_remove("TERM").args(["-d", "--name", name, "sh", "-c", script]));
     assert_eq!(printed(outcome), format!("{name}\n"));
 }
 

@@ -173,7 +173,7 @@ impl<'a> Child<'a> {
         let mut become_it = || {
             let Err(errno) = become_command(confinement, &self.channel, self.signals, self.adopts, progress) else {
                 let identity = progress.identity.as_ref();
-                let environment = match identity.filter(|_| confinement.sets_home) {
+                let environment = match identity.filter(|_| confinement.sets_home()) {
                     Some(identity) => &with_home(environment, identity),
                     None => environment,
                 };

@@ -13,6 +13,7 @@ mod capabilities;
 mod devices;
 mod environment;
 mod paths;
+mod recorded;
 mod rlimits;
 pub(crate) mod seal;
 mod seccomp;
@@ -28,13 +29,15 @@ use nix::sys::prctl::{set_dumpable, set_keepcaps, set_no_new_privs};
 
 pub use capabilities::Capabilities;
 pub use devices::HostDevice;
-pub(crate) use environment::set as set_variables;
+pub(crate) use environment::{set as set_variables, variables};
 pub(crate) use paths::READ_ONLY;
+pub(crate) use recorded::Further;
+pub use recorded::Recorded;
 pub use rlimits::Limit;
 pub use seccomp::Filter;
 pub(crate) use seccomp::Instruction;
 pub use user::{Account, Wanted as WantedUser};
-pub(crate) use user::{Identity, home_variable};
+pub(crate) use user::{Identity, home_variable, parse as parse_user};
 
 use crate::failure::{Doing as _, Failure};
 use crate::host::StandardStreams;
@@ -137,7 +140,7 @@ fn security_option(text: &str) -> Result<SecurityOption, String> {
     })
 }
 
-fn absolute() -> impl TypedValueParser<Value = PathBuf> {
+pub(crate) fn absolute() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().try_map(|text| match PathBuf::from(text) {
         path if path.is_absolute() => Ok(path),
         _ => Err("it must be an absolute path in the container"),
@@ -228,8 +231,8 @@ pub struct Confinement {
     pub user: Option<WantedUser>,
     /// Groups that were named in addition.
     pub groups: Vec<Account>,
-    /// Whether HOME is that of the user who was named.
-    pub sets_home: bool,
+    /// Whether HOME is what somebody has said, and not that of the user who was named.
+    pub names_home: bool,
     /// Limits of the command.
     pub limits: Vec<Limit>,
     /// How readily the kernel ends the container when memory runs out.
@@ -271,12 +274,12 @@ impl Confinement {
         });
         Ok(Confinement {
             bounding,
-            ambient: if options.user.is_some() { added.and(bounding) } else { Capabilities::NONE },
+            ambient: added.and(bounding),
             no_new_privileges: no_new_privileges.unwrap_or(!privileged),
             filtering: filtering(options, surroundings, bounding, shares_terminal)?,
             user: options.user.clone(),
             groups: options.group_add.clone(),
-            sets_home: options.user.is_some() && !names_home,
+            names_home,
             limits: options.ulimit.clone(),
             oom_score: options.oom_score_adj,
             init: options.init.unwrap_or(!options.no_init),
@@ -288,33 +291,9 @@ impl Confinement {
         })
     }
 
-    /// What a further command in a container may do: not more than what pid 1 there is bounded by. A profile of the user's
-    /// is not known any more; docker's list takes its place.
-    ///
-    /// # Errors
-    /// Where pid 1 cannot be looked at.
-    pub(crate) fn of_container(
-        init: i32,
-        streams: StandardStreams,
-        gets_terminal: bool,
-    ) -> Result<Confinement, Failure> {
-        let doing = "look at what the container may do";
-        let status = std::fs::read_to_string(format!("/proc/{init}/status")).doing(doing)?;
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let bounding = field("CapBnd:").and_then(Capabilities::from_hexadecimal);
-        let bounding = bounding.ok_or_else(|| Failure::because(doing, "the kernel does not tell its capabilities"))?;
-        // A kernel without filters does not have the line.
-        let is_filtered = field("Seccomp:").is_some_and(|mode| mode != "0");
-        let options = ConfineOptions::default();
-        let surroundings =
-            Surroundings { capabilities: Capabilities::of_this_process().doing(doing)?, ..Surroundings::default() };
-        let plain = Confinement::decide(&options, &surroundings, streams, gets_terminal)?;
-        let shares_terminal = !gets_terminal && (streams.input || streams.output || streams.error);
-        let filtering = match is_filtered {
-            true => Filtering::Docker(Filter::docker(bounding, shares_terminal)),
-            false => Filtering::Nothing,
-        };
-        Ok(Confinement { bounding: bounding.and(surroundings.capabilities), filtering, ..plain })
+    /// Whether HOME is that of the user who was named.
+    pub(crate) fn sets_home(&self) -> bool {
+        self.user.is_some() && !self.names_home
     }
 
     /// A device controller keeps the container from devices that were not given to it, so nodes are only names of them.

@@ -41,7 +41,7 @@
 //! | `union`, `scratch`, [`mount_table`] | unions, and the throw-away copy of the host |
 //! | `init_branch` | what is a container's own in a union of an image |
 //! | `process` | clone and fork, channel, signals, pid 1, supervisor; the only `unsafe` code |
-//! | [`lifecycle`], [`state`], `detach`, `privileges` | containers that are there, what is known of them, and those in the background |
+//! | [`lifecycle`], [`state`], `detach` | containers that are there, what is known of them, and those in the background |
 //! | [`failure`], `message` | exit statuses and what is told |
 #![deny(unsafe_code)]
 
@@ -65,7 +65,6 @@ mod child;
 mod detach;
 mod init_branch;
 mod message;
-mod privileges;
 #[allow(unsafe_code)]
 mod process;
 mod rootfs;

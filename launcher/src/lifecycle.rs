@@ -2,7 +2,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::thread;
 use std::time::Duration;
@@ -13,13 +12,13 @@ use nix::sys::signal::Signal;
 use rustix::process::pidfd_send_signal;
 
 use crate::failure::{Doing as _, Failure};
-use crate::options::StreamOptions;
 use crate::state::{self, Process, Record};
 
 mod exec;
 mod resources;
 mod table;
 
+use self::exec::ExecOptions;
 use self::resources::{StatsOptions, UpdateOptions};
 
 /// How long a container may take to end once it was killed, and after what was in its way has ended.
@@ -93,25 +92,6 @@ pub enum Lifecycle {
 pub struct Named {
     /// The container
     name: String,
-}
-
-/// A command for a container that runs.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct ExecOptions {
-    /// How its standard streams are connected.
-    #[command(flatten)]
-    streams: StreamOptions,
-    /// Set a variable, or take over the caller's value
-    #[arg(short, long, value_name = "NAME[=VALUE]")]
-    env: Vec<String>,
-    /// Where it starts
-    #[arg(short, long, value_name = "DIR", default_value = "/")]
-    workdir: PathBuf,
-    /// The container
-    name: String,
-    /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
-    command: Vec<std::ffi::OsString>,
 }
 
 fn signal(text: &str) -> Result<Signal, String> {

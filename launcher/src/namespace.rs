@@ -9,11 +9,11 @@ use nix::fcntl::{OFlag, open};
 use nix::libc::CLONE_NEWTIME;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::prctl::set_dumpable;
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 
 use crate::message::warn;
-use crate::privileges::Privileges;
 use crate::rootfs::Rootfs;
 use crate::state::Process;
 
@@ -121,7 +121,6 @@ pub(crate) fn separate_clocks(offsets: &ClockOffsets) -> Result<(), Errno> {
 pub struct Target {
     process: OwnedFd,
     root: OwnedFd,
-    privileges: Privileges,
     namespaces: CloneFlags,
     /// Those that are not ours, one by one, for kernels that enter only one at a time.
     each: Vec<(OwnedFd, CloneFlags)>,
@@ -159,12 +158,13 @@ impl Target {
         }
         let root = open(format!("/proc/{}/root", init.pid).as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
         let namespaces = each.iter().map(|(_, flag)| *flag).collect();
-        let privileges = Privileges::of(init.pid)?;
-        Ok(Target { process, root, privileges, namespaces, each })
+        Ok(Target { process, root, namespaces, each })
     }
 
-    /// Enters them, and the root, and gives up what the first process may not do. What this process starts from now on is in the container.
+    /// Enters them, and the root, as one whom nobody in there may trace. What this process starts from now on is in the
+    /// container.
     pub(crate) fn enter(&self) -> Result<(), Errno> {
+        set_dumpable(false)?;
         match setns(&self.process, self.namespaces) {
             // Before Linux 5.8 there is no way to enter them all at once.
             Err(Errno::EINVAL) => self.each.iter().try_for_each(|(namespace, flag)| setns(namespace, *flag))?,
@@ -172,8 +172,7 @@ impl Target {
         }
         fchdir(&self.root)?;
         chroot(".")?;
-        chdir("/")?;
-        self.privileges.take_over()
+        chdir("/")
     }
 }
 

@@ -20,7 +20,7 @@ use crate::process::supervisor::Supervisor;
 use crate::rootless::{self, Ids};
 use crate::scratch::Scratch;
 use crate::spec::{Root, Spec, Top};
-use crate::state::{self, Entry, Process, Record};
+use crate::state::{self, Entry, Process, Record, Settings};
 use crate::union::{Daemon, Memory, Plan, Stack};
 use crate::{apt, host, process, steps};
 
@@ -72,6 +72,7 @@ fn start_here(
     if cgroups.devices_are_limited() {
         spec.confinement.rely_on_device_list();
     }
+    entry.record.settings = Settings::of(&spec).doing("look at this process")?;
     spec.confinement.devices.iter().try_for_each(|device| cgroups.allow(&device.rule()))?;
     let mut started = |name: &str| ready.as_mut().map_or(Ok(()), |ready| ready.started(name));
     let session = &mut Session { signals: &signals, cgroups: &cgroups, entry: &mut entry, started: &mut started };
@@ -112,6 +113,7 @@ fn record(spec: &Spec, detached: bool) -> std::io::Result<Record> {
         daemon: None,
         detached,
         status: None,
+        settings: Settings::of(spec)?,
     })
 }
 

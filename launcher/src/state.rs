@@ -21,6 +21,11 @@ use crate::message::warn;
 use crate::rootless;
 use crate::scratch;
 
+mod settings;
+
+pub use settings::Settings;
+pub(crate) use settings::Word;
+
 const RECORD: &str = "state.json";
 const LOG: &str = "log";
 const ATTEMPTS: usize = 100;
@@ -47,6 +52,8 @@ pub struct Record {
     pub detached: bool,
     /// The exit status of the command, once that has ended.
     pub status: Option<u8>,
+    /// What it was started with.
+    pub settings: Settings,
 }
 
 /// A process that cannot be taken for another one: numbers are used again, but not with the same start.

@@ -173,22 +173,48 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
     steps
 }
 
+/// One more command for a container that runs.
+#[derive(Debug)]
+pub struct Further {
+    /// Cgroups that it has to join by itself.
+    pub joins: Vec<PathBuf>,
+    /// The container.
+    pub target: Target,
+    /// Where the command starts.
+    pub directory: PathBuf,
+    /// Whether that was asked for; else `/` will do where it is not there.
+    pub needs_directory: bool,
+    /// Which standard streams are to be a terminal of the container's own.
+    pub terminal: Option<StandardStreams>,
+    /// What the command may do.
+    pub confinement: Confinement,
+    /// The command and its arguments.
+    pub command: Vec<CString>,
+    /// `NAME=VALUE`, all of it.
+    pub environment: Vec<CString>,
+}
+
 /// The steps for one more command in a container that runs.
+///
+/// What this process may do at most is cut down as soon as it is in there; what it needs to become the command's user goes
+/// right before the command runs, as at every start.
 #[must_use]
-pub fn plan_exec(
-    joins: &[PathBuf],
-    target: Target,
-    directory: PathBuf,
-    terminal: Option<StandardStreams>,
-    confinement: Confinement,
-    command: Vec<CString>,
-    environment: Vec<CString>,
-) -> Vec<Step> {
-    let mut steps = join_cgroups(joins);
-    steps.extend([must(Action::Join(Rc::new(target))), must(Action::ChangeDirectory(directory))]);
-    steps.push(must(Action::Restrict(Box::new(confinement))));
-    steps.extend(terminal.map(|streams| must(Action::OpenTerminal(streams))));
-    steps.push(must(Action::Execute(command, environment)));
+pub fn plan_exec(further: Further) -> Vec<Step> {
+    let confinement = further.confinement;
+    // This process is not in the /proc of the container.
+    let score =
+        confinement.oom_score.map(|score| may(Action::OomScore(score), "its out-of-memory score is the caller's"));
+    let mut steps = join_cgroups(&further.joins);
+    steps.extend(score);
+    steps.push(must(Action::Join(Rc::new(further.target))));
+    steps.push(must(Action::Restrict(Box::new(confinement.clone()))));
+    steps.extend(find_user_of(&confinement));
+    steps.push(match further.needs_directory {
+        true => must(Action::ChangeDirectory(further.directory)),
+        false => may(Action::ChangeDirectory(further.directory), "starting in / instead"),
+    });
+    steps.extend(further.terminal.map(|streams| must(Action::OpenTerminal(streams))));
+    steps.push(must(Action::Execute(further.command, further.environment)));
     steps
 }
 
@@ -203,6 +229,11 @@ fn own_files(spec: &Spec) -> Option<Step> {
     let files: Vec<_> = spec.files.iter().filter(|file| !has_init || file.is_made).cloned().collect();
     let action = if has_init { Action::HiddenFiles } else { Action::OwnFiles };
     (!files.is_empty()).then(|| must(action(files)))
+}
+
+fn find_user_of(confinement: &Confinement) -> Option<Step> {
+    let is_named = confinement.user.is_some() || !confinement.groups.is_empty();
+    is_named.then(|| must(Action::FindUser(confinement.user.clone(), confinement.groups.clone())))
 }
 
 /// Once everything else is mounted, so that they can lie in it.
@@ -270,10 +301,7 @@ fn kernel_files(confinement: &Confinement) -> Vec<Step> {
 /// What is done once the root is entered, to keep the command in it.
 fn confine(spec: &Spec) -> Vec<Step> {
     let confinement = &spec.confinement;
-    let mut steps = Vec::new();
-    if confinement.user.is_some() || !confinement.groups.is_empty() {
-        steps.push(must(Action::FindUser(confinement.user.clone(), confinement.groups.clone())));
-    }
+    let mut steps: Vec<Step> = find_user_of(confinement).into_iter().collect();
     steps.push(match spec.makes_directory {
         true => must(Action::MakeAndChangeDirectory(spec.directory.clone())),
         false => may(Action::ChangeDirectory(spec.directory.clone()), "starting in / instead"),

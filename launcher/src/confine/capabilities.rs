@@ -7,6 +7,7 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, configure_capability_in_ambient_set,
     remove_capability_from_bounding_set, set_capabilities,
 };
+use serde::{Deserialize, Serialize};
 
 /// In the order of their numbers; see capabilities(7).
 const NAMES: [&str; 41] = [
@@ -75,7 +76,7 @@ const DEFAULT: [&str; 14] = [
 const LIMIT: u32 = 64;
 
 /// A set of capabilities.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities(u64);
 
 impl Capabilities {

@@ -2,6 +2,7 @@
 
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
 
 /// docker's names.
 const NAMES: [(&str, Resource); 15] = [
@@ -23,7 +24,8 @@ const NAMES: [(&str, Resource); 15] = [
 ];
 
 /// One limit, in the unit of its resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Limit {
     resource: Resource,
     soft: u64,
@@ -44,6 +46,55 @@ pub(super) fn parse(text: &str) -> Result<Limit, String> {
         return Err("the soft limit is above the hard one".into());
     }
     Ok(limit)
+}
+
+impl TryFrom<String> for Limit {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Limit, String> {
+        parse(&text)
+    }
+}
+
+impl From<Limit> for String {
+    fn from(limit: Limit) -> String {
+        let word = |value: u64| if value == RLIM_INFINITY { "unlimited".to_owned() } else { value.to_string() };
+        format!("{}={}:{}", limit.name(), word(limit.soft), word(limit.hard))
+    }
+}
+
+/// What `/proc/PID/limits` says; proc_pid_limits(5).
+pub(super) fn of_process(text: &str) -> Vec<Limit> {
+    const TITLES: [(&str, Resource); 16] = [
+        ("Max address space", Resource::RLIMIT_AS),
+        ("Max core file size", Resource::RLIMIT_CORE),
+        ("Max cpu time", Resource::RLIMIT_CPU),
+        ("Max data size", Resource::RLIMIT_DATA),
+        ("Max file size", Resource::RLIMIT_FSIZE),
+        ("Max file locks", Resource::RLIMIT_LOCKS),
+        ("Max locked memory", Resource::RLIMIT_MEMLOCK),
+        ("Max msgqueue size", Resource::RLIMIT_MSGQUEUE),
+        ("Max nice priority", Resource::RLIMIT_NICE),
+        ("Max open files", Resource::RLIMIT_NOFILE),
+        ("Max processes", Resource::RLIMIT_NPROC),
+        ("Max resident set", Resource::RLIMIT_RSS),
+        ("Max realtime priority", Resource::RLIMIT_RTPRIO),
+        ("Max realtime timeout", Resource::RLIMIT_RTTIME),
+        ("Max pending signals", Resource::RLIMIT_SIGPENDING),
+        ("Max stack size", Resource::RLIMIT_STACK),
+    ];
+    let limit = |line: &str| {
+        let (rest, resource) =
+            TITLES.iter().find_map(|(title, resource)| Some((line.strip_prefix(title)?, *resource)))?;
+        let mut values = rest.split_whitespace().map(value);
+        Some(Limit { resource, soft: values.next()?.ok()?, hard: values.next()?.ok()? })
+    };
+    text.lines().filter_map(limit).collect()
+}
+
+/// As much of them as this process may set.
+pub(super) fn clamped(limits: &[Limit]) -> Result<Vec<Limit>, Errno> {
+    limits.iter().map(|limit| limit.clamped().map(|(limit, _)| limit)).collect()
 }
 
 fn value(text: &str) -> Result<u64, String> {
@@ -86,6 +137,23 @@ mod tests {
         assert_eq!(parse("core=0"), limit(Resource::RLIMIT_CORE, 0, 0));
         assert_eq!(parse("stack=5:-1"), limit(Resource::RLIMIT_STACK, 5, RLIM_INFINITY));
         assert_eq!(parse("memlock=unlimited"), limit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY));
+    }
+
+    #[test]
+    fn a_record_keeps_what_was_said() {
+        for text in ["nofile=1024:2048", "core=0:0", "stack=5:unlimited"] {
+            assert_eq!(String::from(parse(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn limits_of_a_process_are_those_that_the_kernel_lists() {
+        let text = std::fs::read_to_string("/proc/self/limits").unwrap();
+        let limits = of_process(&text);
+        assert_eq!(limits.len(), 16, "{text}");
+        for limit in limits {
+            assert_eq!(getrlimit(limit.resource).unwrap(), (limit.soft, limit.hard), "{limit:?}");
+        }
     }
 
     #[test]

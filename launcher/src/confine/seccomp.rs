@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub(crate) use bpf::Instruction;
+use serde::{Deserialize, Serialize};
 
 use super::capabilities::Capabilities;
 use crate::failure::Failure;
@@ -107,7 +108,7 @@ impl Architecture {
 }
 
 /// A filter as the kernel takes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
     program: Vec<Instruction>,
 }

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use serde::{Deserialize, Serialize};
 
 use crate::failure::errno_of;
 
@@ -16,7 +17,7 @@ use crate::failure::errno_of;
 const LONGEST: u64 = 16 << 20;
 
 /// A user or group, as it was named.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Account {
     /// By number.
     Id(u32),
@@ -25,7 +26,7 @@ pub enum Account {
 }
 
 /// `--user`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     /// The user.
     pub user: Account,
@@ -37,7 +38,7 @@ pub struct Wanted {
 ///
 /// # Errors
 /// Where it is not of this form.
-pub(super) fn parse(text: &str) -> Result<Wanted, String> {
+pub(crate) fn parse(text: &str) -> Result<Wanted, String> {
     match text.split_once(':') {
         Some((user, group)) => Ok(Wanted { user: account(user)?, group: Some(account(group)?) }),
         None => Ok(Wanted { user: account(text)?, group: None }),

@@ -3,28 +3,54 @@
 //! It is a start with fewer steps: the child enters the namespaces of the container's first process and its root, and then
 //! looks after the command as every first process does. Nothing of the caller's environment comes along.
 
-use std::ffi::{CString, OsString};
-use std::os::unix::ffi::OsStringExt as _;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 
+use clap::Args;
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
 
-use super::{ExecOptions, find, running};
+use super::{find, running};
 use crate::cgroup::Cgroups;
 use crate::child::Child;
-use crate::confine::{Confinement, seal};
+use crate::confine::{self, WantedUser, seal};
 use crate::failure::{Doing as _, Failure, OWN_FAILURE};
 use crate::host::StandardStreams;
 use crate::namespace::Target;
-use crate::options::When;
+use crate::options::{StreamOptions, When};
 use crate::process;
 use crate::process::channel::Channel;
 use crate::process::signals::Signals;
 use crate::process::supervisor::Supervisor;
 use crate::spec::c_string;
-use crate::steps;
+use crate::state::{Record, Word};
+use crate::steps::{self, Further, Step};
 
-const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// A command for a container that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ExecOptions {
+    /// How its standard streams are connected.
+    #[command(flatten)]
+    streams: StreamOptions,
+    /// Run it as this user of the container, `NAME|UID[:GROUP|GID]`; without it, as the container's command
+    #[arg(short, long, value_parser = confine::parse_user)]
+    user: Option<WantedUser>,
+    /// Set a variable beside those of the container, `NAME=VALUE`, or take over the caller's, `NAME`
+    #[arg(short, long, value_name = "VARIABLE")]
+    env: Vec<OsString>,
+    /// Set the variables in a file, one a line
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// Where it starts; without it, where the container's command did
+    #[arg(short, long, value_name = "DIR", value_parser = confine::absolute())]
+    workdir: Option<PathBuf>,
+    /// The container
+    name: String,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
 
 pub(super) fn run(options: ExecOptions) -> Result<u8, Failure> {
     process::close_all_descriptors().doing("close what was left open for this program")?;
@@ -32,30 +58,48 @@ pub(super) fn run(options: ExecOptions) -> Result<u8, Failure> {
     let record = find(&options.name)?;
     let (init, descriptor) = running(&record)?;
     let target = Target::open(&init, descriptor).doing(&format!("look at the container {}", record.name))?;
-    let terminals = StandardStreams::that_are_terminals();
-    let terminal = match options.streams.tty {
-        When::Auto => terminals.wants_terminal().then_some(terminals),
-        When::Always => Some(StandardStreams { input: true, output: true, error: true }),
-        When::Never => None,
-    };
-    let environment = environment(&options.env)?;
-    let command = options.command.into_iter().map(c_string).collect::<Result<Vec<_>, _>>()?;
-    let confinement = Confinement::of_container(init.pid, terminals, terminal.is_some())?;
     let cgroups = Cgroups::of(Pid::from_raw(init.pid), &record.name)?;
     cgroups.are_all_of(Pid::from_raw(init.pid), &record.name)?;
-    let joins = cgroups.to_join();
-    let steps = steps::plan_exec(&joins, target, options.workdir, terminal, confinement, command, environment);
     if cgroups.is_frozen() {
         let failure = Failure::new(format!("the container {} is paused", record.name));
         return Err(failure.remedy(&format!("let it go on with rlaunch resume {}", record.name)));
     }
+    let further = Further { joins: cgroups.to_join(), ..further(options, &record, target, init.pid)? };
+    run_in(&steps::plan_exec(further), &cgroups)
+}
+
+fn further(options: ExecOptions, record: &Record, target: Target, init: i32) -> Result<Further, Failure> {
+    let streams = StandardStreams::that_are_terminals();
+    let terminal = match options.streams.tty {
+        When::Auto => streams.wants_terminal().then_some(streams),
+        When::Always => Some(StandardStreams { input: true, output: true, error: true }),
+        When::Never => None,
+    };
+    let variables = confine::variables(&options.env_file, &options.env, |name: &OsStr| std::env::var_os(name))?;
+    let names_home = variables.iter().any(|(name, _)| name == "HOME");
+    let further = confine::Further { user: options.user, names_home, streams, gets_terminal: terminal.is_some() };
+    let needs_directory = options.workdir.is_some();
+    Ok(Further {
+        joins: Vec::new(),
+        target,
+        directory: options.workdir.unwrap_or_else(|| record.settings.directory.path()),
+        needs_directory,
+        terminal,
+        confinement: record.settings.confinement.confine(init, further)?,
+        command: options.command.into_iter().map(c_string).collect::<Result<_, _>>()?,
+        environment: environment(&record.settings.environment, variables, std::env::var_os("TERM"))?,
+    })
+}
+
+/// Starts a process that does the steps, in the container's cgroups, and looks after it; the exit status is the command's.
+fn run_in(steps: &[Step], cgroups: &Cgroups) -> Result<u8, Failure> {
     let signals = Signals::take_over().doing("take over signals")?;
     let (ours, theirs) = Channel::pair().doing("make a channel to the command")?;
     let (mut ours, mut theirs) = (Some(ours), Some(theirs));
     let child = process::clone_into(CloneFlags::empty(), cgroups.birthplace(), || {
         drop(ours.take());
         let child = theirs.take().map(|channel| Child {
-            steps: &steps,
+            steps,
             signals: &signals,
             channel,
             adopts: false,
@@ -72,25 +116,26 @@ pub(super) fn run(options: ExecOptions) -> Result<u8, Failure> {
     }
     drop(theirs);
     match ours {
-        Some(channel) => Supervisor::new(&steps, &signals, child, channel, None).run(|| Ok(())),
+        Some(channel) => Supervisor::new(steps, &signals, child, channel, None).run(|| Ok(())),
         None => Ok(OWN_FAILURE),
     }
 }
 
-/// The usual one, and what was asked for: `NAME=VALUE`, or `NAME` for the caller's value.
-fn environment(wanted: &[String]) -> Result<Vec<CString>, Failure> {
-    let mut environment = vec![OsString::from(DEFAULT_PATH), "HOME=/root".into()];
-    environment.extend(std::env::var_os("TERM").map(|term| [OsString::from("TERM="), term].into_iter().collect()));
-    for word in wanted {
-        let name = word.split('=').next().unwrap_or_default().to_owned() + "=";
-        let variable = match word.contains('=') {
-            true => Some(OsString::from(word)),
-            false => std::env::var_os(word).map(|value| [OsString::from(&name), value].into_iter().collect()),
-        };
-        environment.retain(|other| !other.as_encoded_bytes().starts_with(name.as_bytes()));
-        environment.extend(variable);
+/// That of the container's command, with the caller's kind of terminal, and what was asked for.
+fn environment(
+    container: &[Word],
+    wanted: Vec<(OsString, OsString)>,
+    term: Option<OsString>,
+) -> Result<Vec<CString>, Failure> {
+    let mut environment: Vec<CString> = container.iter().filter_map(Word::c_string).collect();
+    let term = term.map(|term| (OsString::from("TERM"), term));
+    for (mut variable, value) in term.into_iter().chain(wanted) {
+        variable.push("=");
+        environment.retain(|other| !other.to_bytes().starts_with(variable.as_bytes()));
+        variable.push(value);
+        environment.push(c_string(variable)?);
     }
-    environment.into_iter().map(|text| c_string(OsString::from_vec(text.into_vec()))).collect()
+    Ok(environment)
 }
 
 #[cfg(test)]
@@ -98,10 +143,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_replace_the_usual_ones() {
-        let wanted = ["PATH=/x", "A=1=2", "A=3"].map(str::to_owned);
-        let environment = environment(&wanted).unwrap();
-        assert!(environment.contains(&c"PATH=/x".to_owned()) && environment.contains(&c"HOME=/root".to_owned()));
-        assert_eq!(environment.iter().filter(|text| text.to_bytes().starts_with(b"A=")).collect::<Vec<_>>(), [c"A=3"]);
+    fn variables_replace_the_containers() {
+        let container = ["PATH=/bin", "HOME=/root", "TERM=vt100", "A=0"].map(|text| Word::from(OsStr::new(text)));
+        let wanted = [("PATH", "/x"), ("A", "1=2"), ("A", "3")].map(|(name, value)| (name.into(), value.into()));
+        let environment = environment(&container, wanted.to_vec(), Some("xterm".into())).unwrap();
+        assert_eq!(environment, [c"HOME=/root", c"TERM=xterm", c"PATH=/x", c"A=3"].map(CString::from));
     }
 }

@@ -37,6 +37,10 @@ pub(super) fn details(record: &Record) -> Result<String, Failure> {
     let is_running = runs(record)?;
     let mut value = serde_json::to_value(record).map_err(std::io::Error::from).doing(doing)?;
     value["running"] = is_running.into();
+    // The environment may hold secrets, and is nobody's business but the command's.
+    if let Some(environment) = value.pointer_mut("/settings/environment") {
+        *environment = serde_json::Value::Null;
+    }
     if let Some(init) = record.init.filter(|_| is_running) {
         for kind in NAMESPACES {
             // A kernel may not have all of them.

@@ -3,7 +3,7 @@
 use super::{Answer, Comparison, Condition, Decision};
 
 /// One instruction, as the kernel has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Instruction {
     pub(crate) code: u16,
     /// How many instructions to skip if the comparison holds, and if not.
