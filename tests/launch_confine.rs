@@ -416,7 +416,7 @@ fn devices_are_those_that_were_given() {
 fn a_further_command_may_do_no_more_than_the_first() {
     let Some(tree) = tree() else { return };
     let name = format!("confine-{}", std::process::id());
-    let (_running, _, _) = start(&tree, &["--name", &name, "--cap-drop=CHOWN"]);
+    let (_running, _, _) = start(&tree, &["--rm", "--name", &name, "--cap-drop=CHOWN"]);
     let script = "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | cut -f 2; mount -t tmpfs x /etc";
     let outcome = finish(Command::new(RLAUNCH).args(["exec", &name, "sh", "-c", script]));
     let few = set(0xa004_25fa);

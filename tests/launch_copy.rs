@@ -317,13 +317,18 @@ fn without_a_disk_it_says_what_is_missing() {
     let elsewhere = tempfile::tempdir_in("/tmp").unwrap();
     let program = elsewhere.path().join("rlaunch");
     fs::copy(RLAUNCH, &program).unwrap();
-    mount(Some("tmpfs"), "/var/tmp", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    for place in ["/var/tmp", "/var/lib"] {
+        mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    }
     let outcome = finish(Command::new(program).arg("true").env_remove("TMPDIR"));
-    umount2("/var/tmp", MntFlags::MNT_DETACH).unwrap();
+    assert_eq!(fs::read_dir("/var/lib").unwrap().count(), 0);
+    for place in ["/var/tmp", "/var/lib"] {
+        umount2(place, MntFlags::MNT_DETACH).unwrap();
+    }
     assert_eq!(outcome.status, Some(125));
     assert_eq!(
         outcome.stderr,
-        "rlaunch: cannot make a directory for the container: /var/tmp: it is not on a disk (set TMPDIR to a \
-         directory on a disk)\n"
+        "rlaunch: cannot make a directory for the container: /var/lib/rlaunch: it is not on a disk; /var/tmp: it is not \
+         on a disk (set TMPDIR to a directory on a disk)\n"
     );
 }

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::Command;
 
 use harness::mount::{Outcome, finish, is_alive, poll};
-use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -18,9 +17,7 @@ use launch::{PATIENCE, RLAUNCH, Recorded, Running, Tree, printed, wait_until_gon
 
 /// A tree, and a place for records that no other test sees.
 fn tree() -> Option<Recorded> {
-    let tree = Tree::new()?;
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).expect("hide the host's /run");
-    Some(Recorded(tree))
+    Recorded::new()
 }
 
 #[track_caller]
@@ -71,7 +68,7 @@ fn a_container_in_the_background_is_there_until_it_is_forgotten() {
     refused(&finish(tree.rlaunch().args(["--name", "web", "true"])), "there is a container web already");
     assert_eq!(printed(rlaunch(&["rm", "web"])), "");
     assert_eq!(printed(rlaunch(&["ps"])).lines().count(), 1);
-    assert!(!Path::new("/run/rlaunch").exists(), "nothing is left");
+    tree.assert_empty();
 }
 
 #[test]
@@ -80,7 +77,7 @@ fn what_cannot_start_is_told_to_the_one_who_waits() {
     let outcome = finish(tree.rlaunch().args(["-d", "missing-command"]));
     assert_eq!((outcome.status, &*outcome.stdout), (Some(127), ""), "{outcome:?}");
     assert!(outcome.stderr.starts_with("rlaunch: cannot run 'missing-command' in the container"), "{outcome:?}");
-    assert!(!Path::new("/run/rlaunch").exists());
+    tree.assert_empty();
     // One that is over before anybody looks has started nevertheless.
     for number in 0..10 {
         let name = format!("short{number}");
@@ -211,7 +208,12 @@ fn the_record_says_what_is_so() {
     assert_eq!(record["root"].as_str(), tree.path("").canonicalize().unwrap().to_str());
     let mode =
         |path: &str| std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).unwrap().permissions()) & 0o7777;
-    assert_eq!((mode("/run/rlaunch"), mode("/run/rlaunch/web"), mode("/run/rlaunch/web/log")), (0o700, 0o700, 0o600));
+    for folder in ["/run/rlaunch", "/run/rlaunch/web", "/var/lib/rlaunch", "/var/lib/rlaunch/containers/web"] {
+        assert_eq!(mode(folder), 0o700, "{folder}");
+    }
+    for file in ["log", "state.json"] {
+        assert_eq!(mode(&format!("/var/lib/rlaunch/containers/web/{file}")), 0o600, "{file}");
+    }
     assert_eq!(printed(rlaunch(&["rm", "-f", "web"])), "");
 }
 
@@ -219,14 +221,23 @@ fn the_record_says_what_is_so() {
 fn what_a_killed_launcher_leaves_goes_with_the_next_start() {
     let Some(tree) = tree() else { return };
     background(&tree, "web", "sleep 1000");
-    let (launcher, init) = (pid(&record("web")["launcher"]), pid(&record("web")["init"]));
-    assert_eq!(printed(rlaunch(&["rm", "--stale"])), "");
-    assert!(is_alive(init), "one that runs is not stale");
-    kill(launcher, Signal::SIGKILL).unwrap();
-    wait_until_gone(&[launcher, init]);
-    assert!(Path::new("/run/rlaunch/web").exists());
-    assert_eq!(finish(tree.rlaunch().args(["--name", "web", "true"])).status, Some(0));
+    printed(finish(tree.rlaunch().args(["-d", "--rm", "--name", "brief", "sleep", "1000"])));
+    let processes = ["web", "brief"].map(|name| (pid(&record(name)["launcher"]), pid(&record(name)["init"])));
+    assert_eq!(rlaunch(&["rm", "--stale"]).status, Some(0));
+    for (launcher, init) in processes {
+        assert!(is_alive(init), "one that runs is not stale");
+        kill(launcher, Signal::SIGKILL).unwrap();
+        wait_until_gone(&[launcher, init]);
+    }
+    assert!(Path::new("/run/rlaunch/brief").exists());
+    assert_eq!(finish(tree.rlaunch().args(["--rm", "--name", "brief", "true"])).status, Some(0));
     assert!(!Path::new("/run/rlaunch").exists());
+    // One that is to be kept is, and can be started again.
+    assert!(printed(rlaunch(&["ps"])).lines().any(|line| line.starts_with("web ") && line.contains(" ended (?) ")));
+    refused(&rlaunch(&["wait", "web"]), "nobody was to remember how");
+    assert_eq!(printed(rlaunch(&["start", "web"])), "web\n");
+    assert_eq!(printed(rlaunch(&["rm", "--force", "web"])), "");
+    tree.assert_empty();
 }
 
 #[test]
@@ -238,10 +249,42 @@ fn a_container_in_the_foreground_is_known_as_long_as_it_runs() {
     assert_eq!(printed(rlaunch(&["exec", "front", "uname", "-n"])), "tree\n");
     assert_eq!(printed(rlaunch(&["stop", "front"])), "");
     assert_eq!(running.wait().0, Some(143));
-    assert_eq!(printed(rlaunch(&["ps"])).lines().count(), 1);
+    assert!(printed(rlaunch(&["ps"])).contains("ended (143)"), "who has a name is kept");
+    assert_eq!(printed(rlaunch(&["rm", "front"])), "");
+    assert_eq!(printed(tree.sh("exit 0")), "");
+    assert_eq!(printed(rlaunch(&["ps"])).lines().count(), 1, "who has none is not");
     let outcome = finish(tree.rlaunch().args(["-d", "--rm", "--name", "gone", "true"]));
     assert_eq!(printed(outcome), "gone\n");
     assert!(poll(PATIENCE, || (!Path::new("/run/rlaunch").exists()).then_some(())).is_some());
+    tree.assert_empty();
+}
+
+#[test]
+fn containers_of_one_name_that_do_not_know_of_each_other_share_nothing() {
+    let Some(tree) = tree() else { return };
+    let container = ["--rm", "--name=twin", "sh", "-c", "echo ready; exec sleep 1000"];
+    let one = Running::start(tree.rlaunch().args(container));
+    let inner = tree.rlaunch();
+    let mut command = Command::new("unshare");
+    command.args([
+        "--mount",
+        "sh",
+        "-c",
+        "mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib && exec \"$@\"",
+        "sh",
+    ]);
+    let two = Running::start(command.arg(inner.get_program()).args(inner.get_args()).args(container));
+    let groups = |running: &Running| {
+        let text = fs::read_to_string(format!("/proc/{}/cgroup", running.init())).unwrap();
+        text.lines().filter(|line| line.contains("/rlaunch/twin")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (first, second) = (groups(&one), groups(&two));
+    assert!(!first.is_empty() && first.len() == second.len(), "{first:?} {second:?}");
+    assert!(first.iter().all(|group| !second.contains(group)), "{first:?} {second:?}");
+    assert_eq!(printed(rlaunch(&["pause", "twin"])), "");
+    two.signal(Signal::SIGTERM);
+    assert_eq!(two.wait().0, Some(143), "the other one was paused");
+    assert_eq!(printed(rlaunch(&["rm", "--force", "twin"])), "");
 }
 
 #[test]

@@ -13,7 +13,7 @@ mod launch;
 #[path = "support/tools.rs"]
 mod tools;
 
-use launch::{RLAUNCH, Recorded, Tree, printed, wait_until_gone};
+use launch::{RLAUNCH, Tree, printed, wait_until_gone};
 
 /// Where there are no helpers for further ids.
 const NO_HELPERS: &str = "/usr/lib";
@@ -140,15 +140,32 @@ fn containers_of_a_user_are_listed_entered_and_stopped() {
     if !again(Way::Fusermount, "containers_of_a_user_are_listed_entered_and_stopped") {
         return;
     }
-    let tree = Recorded(Tree::new().expect("it can run"));
-    let rlaunch = |arguments: &[&str]| finish(Command::new(RLAUNCH).args(arguments));
+    let tree = Tree::new().expect("it can run");
+    let home = tree.beside("home");
+    let rlaunch = |arguments: &[&str]| finish(Command::new(RLAUNCH).args(arguments).env("XDG_DATA_HOME", &home));
     let start = ["-d", "--name", "mine", "sh", "-c", "while :; do sleep 0.1; done"];
-    assert_eq!(printed(finish(tree.rlaunch().args(start))), "mine\n");
+    assert_eq!(printed(finish(tree.rlaunch().args(start).env("XDG_DATA_HOME", &home))), "mine\n");
     assert!(printed(rlaunch(&["ps"])).contains("mine "));
     assert_eq!(printed(rlaunch(&["exec", "mine", "sh", "-c", "id -u; hostname; ls -d /proc/1"])), "0\ntree\n/proc/1\n");
     assert_eq!(printed(rlaunch(&["stop", "--time=1", "mine"])), "");
     assert_eq!(rlaunch(&["wait", "mine"]).status, Some(143));
     assert_eq!(printed(rlaunch(&["rm", "mine"])), "");
+    assert!(!home.join("rlaunch").exists());
+    // A copy of the machine, with files of other users in it.
+    let script = "test -e /etc/mine && exit 3; mkdir /etc/mine && echo x > /etc/mine/x && chown -R 1:1 /etc/mine";
+    let copy = |words: &[&str]| {
+        let mut command = Command::new(RLAUNCH);
+        finish(
+            command
+                .args(words)
+                .args(["--no-submounts", "--name", "copy", "sh", "-c", script])
+                .env("XDG_DATA_HOME", &home),
+        )
+    };
+    assert_eq!(copy(&[]).status, Some(0));
+    assert_eq!(rlaunch(&["start", "--attach", "copy"]).status, Some(3), "what was written is there");
+    assert_eq!(output(rlaunch(&["rm", "copy"])), "");
+    assert!(!home.join("rlaunch").exists());
 }
 
 #[test]

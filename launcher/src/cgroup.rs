@@ -104,6 +104,15 @@ impl Cgroups {
         Ok(cgroups)
     }
 
+    /// Removes what launchers that were killed have left.
+    ///
+    /// # Errors
+    /// Where the mount table cannot be read.
+    pub fn remove_stale() -> Result<(), Failure> {
+        detect::observe()?.iter().for_each(|mounted| hierarchy::remove_stale(mounted, None));
+        Ok(())
+    }
+
     fn write_limits(&self, limits: &Limits) -> Result<(), Failure> {
         let limits = Limits { pinned: self.choose_cpus(limits), ..limits.clone() };
         let devices = devices::settings(self.version(Controller::Devices));

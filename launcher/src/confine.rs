@@ -172,11 +172,14 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// Looks at what the options name.
+    /// Looks at what the options name; `lookup` finds the caller's variables.
     ///
     /// # Errors
     /// Where a file or a device that is named cannot be used.
-    pub(crate) fn observe(options: &ConfineOptions) -> Result<Surroundings, Failure> {
+    pub(crate) fn observe(
+        options: &ConfineOptions,
+        lookup: impl Fn(&OsStr) -> Option<OsString>,
+    ) -> Result<Surroundings, Failure> {
         let profile = match options.security_opt.iter().rev().find(|option| option.is_about_the_filter()) {
             Some(SecurityOption::FilterFile(path)) => {
                 let text = std::fs::read(path).doing(&format!("read the seccomp profile {}", path.display()))?;
@@ -187,7 +190,7 @@ impl Surroundings {
         Ok(Surroundings {
             capabilities: Capabilities::of_this_process().doing("read the launcher's own capabilities")?,
             profile,
-            variables: environment::variables(&options.env_file, &options.env, |name: &OsStr| std::env::var_os(name))?,
+            variables: environment::variables(&options.env_file, &options.env, lookup)?,
             devices: options.device.iter().map(devices::Wanted::observe).collect::<Result<_, _>>()?,
             masked: if options.privileged { Vec::new() } else { paths::masked() },
         })

@@ -41,7 +41,7 @@
 //! | `union`, `scratch`, [`mount_table`] | unions, and the throw-away copy of the host |
 //! | `init_branch` | what is a container's own in a union of an image |
 //! | `process` | clone and fork, channel, signals, pid 1, supervisor; the only `unsafe` code |
-//! | [`lifecycle`], [`state`], `detach` | containers that are there, what is known of them, and those in the background |
+//! | [`lifecycle`], [`state`], `folders`, `lock`, `detach` | containers that are there, what is known of them, and those in the background |
 //! | [`failure`], `message` | exit statuses and what is told |
 #![deny(unsafe_code)]
 
@@ -63,7 +63,9 @@ pub mod volume;
 mod apt;
 mod child;
 mod detach;
+mod folders;
 mod init_branch;
+mod lock;
 mod message;
 #[allow(unsafe_code)]
 mod process;
@@ -83,7 +85,7 @@ use crate::options::Command;
 pub fn main() -> ExitCode {
     let result = match options::parse(std::env::args_os().skip(1)) {
         Ok(Command::Run(options)) => run::start(*options),
-        Ok(Command::Manage(what, words)) => lifecycle::run(what).map_err(|failure| match failure.is_about_a_name {
+        Ok(Command::Manage(what, words)) => lifecycle::act(what).map_err(|failure| match failure.is_about_a_name {
             true => failure.remedy(&options::hint(&words)),
             false => failure,
         }),

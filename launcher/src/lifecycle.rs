@@ -11,8 +11,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use rustix::process::pidfd_send_signal;
 
+use crate::cgroup::Cgroups;
 use crate::failure::{Doing as _, Failure};
+use crate::run;
 use crate::state::{self, Process, Record};
+use crate::{rootless, scratch};
 
 mod exec;
 mod resources;
@@ -52,7 +55,15 @@ pub enum Lifecycle {
         /// The container
         name: String,
     },
-    /// Wait for the end of a container in the background; the exit status is its command's
+    /// Start a container that has ended and was kept, as it was started first
+    Start {
+        /// Stay in the foreground, connected to its streams
+        #[arg(short, long)]
+        attach: bool,
+        /// The container
+        name: String,
+    },
+    /// Wait for the end of a container; the exit status is its command's
     Wait(Named),
     /// Print what a container in the background has printed
     Logs {
@@ -102,13 +113,14 @@ fn signal(text: &str) -> Result<Signal, String> {
 }
 
 /// Does it; the exit status.
-pub(crate) fn run(what: Lifecycle) -> Result<u8, Failure> {
+pub(crate) fn act(what: Lifecycle) -> Result<u8, Failure> {
     match what {
         Lifecycle::Exec(options) => exec::run(options),
         Lifecycle::Ps => print(&table::containers(&state::all()?)?),
         Lifecycle::Inspect(Named { name }) => print(&table::details(&find(&name)?)?),
         Lifecycle::Stop { time, name } => stop(&find(&name)?, Duration::from_secs(time.into())),
         Lifecycle::Kill { signal, name } => send(&find(&name)?, signal),
+        Lifecycle::Start { attach, name } => run::start_again(find(&name)?, attach),
         Lifecycle::Wait(Named { name }) => wait(&find(&name)?),
         Lifecycle::Logs { follow, name } => logs(&find(&name)?, follow),
         Lifecycle::Top(Named { name }) => print(&table::processes(&find(&name)?)?),
@@ -132,7 +144,7 @@ fn find(name: &str) -> Result<Record, Failure> {
 /// The first process of a container that runs.
 fn running(record: &Record) -> Result<(Process, OwnedFd), Failure> {
     let doing = format!("reach the container {}", record.name);
-    let descriptor = record.init.map(|init| init.open()).transpose().doing(&doing)?.flatten();
+    let descriptor = record.open_init().doing(&doing)?;
     record.init.zip(descriptor).ok_or_else(|| Failure::new(format!("the container {} does not run", record.name)))
 }
 
@@ -174,7 +186,7 @@ fn stop(record: &Record, patience: Duration) -> Result<u8, Failure> {
         kill(record, &init)?;
     }
     // So that its name is free, and nothing of it is left.
-    let launcher = record.launcher.open().doing("wait for the launcher")?;
+    let launcher = record.open_launcher().doing("wait for the launcher")?;
     launcher.map_or(Ok(true), |launcher| ends(&launcher, ENDING))?;
     Ok(0)
 }
@@ -185,8 +197,7 @@ fn kill(record: &Record, init: &OwnedFd) -> Result<(), Failure> {
     if ends(init, ENDING)? {
         return Ok(());
     }
-    let daemon = record.daemon.map(|daemon| daemon.open()).transpose().doing("end the union's daemon")?.flatten();
-    if let Some(daemon) = daemon {
+    if let Some(daemon) = record.open_daemon().doing("end the union's daemon")? {
         // With it goes the device, and with that the connection, and whoever waits for an answer gets an error.
         signal_to(&daemon, Signal::SIGKILL)?;
     }
@@ -208,7 +219,7 @@ fn poll_for(process: &OwnedFd, limit: PollTimeout) -> Result<bool, Failure> {
 }
 
 fn wait(record: &Record) -> Result<u8, Failure> {
-    if let Some(launcher) = record.launcher.open().doing("wait for the container")? {
+    if let Some(launcher) = record.open_launcher().doing("wait for the container")? {
         poll_for(&launcher, PollTimeout::NONE)?;
     }
     let gone = || Failure::new(format!("the container {} has ended, and nobody was to remember how", record.name));
@@ -216,11 +227,9 @@ fn wait(record: &Record) -> Result<u8, Failure> {
 }
 
 fn logs(record: &Record, follow: bool) -> Result<u8, Failure> {
-    if !record.detached {
-        return Err(Failure::new(format!("the container {} prints to its caller and has no log", record.name)));
-    }
-    let mut log = state::open_log(&record.name)?;
-    let launcher = record.launcher.open().doing("follow the log")?.filter(|_| follow);
+    let no_log = || Failure::new(format!("the container {} prints to its caller and has no log", record.name));
+    let mut log = state::open_log(&record.name)?.ok_or_else(no_log)?;
+    let launcher = record.open_launcher().doing("follow the log")?.filter(|_| follow);
     loop {
         // Asked before the log is read: what comes in between is read the next time.
         let has_ended = launcher.as_ref().map_or(Ok(true), |launcher| poll_for(launcher, PollTimeout::ZERO))?;
@@ -237,9 +246,15 @@ fn logs(record: &Record, follow: bool) -> Result<u8, Failure> {
 fn remove(names: &[String], force: bool, stale: bool) -> Result<u8, Failure> {
     if stale {
         state::forget_stale()?;
+        scratch::remove_stale();
+        Cgroups::remove_stale()?;
     }
     // All of them first: a word that is none shows that something else was meant.
     let records = names.iter().map(|name| find(name)).collect::<Result<Vec<_>, _>>()?;
+    if records.iter().any(|record| record.files.is_some()) {
+        // What was written may belong to users whom only the namespace of the container knew.
+        rootless::enter()?;
+    }
     for record in &records {
         if let Ok((_, init)) = running(record) {
             if !force {
@@ -248,7 +263,7 @@ fn remove(names: &[String], force: bool, stale: bool) -> Result<u8, Failure> {
             }
             kill(record, &init)?;
         }
-        if let Some(launcher) = record.launcher.open().doing("wait for the launcher")? {
+        if let Some(launcher) = record.open_launcher().doing("wait for the launcher")? {
             ends(&launcher, ENDING)?;
         }
         if !state::forget(&record.name)? {

@@ -1,50 +1,128 @@
 //! One start: from the options to the exit status.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::sys::prctl::{set_child_subreaper, set_name};
+use nix::unistd::chdir;
 
 use crate::cgroup::Cgroups;
 use crate::child::Child;
-use crate::confine::{Surroundings, restrict_helper, seal};
+use crate::confine::{Recorded, Surroundings, restrict_helper, seal};
 use crate::detach::{self, Ready};
 use crate::failure::{Doing as _, Failure, OWN_FAILURE};
 use crate::host::Host;
 use crate::message::say;
 use crate::mount_table::{Shown, Submount};
 use crate::namespace::Share;
+use crate::options::{self, Command, Options};
 use crate::process::channel::Channel;
 use crate::process::signals::Signals;
 use crate::process::supervisor::Supervisor;
 use crate::rootless::{self, Ids};
 use crate::scratch::Scratch;
 use crate::spec::{Root, Spec, Top};
-use crate::state::{self, Entry, Process, Record, Settings};
+use crate::state::{self, Entry, Origin, Process, Record, Settings};
 use crate::union::{Daemon, Memory, Plan, Stack};
-use crate::{apt, host, process, steps};
+use crate::{apt, host, lock, process, steps};
 
 /// Runs a container to its end; the exit status is the command's.
 ///
 /// # Errors
 /// Where the command was not started, or lost its files.
-pub fn start(options: crate::options::Options) -> Result<u8, Failure> {
+pub fn start(options: Options) -> Result<u8, Failure> {
+    let ids = prepare()?;
+    launch(Request { options, origin: Origin::here(), again: None }, ids)
+}
+
+/// Runs one that was kept once more, as it was asked for in the first place.
+///
+/// # Errors
+/// As for the first start, or where it runs already.
+pub(crate) fn start_again(record: Record, attach: bool) -> Result<u8, Failure> {
+    let ids = prepare()?;
+    let doing = format!("start {} again", record.name);
+    let missing = || Failure::because(&doing, "it is not one that is kept");
+    let origin = record.settings.origin.ok_or_else(missing)?;
+    // Paths that were named count from there.
+    if let Some(directory) = origin.directory() {
+        chdir(&directory).doing(&format!("enter {}, where the container was made", directory.display()))?;
+    }
+    let Ok(Command::Run(mut options)) = options::parse(origin.words()) else {
+        return Err(Failure::because(&doing, "its record is of another version of this program"));
+    };
+    options.detach = !attach;
+    launch(Request { options: *options, origin, again: Some(record.name) }, ids)
+}
+
+/// What is to be started.
+struct Request {
+    options: Options,
+    origin: Origin,
+    /// The container that is started again.
+    again: Option<String>,
+}
+
+fn prepare() -> Result<Option<Ids>, Failure> {
     process::close_all_descriptors().doing("close what was left open for this program")?;
     seal::ensure()?;
     let ids = rootless::enter()?;
     set_name(c"rlaunch").doing("set this process's name")?;
-    match options.detach {
-        true => detach::start(|ready| start_here(options, ids, Some(ready))),
-        false => start_here(options, ids, None),
+    Ok(ids)
+}
+
+fn launch(request: Request, ids: Option<Ids>) -> Result<u8, Failure> {
+    match request.options.detach {
+        true => detach::start(|ready| start_here(request, ids, Some(ready))),
+        false => start_here(request, ids, None),
     }
 }
 
-fn start_here(
-    mut options: crate::options::Options,
-    ids: Option<Ids>,
-    mut ready: Option<&mut Ready>,
-) -> Result<u8, Failure> {
-    let surroundings = Surroundings::observe(&options.confine)?;
+fn start_here(request: Request, ids: Option<Ids>, mut ready: Option<&mut Ready>) -> Result<u8, Failure> {
+    let Request { mut options, origin, again } = request;
+    let surroundings = Surroundings::observe(&options.confine, |name| origin.variable(name))?;
+    let host = Host { environment: origin.environment(), ..observe(&mut options, ids)? };
+    let capabilities = surroundings.capabilities;
+    let name = options.name.clone();
+    let is_kept = !options.rm && (name.is_some() || options.detach);
+    let mut spec = Spec::new(options, Host { surroundings, ..host })?;
+    spec.confinement.clamp_limits(capabilities)?;
+    let mut record = record(&spec, ready.is_some()).doing("look at this process")?;
+    (record.kept, record.settings.origin) = (is_kept, is_kept.then_some(origin));
+    let mut entry = match &again {
+        Some(name) => Entry::start_again(name, record)?,
+        None => Entry::create(name.as_deref(), record)?,
+    };
+    if ready.is_some() {
+        detach::print_to(&entry.log().doing("make the container's log")?)?;
+    }
+    let signals = Signals::take_over().doing("take over signals")?;
+    let has_union = !matches!(spec.root, Root::Tree(_));
+    let cgroups = Cgroups::create(&spec.limits, &entry.record.id, has_union)?;
+    (spec.cgroups, spec.joins) = (cgroups.view(), cgroups.to_join());
+    if cgroups.devices_are_limited() {
+        spec.confinement.rely_on_device_list();
+        entry.record.settings.confinement = Recorded::of(&spec.confinement).doing("look at this process")?;
+    }
+    spec.confinement.devices.iter().try_for_each(|device| cgroups.allow(&device.rule()))?;
+    let has_started = Cell::new(false);
+    let mut started = |name: &str| {
+        has_started.set(true);
+        ready.as_mut().map_or(Ok(()), |ready| ready.started(name))
+    };
+    let session = &mut Session { signals: &signals, cgroups: &cgroups, entry: &mut entry, started: &mut started };
+    let result = start_on(&spec, session);
+    cgroups.memory_report().iter().for_each(say);
+    let noted = match has_started.get() {
+        true => entry.end(result.as_ref().map_or(OWN_FAILURE, |status| *status)),
+        false => entry.put_back(),
+    };
+    noted.doing("remember how the container has ended")?;
+    result
+}
+
+fn observe(options: &mut Options, ids: Option<Ids>) -> Result<Host, Failure> {
     let mut host = match (&mut options.rootfs, &options.branches) {
         (Some(tree), _) => {
             *tree = host::resolve_tree(tree)?;
@@ -56,37 +134,7 @@ fn start_here(
     if ids == Some(Ids::Single) {
         apt::do_without_user(&mut host);
     }
-    let (name, rm) = (options.name.clone(), options.rm);
-    let capabilities = surroundings.capabilities;
-    let mut spec = Spec::new(options, Host { surroundings, ..host })?;
-    spec.confinement.clamp_limits(capabilities)?;
-    let record = record(&spec, ready.is_some()).doing("look at this process")?;
-    let mut entry = Entry::create(name.as_deref(), record)?;
-    if ready.is_some() {
-        detach::print_to(&entry.log().doing("make the container's log")?)?;
-    }
-    let signals = Signals::take_over().doing("take over signals")?;
-    let has_union = !matches!(spec.root, Root::Tree(_));
-    let cgroups = Cgroups::create(&spec.limits, &entry.record.name, has_union)?;
-    (spec.cgroups, spec.joins) = (cgroups.view(), cgroups.to_join());
-    if cgroups.devices_are_limited() {
-        spec.confinement.rely_on_device_list();
-    }
-    entry.record.settings = Settings::of(&spec).doing("look at this process")?;
-    spec.confinement.devices.iter().try_for_each(|device| cgroups.allow(&device.rule()))?;
-    let mut started = |name: &str| ready.as_mut().map_or(Ok(()), |ready| ready.started(name));
-    let session = &mut Session { signals: &signals, cgroups: &cgroups, entry: &mut entry, started: &mut started };
-    let result = start_on(&spec, session);
-    cgroups.memory_report().iter().for_each(say);
-    if let Ok(status) = &result
-        && entry.record.detached
-        && !rm
-    {
-        entry.record.status = Some(*status);
-        entry.write().doing("remember how the container has ended")?;
-        entry.remember();
-    }
-    result
+    Ok(host)
 }
 
 /// What a start has to do with beside the container itself.
@@ -99,21 +147,28 @@ struct Session<'a> {
 }
 
 fn record(spec: &Spec, detached: bool) -> std::io::Result<Record> {
+    let now = state::now();
     Ok(Record {
         name: String::new(),
+        id: String::new(),
         command: spec.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
         root: match &spec.root {
             Root::Tree(tree) => tree.display().to_string(),
             Root::Branches(branches) => unionfs::options::branches::print(branches).display().to_string(),
             Root::HostCopy { .. } => "copy of the host".to_owned(),
         },
-        created: state::now(),
+        created: now,
+        started: now,
+        finished: None,
+        boot: lock::boot()?,
         launcher: Process::of(nix::unistd::getpid())?,
         init: None,
         daemon: None,
         detached,
+        kept: false,
+        files: None,
         status: None,
-        settings: Settings::of(spec)?,
+        settings: Settings::of(spec, None)?,
     })
 }
 
@@ -133,12 +188,14 @@ fn start_on(spec: &Spec, session: &mut Session<'_>) -> Result<u8, Failure> {
 }
 
 fn run_over_the_host(spec: &Spec, session: &mut Session<'_>, parts: Vec<&Path>, top: &Top) -> Result<u8, Failure> {
-    let scratch = match top {
-        Top::OnDisk => Scratch::create(&parts)?,
-        Top::InMemory(_) => Scratch::create(&[])?,
-        Top::Kept { path, force } => Scratch::keep(path, *force, &parts)?,
+    let own = session.entry.place_for_files()?;
+    let scratch = match (top, &own) {
+        (Top::OnDisk, Some(own)) => Scratch::keep(own, false, &parts)?,
+        (Top::OnDisk, None) => Scratch::create(&parts)?,
+        (Top::InMemory(_), _) => Scratch::create(&[])?,
+        (Top::Kept { path, force }, _) => Scratch::keep(path, *force, &parts)?,
     };
-    let is_kept = matches!(top, Top::Kept { .. });
+    let is_kept = matches!(top, Top::Kept { .. }) || own.is_some();
     let stack = |part: &&Path| Stack::over_the_host(&scratch.top(part), part, is_kept);
     let stacks = parts.iter().map(stack).collect();
     let memory = match top {
@@ -220,9 +277,9 @@ fn run(spec: &Spec, session: &mut Session<'_>, unions: Option<Unions<'_>>) -> Re
     let Some(channel) = ours else { return Ok(OWN_FAILURE) };
     let serving = daemon.as_ref().map(|daemon| daemon.pid());
     // Neither has been waited for, so they are there, ended or not.
-    session.entry.record.init = Some(Process::of(init).doing("look at the container's first process")?);
-    session.entry.record.daemon = serving.map(Process::of).transpose().doing("look at the union's daemon")?;
-    session.entry.write().doing("keep a record of the container")?;
+    let first = Process::of(init).doing("look at the container's first process")?;
+    let server = serving.map(Process::of).transpose().doing("look at the union's daemon")?;
+    session.entry.begin(first, server).doing("keep a record of the container")?;
     let name = session.entry.record.name.clone();
     let started = || (session.started)(&name);
     let result = Supervisor::new(&steps, signals, init, channel, daemon).run(started);

@@ -11,39 +11,41 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Component, Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
+use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 use rustix::fs::{AtFlags, IFlags, StatxAttributes, StatxFlags, ioctl_getflags, ioctl_setflags};
 
 use crate::apt;
 use crate::failure::{Doing as _, Failure};
+use crate::folders;
+use crate::lock::{Kind, Lock, lock};
 use crate::message::warn;
 use crate::rootless::is_root;
 
 const PREFIX: &str = "rlaunch-";
+/// Of those that are no leftovers: they belong to a container that is kept.
+const KEPT_PREFIX: &str = "rlaunch-kept-";
 const TOP: &str = "top";
 const MOUNT_POINT: &str = "root";
 const INIT: &str = "init";
 const ATTEMPTS: usize = 100;
-/// linux/magic.h
-const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+/// Every machine has it, and no boot empties it.
+const LAST_PLACE: &str = "/var/tmp";
 
 /// A directory of a container's own; removed when it is dropped, unless it is to be kept.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     path: PathBuf,
     is_kept: bool,
-    _lock: Flock<File>,
+    _lock: Lock,
 }
 
 impl Scratch {
     /// Makes one on the first of the usual places that will do, and removes what killed launchers left there. With
     /// `parts`, those of the host that a throw-away copy shows, it is one on disk and has a top for each.
     pub(crate) fn create(parts: &[&Path]) -> Result<Scratch, Failure> {
-        let places = places(std::env::var_os("TMPDIR"));
         let mut reasons = Vec::new();
-        for place in &places {
+        for place in &places() {
             remove_leftovers(place);
             match Scratch::create_in(place, parts) {
                 Ok(scratch) => return Ok(scratch),
@@ -55,13 +57,23 @@ impl Scratch {
     }
 
     fn create_in(place: &Path, parts: &[&Path]) -> io::Result<Scratch> {
-        if !parts.is_empty() && is_in_memory(statfs(place)?.filesystem_type()) {
-            return Err(io::Error::other("it is not on a disk"));
-        }
         for _ in 0..ATTEMPTS {
-            let path = make_private_directory(place)?;
+            if folders::is_ours(place) {
+                folders::make_private(place)?;
+            }
+            if !parts.is_empty()
+                && let Some(reason) = is_bad(place)?
+            {
+                folders::remove_empty_around(&place.join(TOP))?;
+                return Err(io::Error::other(reason));
+            }
+            let path = match make_private_directory(place) {
+                // Somebody has found our folder empty, and removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && folders::is_ours(place) => continue,
+                result => result?,
+            };
             // Somebody who cleans up may have come between: then the lock is taken, or the directory gone.
-            if let Some(lock) = lock(&path, FlockArg::LockSharedNonblock)? {
+            if let Some(lock) = lock(&path, Kind::Shared)? {
                 let scratch = Scratch { path, is_kept: false, _lock: lock };
                 fs::create_dir(scratch.mount_point())?;
                 make_tops(&scratch.path, parts)?;
@@ -69,6 +81,22 @@ impl Scratch {
             }
         }
         Err(io::Error::other("somebody keeps removing the directories that are made there"))
+    }
+
+    /// Where a container that is kept keeps what is written: in its own directory, or with its id elsewhere where that is
+    /// no place for it.
+    pub(crate) fn place_to_keep(own: &Path, id: &str) -> Result<PathBuf, Failure> {
+        let around = own.parent().unwrap_or(own);
+        let doing = format!("look at {}", around.display());
+        if folders::is_no_place_for_a_top(around).doing(&doing)?.is_none() {
+            return Ok(own.to_owned());
+        }
+        let is_good = |place: &&PathBuf| is_bad(place).is_ok_and(|reason| reason.is_none());
+        let failure = || Failure::new("there is no place on a disk for what the container writes");
+        let places = others(std::env::var_os("TMPDIR"));
+        let place = places.iter().find(is_good);
+        let place = place.ok_or_else(|| failure().remedy("set TMPDIR to a directory on a disk"))?;
+        Ok(place.join(format!("{KEPT_PREFIX}{id}")))
     }
 
     /// Uses a directory that stays, and what an earlier container has left in it.
@@ -85,7 +113,7 @@ impl Scratch {
             let reason = "others can enter it, and would find set-id programs that a container has made";
             return Err(Failure::because(&doing, reason).remedy("chmod 700 it, or say --force"));
         }
-        let lock = lock(path, FlockArg::LockSharedNonblock).doing(&doing)?;
+        let lock = lock(path, Kind::Shared).doing(&doing)?;
         let lock = lock.ok_or_else(|| Failure::because(&doing, "somebody else has locked it"))?;
         let scratch = Scratch { path: path.to_owned(), is_kept: true, _lock: lock };
         make_if_missing(&scratch.mount_point()).doing(&doing)?;
@@ -120,7 +148,7 @@ impl Drop for Scratch {
         if self.is_kept {
             return;
         }
-        if let Err(error) = remove(&self.path) {
+        if let Err(error) = remove(&self.path).and_then(|()| folders::remove_empty_around(&self.path)) {
             warn(format_args!("cannot remove {}: {error}", self.path.display()));
         }
     }
@@ -169,15 +197,22 @@ fn name_of_top(part: &Path) -> OsString {
     OsString::from_vec(name)
 }
 
-/// Keeps a directory from being removed by others, for another process that uses it.
-pub(crate) fn hold(directory: &Path) -> io::Result<Flock<File>> {
-    lock(directory, FlockArg::LockSharedNonblock)?.ok_or(io::ErrorKind::NotFound.into())
+/// Where what is written goes, best first: the folder for what stays, and those that every machine has.
+fn places() -> Vec<PathBuf> {
+    folders::for_what_stays().into_iter().chain(others(std::env::var_os("TMPDIR"))).collect()
 }
 
-fn places(tmpdir: Option<OsString>) -> Vec<PathBuf> {
-    let mut places = vec![PathBuf::from("/var/tmp")];
-    places.extend(tmpdir.map(PathBuf::from).filter(|path| path.is_absolute() && *path != places[0]));
-    places
+fn others(tmpdir: Option<OsString>) -> Vec<PathBuf> {
+    let tmpdir = tmpdir.map(PathBuf::from).filter(|path| path.is_absolute() && *path != Path::new(LAST_PLACE));
+    tmpdir.into_iter().chain([LAST_PLACE.into()]).collect()
+}
+
+/// What keeps a place from holding tops. The folder for what stays has others after it; of those, one in memory is refused.
+fn is_bad(place: &Path) -> io::Result<Option<&'static str>> {
+    match folders::is_ours(place) {
+        true => folders::is_no_place_for_a_top(place),
+        false => Ok(folders::is_in_memory(place)?.then_some("it is not on a disk")),
+    }
 }
 
 /// What a container writes may be secret, or a set-id program: nobody else gets in.
@@ -186,33 +221,18 @@ fn make_private_directory(place: &Path) -> io::Result<PathBuf> {
     Ok(tempfile::Builder::new().prefix(PREFIX).permissions(private).tempdir_in(place)?.keep())
 }
 
-fn is_in_memory(kind: FsType) -> bool {
-    kind == TMPFS_MAGIC || kind == RAMFS_MAGIC
-}
-
-/// Locks a directory; `None` where somebody else does, or it is not there any more.
-pub(crate) fn lock(path: &Path, kind: FlockArg) -> io::Result<Option<Flock<File>>> {
-    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-    let directory = match File::options().read(true).custom_flags(flags.bits()).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        result => result?,
-    };
-    let inode = directory.metadata()?.ino();
-    let locked = match Flock::lock(directory, kind) {
-        Ok(locked) => locked,
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Ok(None),
-        Err((_, errno)) => return Err(errno.into()),
-    };
-    let is_there = fs::symlink_metadata(path).is_ok_and(|now| now.ino() == inode);
-    Ok(is_there.then_some(locked))
+/// Removes what killed launchers have left in all places.
+pub(crate) fn remove_stale() {
+    places().iter().for_each(|place| remove_leftovers(place));
 }
 
 fn remove_leftovers(place: &Path) {
     // A place that is not there has no leftovers; what else is wrong with it shows when it is to be used.
     let Ok(entries) = fs::read_dir(place) else { return };
-    let ours = entries.flatten().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()));
+    let begins = |entry: &fs::DirEntry, prefix: &str| entry.file_name().as_bytes().starts_with(prefix.as_bytes());
+    let ours = entries.flatten().filter(|entry| begins(entry, PREFIX) && !begins(entry, KEPT_PREFIX));
     for path in ours.map(|entry| entry.path()).filter(|path| may_be_ours(path)) {
-        let result = lock(&path, FlockArg::LockExclusiveNonblock).and_then(|lock| match lock {
+        let result = lock(&path, Kind::Exclusive).and_then(|lock| match lock {
             Some(_held) => remove(&path),
             None => Ok(()),
         });
@@ -231,7 +251,7 @@ fn may_be_ours(path: &Path) -> bool {
 
 /// Removes a directory and all that is in it, however deep a container has made that: a directory with content is first
 /// moved up to `path`, so that neither recursion nor descriptors nor the length of a path sets a limit.
-fn remove(path: &Path) -> io::Result<()> {
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     let mut removal = Removal { base: path, lifted: 0, pending: vec![path.to_owned()] };
     while let Some(directory) = removal.pending.last().cloned() {
         removal.empty(&directory)?;
@@ -400,7 +420,7 @@ mod tests {
     fn a_daemon_that_still_runs_keeps_the_directory() {
         let place = place();
         let path = leave_behind(place.path());
-        let held = hold(&path).unwrap();
+        let held = crate::lock::hold(&path).unwrap();
         remove_leftovers(place.path());
         assert!(path.exists());
         drop(held);
@@ -464,7 +484,7 @@ mod tests {
         if !set("top/file", IFlags::IMMUTABLE) {
             return;
         }
-        fs::set_permissions(&directory, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o000)).unwrap();
         for name in ["top/locked/file", "top/locked/inner", "top/locked"] {
             assert!(set(name, IFlags::APPEND));
         }
@@ -488,10 +508,15 @@ mod tests {
     }
 
     #[test]
-    fn tmpdir_is_a_second_choice_and_must_be_absolute() {
-        assert_eq!(places(None), [Path::new("/var/tmp")]);
-        assert_eq!(places(Some("/big".into())), [Path::new("/var/tmp"), Path::new("/big")]);
-        assert_eq!(places(Some("/var/tmp".into())), [Path::new("/var/tmp")]);
-        assert_eq!(places(Some("relative".into())), [Path::new("/var/tmp")]);
+    fn tmpdir_comes_before_what_every_machine_has_and_must_be_absolute() {
+        for (tmpdir, expected) in [
+            (None, &["/var/tmp"][..]),
+            (Some("/big"), &["/big", "/var/tmp"]),
+            (Some("/var/tmp"), &["/var/tmp"]),
+            (Some("relative"), &["/var/tmp"]),
+        ] {
+            let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
+            assert_eq!(others(tmpdir.map(OsString::from)), expected);
+        }
     }
 }

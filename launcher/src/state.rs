@@ -1,33 +1,44 @@
 //! What is known of containers: a directory for each, with a record that others read, and a log of those without a
 //! terminal of somebody's.
 //!
-//! The launcher holds a shared lock on the directory for as long as it lives. One that can be locked exclusively, and whose
-//! record has no end, was left by a launcher that was killed: the next start removes it.
+//! | Where | What | Until |
+//! |---|---|---|
+//! | `/run/rlaunch/NAME` | its name is taken; the record of one that is forgotten with its end | the launcher ends |
+//! | `/var/lib/rlaunch/containers/NAME` | the record, the log and what was written, of one that is kept | it is removed |
+//!
+//! The launcher holds a lock on each for as long as it lives. A directory of the first kind that can be locked exclusively was
+//! left by a launcher that was killed, and the next start removes it. One of the second kind stays, for what was written in
+//! the container may be precious.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::unistd::{Pid, geteuid};
-use rustix::process::{PidfdFlags, pidfd_open};
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Doing as _, Failure};
+use crate::folders::{self, make_private};
+use crate::lock::{self, Kind, Lock, lock};
 use crate::message::warn;
-use crate::rootless;
-use crate::scratch;
+use crate::scratch::{self, Scratch};
 
+mod process;
 mod settings;
 
+pub use process::Process;
 pub use settings::Settings;
-pub(crate) use settings::Word;
+pub(crate) use settings::{Origin, Word};
 
 const RECORD: &str = "state.json";
 const LOG: &str = "log";
+/// Where containers that are kept are, in the folder for what stays.
+const CONTAINERS: &str = "containers";
+/// What was written in a container that is kept.
+const FILES: &str = "files";
 const ATTEMPTS: usize = 100;
 const LONGEST_NAME: usize = 64;
 
@@ -36,12 +47,20 @@ const LONGEST_NAME: usize = 64;
 pub struct Record {
     /// Its name, also that of its directory.
     pub name: String,
+    /// What no other container on this machine has; the name of its cgroups.
+    pub id: String,
     /// The command, for people to read.
     pub command: Vec<String>,
     /// What its root is, for people to read.
     pub root: String,
     /// When it was made, in seconds since 1970.
     pub created: u64,
+    /// When it was started last.
+    pub started: u64,
+    /// When it ended last, if it has.
+    pub finished: Option<u64>,
+    /// During which boot of which machine the processes are there.
+    pub boot: String,
     /// The process that looks after it.
     pub launcher: Process,
     /// Its first process, once there is one.
@@ -50,116 +69,218 @@ pub struct Record {
     pub daemon: Option<Process>,
     /// Whether it runs in the background.
     pub detached: bool,
+    /// Whether it is there after its end, until it is removed.
+    pub kept: bool,
+    /// Where it is kept what is written, for one that is kept and a copy of this machine.
+    pub(crate) files: Option<Word>,
     /// The exit status of the command, once that has ended.
     pub status: Option<u8>,
     /// What it was started with.
     pub settings: Settings,
 }
 
-/// A process that cannot be taken for another one: numbers are used again, but not with the same start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
-    /// Its number on the host.
-    pub pid: i32,
-    /// When it was started; see proc_pid_stat(5), field 22.
-    pub start: u64,
-}
-
-impl Process {
-    /// One that runs, and cannot end and be waited for meanwhile.
-    pub(crate) fn of(pid: Pid) -> io::Result<Process> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let start = start_of(&stat).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Process { pid: pid.as_raw(), start })
+impl Record {
+    /// The process that looks after it; `None` where that has ended.
+    pub(crate) fn open_launcher(&self) -> io::Result<Option<OwnedFd>> {
+        self.open(Some(self.launcher))
     }
 
-    /// A descriptor for it; `None` where it has ended.
-    pub(crate) fn open(&self) -> io::Result<Option<OwnedFd>> {
-        let Some(pid) = rustix::process::Pid::from_raw(self.pid) else { return Ok(None) };
-        let descriptor = match pidfd_open(pid, PidfdFlags::empty()) {
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
-            result => result?,
-        };
-        // Once it is open, the number stays with it: if the start is right now, the descriptor is right.
-        let is_same = Process::of(Pid::from_raw(self.pid)).is_ok_and(|now| now == *self);
-        Ok(is_same.then_some(descriptor))
+    /// Its first process; `None` where it has none.
+    pub(crate) fn open_init(&self) -> io::Result<Option<OwnedFd>> {
+        self.open(self.init)
+    }
+
+    /// The process that serves its unions; `None` where it has none.
+    pub(crate) fn open_daemon(&self) -> io::Result<Option<OwnedFd>> {
+        self.open(self.daemon)
+    }
+
+    fn open(&self, process: Option<Process>) -> io::Result<Option<OwnedFd>> {
+        match process {
+            Some(process) if self.boot == lock::boot()? => process.open(),
+            _ => Ok(None),
+        }
     }
 }
 
-/// The name of the program, in parentheses, may hold anything, so it is counted from behind it.
-fn start_of(stat: &str) -> Option<u64> {
-    const AFTER_THE_NAME: usize = 19;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(AFTER_THE_NAME)?.parse().ok()
-}
-
-/// The directory of a container, for its launcher. Removed when it is dropped, unless the container is to be remembered.
+/// The directories of a container, for its launcher. Removed when it is dropped, but for those of one that is remembered.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    directory: PathBuf,
+    /// The one that takes the name.
+    running: PathBuf,
+    /// The one of a container that is kept.
+    kept: Option<PathBuf>,
     pub(crate) record: Record,
     is_remembered: bool,
-    _lock: Flock<File>,
+    /// How it ended the time before, and when.
+    before: (Option<u8>, Option<u64>),
+    locks: Vec<Lock>,
 }
 
 impl Entry {
     /// Makes one, under a name of its own where none is given, and removes what killed launchers left.
     pub(crate) fn create(name: Option<&str>, record: Record) -> Result<Entry, Failure> {
         let doing = "keep a record of the container";
-        let all = directory()?;
+        for _ in 0..ATTEMPTS {
+            let chance = random_name().doing(doing)?;
+            let id = name.map_or_else(|| chance.clone(), |name| format!("{name}-{chance}"));
+            let record = Record { name: name.map_or(chance, str::to_owned), id, ..record.clone() };
+            let Some(mut entry) = Entry::take(record)? else {
+                match name {
+                    Some(name) => return Err(taken(name)),
+                    None => continue,
+                }
+            };
+            let directory = containers()?.map(|all| all.join(&entry.record.name));
+            if !entry.record.kept {
+                if directory.is_some_and(|directory| directory.exists()) {
+                    return Err(taken(&entry.record.name));
+                }
+            } else if !entry.keep(directory)? {
+                continue;
+            }
+            entry.write().doing(doing)?;
+            return Ok(entry);
+        }
+        Err(Failure::because(doing, "somebody keeps removing it"))
+    }
+
+    /// Takes one that is kept and has ended, for another start of it.
+    pub(crate) fn start_again(name: &str, record: Record) -> Result<Entry, Failure> {
+        let runs = || Failure::new(format!("the container {name} runs already"));
+        let before = find(name)?.ok_or_else(|| Failure::no_container(name))?;
+        let directory = containers()?.ok_or_else(|| Failure::no_container(name))?.join(name);
+        let mut entry = Entry::take(before)?.ok_or_else(runs)?;
+        let doing = format!("use the record of {name}");
+        let lock = lock(&directory, Kind::Exclusive).doing(&doing)?;
+        entry.locks.push(lock.ok_or_else(|| runs().remedy("it may run on another machine"))?);
+        // Only now it does not change any more.
+        let Record { name, id, created, files, status, finished, .. } = read(&directory).doing(&doing)?;
+        entry.record = Record { name, id, created, files, status, finished, kept: true, ..record };
+        entry.kept = Some(directory);
+        entry.is_remembered = true;
+        Ok(entry)
+    }
+
+    /// Takes the name, for as long as this process lives; `None` where somebody else has it.
+    fn take(record: Record) -> Result<Option<Entry>, Failure> {
+        let doing = "keep a record of the container";
+        let all = folders::for_what_runs()?;
         for _ in 0..ATTEMPTS {
             make_private(&all).doing(&format!("{doing} in {}", all.display()))?;
             remove_stale(&all);
-            let name = name.map_or_else(random_name, |name| Ok(name.to_owned())).doing(doing)?;
-            let directory = all.join(&name);
-            match DirBuilder::new().mode(0o700).create(&directory) {
-                // Somebody who cleaned up has removed the directory of all, or a random name is taken.
+            let running = all.join(&record.name);
+            match DirBuilder::new().mode(0o700).create(&running) {
+                // Somebody who cleaned up has removed the directory of all.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    let failure = Failure::new(format!("there is a container {name} already"));
-                    return Err(
-                        failure.remedy(&format!("see rlaunch ps; rlaunch rm {name} forgets one that has ended"))
-                    );
-                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
                 result => result.doing(doing)?,
             }
-            if let Some(lock) = scratch::lock(&directory, FlockArg::LockSharedNonblock).doing(doing)? {
-                let entry = Entry { directory, record: Record { name, ..record }, is_remembered: false, _lock: lock };
-                entry.write().doing(doing)?;
-                return Ok(entry);
+            if let Some(lock) = lock(&running, Kind::Shared).doing(doing)? {
+                let (kept, is_remembered, before) = (None, false, (record.status, record.finished));
+                return Ok(Some(Entry { running, kept, record, is_remembered, before, locks: vec![lock] }));
             }
         }
         Err(Failure::because(doing, "somebody keeps removing it"))
     }
 
-    /// Keeps it once the container has ended.
-    pub(crate) fn remember(&mut self) {
+    /// Makes the directory of one that is kept; false where somebody has come between.
+    fn keep(&mut self, directory: Option<PathBuf>) -> Result<bool, Failure> {
+        let doing = "keep the container after its end";
+        let remedy = "say --rm, or name a directory with XDG_DATA_HOME";
+        let missing = || Failure::because(doing, "this user has no home directory").remedy(remedy);
+        let directory = directory.ok_or_else(missing)?;
+        let all = directory.parent().unwrap_or(&directory);
+        // The one around it is to be closed to others as well.
+        for folder in all.parent().into_iter().chain([all]) {
+            let made = make_private(folder).doing(&format!("{doing} in {}", folder.display()));
+            made.map_err(|failure| failure.remedy(remedy))?;
+        }
+        match DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(taken(&self.record.name)),
+            result => result.doing(doing)?,
+        }
+        let Some(lock) = lock(&directory, Kind::Exclusive).doing(doing)? else { return Ok(false) };
+        self.locks.push(lock);
+        self.kept = Some(directory);
+        Ok(true)
+    }
+
+    /// Where one that is kept keeps what is written, if it is a copy of this machine; no other one asks.
+    pub(crate) fn place_for_files(&mut self) -> Result<Option<PathBuf>, Failure> {
+        let Some(kept) = &self.kept else { return Ok(None) };
+        if self.record.files.is_none() {
+            let place = Scratch::place_to_keep(&kept.join(FILES), &self.record.id)?;
+            // Before there is anything, so that nothing is there that nobody knows of.
+            self.record.files = Some(Word::from(place.as_os_str()));
+            self.write().doing("keep a record of the container")?;
+        }
+        Ok(self.record.files.as_ref().map(Word::path))
+    }
+
+    /// Takes down that the command runs: until it ends, nobody knows how it will.
+    pub(crate) fn begin(&mut self, init: Process, daemon: Option<Process>) -> io::Result<()> {
+        (self.record.init, self.record.daemon) = (Some(init), daemon);
+        self.before = (self.record.status.take(), self.record.finished.take());
+        self.write()
+    }
+
+    /// Takes down that the command did not run after all: a container that is started again is what it was.
+    pub(crate) fn put_back(&mut self) -> io::Result<()> {
+        if !self.is_remembered {
+            return Ok(());
+        }
+        (self.record.status, self.record.finished) = self.before;
+        self.write()
+    }
+
+    /// Takes down how the command has ended, and keeps the container if it is one that is kept.
+    pub(crate) fn end(&mut self, status: u8) -> io::Result<()> {
+        if !self.record.kept {
+            return Ok(());
+        }
+        (self.record.status, self.record.finished) = (Some(status), Some(now()));
         self.is_remembered = true;
+        self.write()
     }
 
     /// Opens the log for what the command prints.
     pub(crate) fn log(&self) -> io::Result<File> {
         let flags = OFlag::O_NOFOLLOW.bits();
-        OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(self.directory.join(LOG))
+        OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(self.directory().join(LOG))
     }
 
     /// Writes the record, whole or not at all.
     pub(crate) fn write(&self) -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
+        let mut file = tempfile::NamedTempFile::new_in(self.directory())?;
         file.write_all(&serde_json::to_vec(&self.record)?)?;
-        file.persist(self.directory.join(RECORD))?;
+        file.persist(self.directory().join(RECORD))?;
         Ok(())
+    }
+
+    fn directory(&self) -> &Path {
+        self.kept.as_ref().unwrap_or(&self.running)
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if self.is_remembered {
-            return;
+        if let Some(kept) = self.kept.as_ref().filter(|_| !self.is_remembered)
+            && let Err(error) = remove_with_files(kept, &self.record)
+        {
+            warn(format_args!("cannot remove {}: {error}", kept.display()));
         }
-        if let Err(error) = remove(&self.directory) {
-            warn(format_args!("cannot remove {}: {error}", self.directory.display()));
+        // The name is free last.
+        if let Err(error) = remove(&self.running) {
+            warn(format_args!("cannot remove {}: {error}", self.running.display()));
         }
     }
+}
+
+fn taken(name: &str) -> Failure {
+    let failure = Failure::new(format!("there is a container {name} already"));
+    failure.remedy(&format!("see rlaunch ps; rlaunch rm {name} forgets one that has ended"))
 }
 
 /// Whether a word can be the name of a container: it becomes that of a directory.
@@ -172,11 +293,12 @@ pub(crate) fn is_name(name: &str) -> bool {
 
 /// All that there are, by name.
 pub(crate) fn all() -> Result<Vec<Record>, Failure> {
-    let directory = directory()?;
-    let mut records: Vec<Record> =
-        names(&directory).iter().filter_map(|name| read(&directory.join(name)).ok()).collect();
-    records.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(records)
+    let folders = folders()?;
+    let mut names: Vec<String> = folders.iter().flat_map(|folder| names(folder)).collect();
+    names.sort_unstable();
+    names.dedup();
+    // One that ends meanwhile is not there any more.
+    Ok(names.iter().filter_map(|name| find_in(&folders, name).ok().flatten()).map(|(_, record)| record).collect())
 }
 
 /// The one with this name; `None` where there is none.
@@ -184,30 +306,45 @@ pub(crate) fn find(name: &str) -> Result<Option<Record>, Failure> {
     if !is_name(name) {
         return Ok(None);
     }
-    match read(&directory()?.join(name)) {
+    let found = find_in(&folders()?, name).doing(&format!("read the record of {name}"))?;
+    Ok(found.map(|(_, record)| record))
+}
+
+/// Opens the log of one; `None` where it has none.
+pub(crate) fn open_log(name: &str) -> Result<Option<File>, Failure> {
+    let doing = format!("read the log of {name}");
+    let Some((directory, _)) = find_in(&folders()?, name).doing(&doing)? else { return Ok(None) };
+    match File::open(directory.join(LOG)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        result => result.map(Some).doing(&format!("read the record of {name}")),
+        result => result.map(Some).doing(&doing),
     }
 }
 
-/// Opens the log of one.
-pub(crate) fn open_log(name: &str) -> Result<File, Failure> {
-    File::open(directory()?.join(name).join(LOG)).doing(&format!("read the log of {name}"))
-}
-
-/// Forgets one that has ended; false where its launcher still lives.
+/// Forgets one that has ended, with all that it has written; false where its launcher still lives.
 pub(crate) fn forget(name: &str) -> Result<bool, Failure> {
-    let directory = directory()?.join(name);
     let doing = format!("forget {name}");
-    let Some(_lock) = scratch::lock(&directory, FlockArg::LockExclusiveNonblock).doing(&doing)? else {
-        return Ok(!directory.exists());
-    };
-    remove(&directory).doing(&doing).map(|()| true)
+    let mut held = Vec::new();
+    for directory in folders()?.iter().map(|folder| folder.join(name)).filter(|directory| directory.exists()) {
+        match lock(&directory, Kind::Exclusive).doing(&doing)? {
+            Some(lock) => held.push((directory, lock)),
+            // It was removed just now.
+            None if !directory.exists() => {}
+            None => return Ok(false),
+        }
+    }
+    for (directory, _lock) in &held {
+        match read(directory) {
+            Ok(record) => remove_with_files(directory, &record).doing(&doing)?,
+            // Of one that is kept, this takes but the name; or it was never written.
+            Err(_) => remove(directory).doing(&doing)?,
+        }
+    }
+    Ok(true)
 }
 
 /// Removes what killed launchers left behind.
 pub(crate) fn forget_stale() -> Result<(), Failure> {
-    remove_stale(&directory()?);
+    remove_stale(&folders::for_what_runs()?);
     Ok(())
 }
 
@@ -217,27 +354,24 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
-fn directory() -> Result<PathBuf, Failure> {
-    if rootless::is_root() {
-        return Ok("/run/rlaunch".into());
-    }
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
-    // Who has not logged in has none, such as a job of cron or a user of su.
-    let user = rootless::user().doing("find out who starts this container")?;
-    Ok(runtime.map_or_else(|| format!("/tmp/rlaunch-{user}").into(), |runtime| runtime.join("rlaunch")))
+/// Where containers that are kept are; none for a user without a home directory.
+fn containers() -> Result<Option<PathBuf>, Failure> {
+    Ok(folders::for_what_stays().map(|folder| folder.join(CONTAINERS)))
 }
 
-/// Nobody else may have made it, for we believe what it holds.
-fn make_private(directory: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(directory) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        result => result?,
+/// Where containers are. Who is kept and runs has a directory in both, and a record in the first.
+fn folders() -> Result<Vec<PathBuf>, Failure> {
+    Ok(containers()?.into_iter().chain([folders::for_what_runs()?]).collect())
+}
+
+fn find_in(folders: &[PathBuf], name: &str) -> io::Result<Option<(PathBuf, Record)>> {
+    for directory in folders.iter().map(|folder| folder.join(name)) {
+        match read(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => return Ok(Some((directory, result?))),
+        }
     }
-    let metadata = fs::symlink_metadata(directory)?;
-    if metadata.is_dir() && metadata.uid() == geteuid().as_raw() && metadata.mode() & 0o077 == 0 {
-        return Ok(());
-    }
-    Err(io::Error::other("it is not a directory of our own with mode 700"))
+    Ok(None)
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -252,8 +386,7 @@ fn read(directory: &Path) -> io::Result<Record> {
 
 fn remove_stale(directory: &Path) {
     for path in names(directory).iter().map(|name| directory.join(name)) {
-        let result = scratch::lock(&path, FlockArg::LockExclusiveNonblock).and_then(|lock| match lock {
-            Some(_held) if read(&path).is_ok_and(|record| record.status.is_some()) => Ok(()),
+        let result = lock(&path, Kind::Exclusive).and_then(|lock| match lock {
             Some(_held) => remove(&path),
             None => Ok(()),
         });
@@ -263,14 +396,18 @@ fn remove_stale(directory: &Path) {
     }
 }
 
-/// Removes the directory of one, and that of all once it is empty.
-fn remove(directory: &Path) -> io::Result<()> {
-    fs::remove_dir_all(directory)?;
-    let all = directory.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    match fs::remove_dir(all) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => Ok(()),
-        result => result,
+/// Removes the directory of a container that was kept, and what it has written elsewhere.
+fn remove_with_files(directory: &Path, record: &Record) -> io::Result<()> {
+    if let Some(files) = &record.files {
+        scratch::remove(&files.path())?;
     }
+    remove(directory)
+}
+
+/// Removes the directory of one, and those around it of ours once they are empty.
+fn remove(directory: &Path) -> io::Result<()> {
+    scratch::remove(directory)?;
+    folders::remove_empty_around(directory)
 }
 
 fn random_name() -> io::Result<String> {
@@ -291,20 +428,5 @@ mod tests {
         for name in ["", ".", "..", "-rf", ".x", "a/b", "a b", "ü", &"x".repeat(65)] {
             assert!(!is_name(name), "{name}");
         }
-    }
-
-    #[test]
-    fn a_start_is_found_behind_any_name() {
-        let fields = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21";
-        assert_eq!(start_of(&format!("7 (sh) {fields}")), Some(4242));
-        assert_eq!(start_of(&format!("7 (a) b (c) {fields}")), Some(4242));
-        assert_eq!(start_of("7 (sh"), None);
-    }
-
-    #[test]
-    fn a_process_that_has_ended_is_not_another_with_its_number() {
-        let own = Process::of(nix::unistd::getpid()).unwrap();
-        assert!(own.open().unwrap().is_some());
-        assert!(Process { start: own.start + 1, ..own }.open().unwrap().is_none());
     }
 }

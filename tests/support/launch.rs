@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use harness::mount::{Outcome, finish, is_alive, poll};
 use harness::sandbox::{self, Sandbox, run};
+use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -67,6 +68,29 @@ impl Tree {
 
 /// A tree whose containers are recorded where no other test looks. What is left of them at the end is killed.
 pub(crate) struct Recorded(pub(crate) Tree);
+
+impl Recorded {
+    /// Hides the host's records, of what runs and of what stays. `None` where the test is skipped.
+    pub(crate) fn new() -> Option<Recorded> {
+        let tree = Tree::new()?;
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).expect("hide the host's /run");
+        let state = tree.beside("lib");
+        fs::create_dir(&state).expect("make a directory for what stays");
+        mount(Some(&state), "/var/lib", None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .expect("hide the host's /var/lib");
+        Some(Recorded(tree))
+    }
+
+    /// That nothing is there any more of any container.
+    #[track_caller]
+    pub(crate) fn assert_empty(&self) {
+        for folder in ["/run/rlaunch", "/var/lib/rlaunch"] {
+            let left =
+                fs::read_dir(folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>());
+            assert!(left.is_err(), "left in {folder}: {left:?}");
+        }
+    }
+}
 
 impl std::ops::Deref for Recorded {
     type Target = Tree;

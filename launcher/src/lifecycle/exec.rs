@@ -58,8 +58,8 @@ pub(super) fn run(options: ExecOptions) -> Result<u8, Failure> {
     let record = find(&options.name)?;
     let (init, descriptor) = running(&record)?;
     let target = Target::open(&init, descriptor).doing(&format!("look at the container {}", record.name))?;
-    let cgroups = Cgroups::of(Pid::from_raw(init.pid), &record.name)?;
-    cgroups.are_all_of(Pid::from_raw(init.pid), &record.name)?;
+    let cgroups = Cgroups::of(Pid::from_raw(init.pid), &record.id)?;
+    cgroups.are_all_of(Pid::from_raw(init.pid), &record.id)?;
     if cgroups.is_frozen() {
         let failure = Failure::new(format!("the container {} is paused", record.name));
         return Err(failure.remedy(&format!("let it go on with rlaunch resume {}", record.name)));

@@ -22,7 +22,9 @@ pub(super) fn containers(records: &[Record]) -> Result<String, Failure> {
             Some(status) => format!("ended ({status})"),
             None if is_running && is_paused(record) => "paused".to_owned(),
             None if is_running => "runs".to_owned(),
-            None => "starts or ends".to_owned(),
+            None if record.open_launcher().doing("look at the container")?.is_some() => "starts or ends".to_owned(),
+            // Its launcher was killed, or the machine went down.
+            None => "ended (?)".to_owned(),
         };
         lines.push(
             [record.name.clone(), pid, status, record.root.clone(), record.command.join(" ")].map(|text| plain(&text)),
@@ -38,8 +40,8 @@ pub(super) fn details(record: &Record) -> Result<String, Failure> {
     let mut value = serde_json::to_value(record).map_err(std::io::Error::from).doing(doing)?;
     value["running"] = is_running.into();
     // The environment may hold secrets, and is nobody's business but the command's.
-    if let Some(environment) = value.pointer_mut("/settings/environment") {
-        *environment = serde_json::Value::Null;
+    for secret in ["environment", "origin"] {
+        value["settings"][secret] = serde_json::Value::Null;
     }
     if let Some(init) = record.init.filter(|_| is_running) {
         for kind in NAMESPACES {
@@ -76,8 +78,7 @@ fn is_paused(record: &Record) -> bool {
 }
 
 pub(super) fn runs(record: &Record) -> Result<bool, Failure> {
-    let open = record.init.map(|init| init.open()).transpose().doing("look at the container")?;
-    Ok(record.status.is_none() && open.flatten().is_some())
+    Ok(record.status.is_none() && record.open_init().doing("look at the container")?.is_some())
 }
 
 fn numbers() -> Result<Vec<i32>, Failure> {

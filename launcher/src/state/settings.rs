@@ -1,4 +1,4 @@
-//! What a container was started with, as its record keeps it: for further commands in it.
+//! What a container was started with, as its record keeps it: for further commands in it, and further starts.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -12,6 +12,8 @@ use crate::spec::Spec;
 /// What a container was started with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
+    /// How it was asked for, of a container that can be started again.
+    pub(crate) origin: Option<Origin>,
     /// The environment of its command, `NAME=VALUE`.
     pub(crate) environment: Vec<Word>,
     /// Where its command started.
@@ -21,13 +23,53 @@ pub struct Settings {
 }
 
 impl Settings {
-    pub(crate) fn of(spec: &Spec) -> Result<Settings, nix::errno::Errno> {
+    pub(crate) fn of(spec: &Spec, origin: Option<Origin>) -> Result<Settings, nix::errno::Errno> {
         let environment = spec.environment.iter().map(|variable| Word::from(OsStr::from_bytes(variable.to_bytes())));
         Ok(Settings {
+            origin,
             environment: environment.collect(),
             directory: spec.directory.as_os_str().into(),
             confinement: Recorded::of(&spec.confinement)?,
         })
+    }
+}
+
+/// How a container was asked for: all that a start depends on beside the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    words: Vec<Word>,
+    environment: Vec<(Word, Word)>,
+    directory: Option<Word>,
+}
+
+impl Origin {
+    /// That of this process.
+    pub(crate) fn here() -> Origin {
+        let word = |text: OsString| Word::from(text.as_os_str());
+        Origin {
+            words: std::env::args_os().skip(1).map(word).collect(),
+            environment: std::env::vars_os().map(|(name, value)| (word(name), word(value))).collect(),
+            directory: std::env::current_dir().ok().map(|directory| word(directory.into())),
+        }
+    }
+
+    /// What followed the program's name.
+    pub(crate) fn words(&self) -> impl Iterator<Item = OsString> {
+        self.words.iter().cloned().map(OsString::from)
+    }
+
+    pub(crate) fn environment(&self) -> Vec<(OsString, OsString)> {
+        self.environment.iter().cloned().map(|(name, value)| (name.into(), value.into())).collect()
+    }
+
+    pub(crate) fn variable(&self, name: &OsStr) -> Option<OsString> {
+        let name = Word::from(name);
+        self.environment.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone().into())
+    }
+
+    /// Where it was; none, where that was gone or out of reach.
+    pub(crate) fn directory(&self) -> Option<PathBuf> {
+        self.directory.as_ref().map(Word::path)
     }
 }
 

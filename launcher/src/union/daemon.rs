@@ -26,7 +26,7 @@ use crate::failure::{Doing as _, Failure, OWN_FAILURE};
 use crate::init_branch;
 use crate::process::channel::{Channel, Message};
 use crate::process::close_descriptors_but;
-use crate::scratch;
+use crate::{lock, scratch};
 
 /// What `ps` shows of it; the kernel keeps 15 bytes.
 const NAME: &std::ffi::CStr = c"rlaunch: union";
@@ -51,7 +51,7 @@ fn serve(plan: &Plan<'_>, devices: &[OwnedFd], channel: &Channel) -> Result<(), 
     // Of the launcher's descriptors, none may live on here: not its end of the channel, by which we notice its end.
     let kept: Vec<_> = devices.iter().map(|device| device.as_fd()).chain([channel.as_fd()]).collect();
     close_descriptors_but(&kept).doing("let go of the launcher's descriptors")?;
-    let _in_use = scratch::hold(plan.scratch).doing("keep the directory for what the container writes")?;
+    let _in_use = lock::hold(plan.scratch).doing("keep the directory for what the container writes")?;
     let null = File::options().read(true).write(true).open("/dev/null").doing("open /dev/null")?;
     dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).doing("let go of the launcher's streams")?;
     detach().doing("become a daemon")?;
