@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::process::Command;
 
 use harness::mount::{Outcome, finish};
 use harness::sandbox;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 #[path = "support/launch.rs"]
 mod launch;
@@ -71,7 +72,7 @@ fn what_the_host_mounts_later_appears_only_where_that_was_asked_for() {
     mount(None::<&str>, &tree.beside("data"), None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
     let script = "echo ready; read line < /d/go; ls /d/sub";
     for (words, expected) in [("rslave", "there\n"), ("rprivate", "")] {
-        harness::sandbox::run(Command::new("mkfifo").arg(tree.beside("data/go")));
+        sandbox::run(Command::new("mkfifo").arg(tree.beside("data/go")));
         let mut command = tree.rlaunch();
         command.arg(format!("-v={}:/d:{words}", tree.beside("data").display())).args(["sh", "-c", script]);
         let running = launch::Running::start(&mut command);
@@ -80,9 +81,74 @@ fn what_the_host_mounts_later_appears_only_where_that_was_asked_for() {
         fs::write(sub.join("there"), "").unwrap();
         fs::write(tree.beside("data/go"), "go\n").unwrap();
         assert_eq!(running.wait(), (Some(0), expected.to_owned()), "{words}");
-        nix::mount::umount2(&sub, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        umount2(&sub, MntFlags::MNT_DETACH).unwrap();
         fs::remove_file(tree.beside("data/go")).unwrap();
     }
+}
+
+/// The volume, as a mount of its own that is shared.
+fn share(tree: &Tree) -> PathBuf {
+    let data = tree.beside("data");
+    mount(Some(&data), &data, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("share a volume");
+    mount(None::<&str>, &data, None::<&str>, MsFlags::MS_SHARED, None::<&str>).expect("share a volume");
+    data
+}
+
+#[test]
+fn container_and_host_see_what_the_other_mounts_in_a_shared_volume() {
+    let Some(tree) = tree() else { return };
+    let data = share(&tree);
+    fs::create_dir_all(data.join("inside")).unwrap();
+    for (words, flags) in [("rshared", "rw"), ("shared,nosuid,ro", "ro,nosuid")] {
+        sandbox::run(Command::new("mkfifo").arg(data.join("go")));
+        let before = mounts();
+        let mut command = tree.rlaunch();
+        command.args(["--cap-add=SYS_ADMIN", "-v", &format!("{}:/d:{words}", data.display()), "--tmpfs=/t"]);
+        let script = "mount -t tmpfs inside /d/inside && touch /d/inside/file && mount -t tmpfs alone /t && echo ready
+            read line < /d/go; ls /d/sub; umount /d/inside; awk '$5 == \"/d\" {print $6}' /proc/self/mountinfo | cut -d, -f1,2";
+        let running = launch::Running::start(command.args(["sh", "-c", script]));
+        assert!(data.join("inside/file").exists(), "{words}: what the container mounts is the host's, too");
+        assert_eq!(mounts().lines().count(), before.lines().count() + 1, "{words}: and nothing else is");
+        let sub = data.join("sub");
+        mount(Some("tmpfs"), &sub, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        fs::write(sub.join("there"), "").unwrap();
+        fs::write(data.join("go"), "go\n").unwrap();
+        let (status, output) = running.wait();
+        assert_eq!((status, output.starts_with(&format!("there\n{flags}"))), (Some(0), true), "{words}: {output}");
+        assert!(!data.join("inside/file").exists(), "{words}: it was unmounted on both sides");
+        umount2(&sub, MntFlags::MNT_DETACH).unwrap();
+        assert_eq!(mounts(), before, "{words}");
+        fs::remove_file(data.join("go")).unwrap();
+    }
+}
+
+#[test]
+fn nothing_of_ours_is_mounted_in_a_volume_that_the_host_shares() {
+    let Some(tree) = tree() else { return };
+    let data = share(&tree);
+    fs::create_dir_all(data.join("kernel")).unwrap();
+    let before = mounts();
+    // Neither by name, nor through a link, nor because it is a place that is hidden.
+    let outcome = run(&tree, &["-v=@/data:/d:rshared", "-v=@/tree:/d/sub"], "echo started");
+    assert_eq!((outcome.status, &*outcome.stdout), (Some(125), ""), "{outcome:?}");
+    assert!(outcome.stderr.contains("/d/sub: it would appear on the host"), "{outcome:?}");
+    symlink("/d", tree.path("link")).unwrap();
+    let script = "ls /d/sub; echo ready; exec sleep 1000";
+    for options in [
+        &["-v=@/data:/d:rshared", "--tmpfs=/link/sub"] as &[&str],
+        &["-v=@/data:/d:rshared", "-v=@/data:/link/sub:rshared"],
+        &["-v=@/data:/sys/firmware:rshared"],
+    ] {
+        let here = tree.beside("").to_str().unwrap().trim_end_matches('/').to_owned();
+        let mut command = tree.rlaunch();
+        command.args(options.iter().map(|option| option.replace('@', &here))).args(["sh", "-c", script]);
+        command.stderr(std::process::Stdio::null());
+        let mut running = launch::Running::begin(&mut command);
+        let line = running.line();
+        assert_eq!(mounts(), before, "{options:?}");
+        assert!(line == "ready" || line.is_empty(), "{options:?}: {line}");
+    }
+    assert!(fs::read_dir(data.join("sub")).unwrap().next().is_none());
 }
 
 #[test]
@@ -126,7 +192,9 @@ fn a_volume_that_cannot_be_shown_ends_the_start_with_the_reason() {
         ("-v=@/data:/etc/passwd", "Not a directory"),
         ("-v=@/data/file:/etc", "Not a directory"),
         ("-v=@/data:d", "is no absolute path"),
-        ("-v=@/data:/d:rshared", "never reaches the host"),
+        ("-v=@/data:/d:rshared", "mount --make-rshared"),
+        ("-v=@/data:/d:shared", "does not lie on a shared mount"),
+        ("-v=@/data:/d:rslave", "neither shared nor a slave"),
         ("--tmpfs=/x:huge=always", "is no word"),
     ] {
         let outcome = run(&tree, &[option], "echo started");

@@ -1,5 +1,6 @@
 //! The child's side of a start: it does the steps, one by one, and then is pid 1 of the container.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::{create_dir_all, write};
@@ -25,9 +26,10 @@ use crate::process::channel::{Channel, Message};
 use crate::process::kernel_calls::bring_up_loopback;
 use crate::process::signals::Signals;
 use crate::process::{close_all_descriptors, close_descriptors_but, exit_now, fork, init};
-use crate::rootfs::Rootfs;
+use crate::rootfs::{Rootfs, open_shared};
 use crate::steps::{Action, Step};
 use crate::terminal::{self, Terminal};
+use crate::volume::Propagation;
 use crate::{cgroup, namespace, union};
 
 /// Where commands are looked for when the environment has no PATH; see execvp(3).
@@ -51,6 +53,8 @@ pub(crate) struct Child<'a> {
 #[derive(Default)]
 struct Progress<'a> {
     root: Option<Rootfs>,
+    /// What of the host is shared, in the order in which it is shown.
+    shared: VecDeque<OwnedFd>,
     /// Who the command runs as; the container's root, where nobody was named.
     identity: Option<Identity>,
     /// What the command may do, and the number of the step that says so.
@@ -94,6 +98,10 @@ impl<'a> Child<'a> {
             Action::MountUnion(at, flags) => self.mount_union(at, *flags, progress)?,
             Action::Mount(file_system) => root?.mount(file_system)?,
             Action::Bind(path) => root?.bind_read_only(path)?,
+            Action::OpenShared(volume) => progress.shared.push_back(open_shared(&volume.source)?),
+            Action::Volume(volume) if volume.propagation == Propagation::Shared => {
+                root?.place_shared(volume, &progress.shared.pop_front().ok_or(Errno::EBADF)?)?;
+            }
             Action::Volume(volume) => root?.bind_volume(volume)?,
             Action::Memory(tmpfs) => root?.mount_memory(tmpfs)?,
             Action::OwnFiles(files) => root?.cover(files)?,

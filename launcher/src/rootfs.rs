@@ -17,7 +17,10 @@ use nix::unistd::{symlinkat, write};
 use crate::steps::{Device, FileSystem};
 
 mod confined;
+mod propagation;
 mod volumes;
+
+pub(crate) use propagation::open_shared;
 
 const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 

@@ -135,6 +135,7 @@ impl Spec {
             Root::Tree(_) | Root::Branches(_) => network.files(&host.names, namespaces.net, name),
         };
         let volumes = options.volumes;
+        volumes.check()?;
         let (cgroups, joins) = (None, Vec::new());
         Ok(Spec {
             root,

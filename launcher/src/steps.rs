@@ -19,7 +19,7 @@ use crate::mount_table::{Shown, Submount};
 use crate::namespace::{ClockOffsets, Network, Share, Target};
 use crate::network::OwnFile;
 use crate::spec::{Root, Spec};
-use crate::volume::{Tmpfs, Volume, VolumeOptions};
+use crate::volume::{Propagation, Tmpfs, Volume, VolumeOptions};
 
 /// One thing to do in the child. Paths are absolute in the container, unless they are said to be the host's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub enum Action {
     Device(Device),
     /// Make a symbolic link: its path, and what it points to.
     Link(&'static str, &'static str),
+    /// Hold on to what of the host is to be shared, as long as that can be.
+    OpenShared(Volume),
     /// Show a directory or file of the host.
     Volume(Volume),
     /// Mount an empty file system in memory.
@@ -128,7 +130,10 @@ pub struct Step {
 /// The steps for a container, in order. The last one is always [`Action::Execute`].
 #[must_use]
 pub fn plan(spec: &Spec) -> Vec<Step> {
+    let is_shared = |volume: &&Volume| volume.propagation == Propagation::Shared;
+    let shared: Vec<_> = spec.volumes.volume.iter().filter(is_shared).collect();
     let mut steps = join_cgroups(&spec.joins);
+    steps.extend(shared.iter().map(|volume| must(Action::OpenShared((*volume).clone()))));
     steps.push(must(Action::Isolate));
     steps.extend(spec.namespaces.clocks().map(|offsets| must(Action::Clocks(offsets))));
     if spec.namespaces.net == Network::None {
@@ -165,6 +170,8 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
     steps.extend(own_files(spec));
     steps.extend(volumes(spec));
     steps.extend(kernel_files(confinement));
+    // From here on nothing of ours may be mounted in them.
+    steps.extend(shared.into_iter().map(|one| volume(spec, one)));
     steps.extend(spec.hostname.clone().map(|name| must(Action::Hostname(name))));
     steps.push(must(Action::EnterRoot));
     steps.extend(confine(spec));
@@ -238,9 +245,10 @@ fn find_user_of(confinement: &Confinement) -> Option<Step> {
 
 /// Once everything else is mounted, so that they can lie in it.
 fn volumes(spec: &Spec) -> Vec<Step> {
-    let VolumeOptions { volume, tmpfs, read_only } = &spec.volumes;
+    let VolumeOptions { volume: volumes, tmpfs, read_only } = &spec.volumes;
     let mut steps: Vec<Step> = tmpfs.iter().map(|tmpfs| must(Action::Memory(tmpfs.clone()))).collect();
-    steps.extend(volume.iter().map(|volume| must(Action::Volume(volume.clone()))));
+    let own = volumes.iter().filter(|volume| volume.propagation != Propagation::Shared);
+    steps.extend(own.map(|one| volume(spec, one)));
     if *read_only {
         let unions = match &spec.root {
             Root::HostCopy { submounts, .. } => submounts.as_slice(),
@@ -253,11 +261,18 @@ fn volumes(spec: &Spec) -> Vec<Step> {
     steps
 }
 
+/// Where no list of devices is enforced, a device in it would be the host's.
+fn volume(spec: &Spec, volume: &Volume) -> Step {
+    let is_without = spec.confinement.devices_in_dev_only && !volume.devices;
+    let more = if is_without { MsFlags::MS_NODEV } else { MsFlags::empty() };
+    must(Action::Volume(Volume { flags: volume.flags | more, ..volume.clone() }))
+}
+
 /// With the host's queues and semaphores goes what the C library keeps as files.
 fn shared_memory() -> Volume {
     let path = PathBuf::from("/dev/shm");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    Volume { source: path.clone(), target: path, flags, follows: false }
+    Volume { flags, ..Volume::new(path.clone(), path) }
 }
 
 fn submount(submount: &Submount) -> Step {
@@ -381,7 +396,7 @@ impl Action {
             Action::MountUnion(path, _) => format!("mount the union at {} of the container", path.display()),
             Action::Mount(file_system) => format!("mount {} at {} of the container", file_system.kind, file_system.at),
             Action::Bind(path) => format!("show the host's {} read-only in the container", path.display()),
-            Action::Volume(Volume { source, target, .. }) => {
+            Action::Volume(Volume { source, target, .. }) | Action::OpenShared(Volume { source, target, .. }) => {
                 format!("show the host's {} at {} of the container", source.display(), target.display())
             }
             Action::Memory(tmpfs) => format!("mount tmpfs at {} of the container", tmpfs.target.display()),
@@ -432,6 +447,18 @@ impl Action {
             (Action::Mount(_) | Action::Bind(_), Errno::ENOTDIR) => Some("something else has that name in the root"),
             (Action::Clocks(_), Errno::EINVAL) => Some("this kernel has no time namespaces; leave the option out"),
             (Action::Clocks(_), Errno::ERANGE) => Some("a clock would go below zero, or too far"),
+            (Action::OpenShared(_), Errno::EINVAL) => Some(
+                "it does not lie on a shared mount, and for an ordinary user nothing does; make it one with mount \
+                 --make-rshared, or leave rshared out",
+            ),
+            (Action::OpenShared(_), Errno::ENOSYS) => Some("sharing mounts takes Linux 5.2"),
+            (Action::Volume(volume), Errno::EBUSY) if volume.propagation == Propagation::Shared => {
+                Some("its target lies in another volume that is shared, so that it would appear on the host")
+            }
+            (Action::Volume(volume), Errno::EINVAL) if volume.propagation == Propagation::Slave => Some(
+                "it lies on a mount that is neither shared nor a slave; make it shared with mount --make-rshared, or leave \
+                 rslave out",
+            ),
             (Action::Volume(_) | Action::Memory(_), Errno::EACCES) => {
                 Some("the target may not lie in /proc, also not behind a link")
             }

@@ -6,12 +6,14 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::mount::MsFlags;
 
+use crate::failure::Failure;
+
 /// What the root holds beside its own files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Files")]
 pub struct VolumeOptions {
-    /// Show a directory or file of the host: SOURCE:TARGET, and words behind a second colon (ro, nosuid, nodev, noexec,
-    /// rslave, rprivate)
+    /// Show a directory or file of the host: SOURCE:TARGET, and words behind a second colon (ro, nosuid, nodev, noexec, dev;
+    /// rprivate, rslave to see what the host mounts in it later, rshared to let the host see what the container mounts, too)
     #[arg(short, long, value_name = "SOURCE:TARGET[:WORDS]", value_parser = volume())]
     pub volume: Vec<Volume>,
 
@@ -34,8 +36,24 @@ pub struct Volume {
     pub target: PathBuf,
     /// Flags that it has in the container beside those that it has on the host.
     pub flags: MsFlags,
-    /// Whether what the host mounts in it later appears in the container.
-    pub follows: bool,
+    /// Whether devices in it were asked for.
+    pub devices: bool,
+    /// Who sees what is mounted in it later.
+    pub propagation: Propagation,
+    /// Whether that is so for what is mounted in it already as well.
+    pub recursive: bool,
+}
+
+/// Who sees what is mounted in a volume later; see mount_namespaces(7).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// Whoever mounts it.
+    #[default]
+    Private,
+    /// The container sees what the host mounts.
+    Slave,
+    /// Container and host see what the other mounts.
+    Shared,
 }
 
 /// A file system in memory.
@@ -59,6 +77,26 @@ fn memory() -> impl clap::builder::TypedValueParser<Value = Tmpfs> {
     clap::builder::OsStringValueParser::new().try_map(|text| Tmpfs::parse(&text))
 }
 
+impl VolumeOptions {
+    /// Refuses what would be mounted in a volume that the host shares: it would be the host's as well.
+    ///
+    /// # Errors
+    /// Where there is such.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let volumes = self.volume.iter().map(|volume| &volume.target);
+        let targets: Vec<&PathBuf> = volumes.chain(self.tmpfs.iter().map(|tmpfs| &tmpfs.target)).collect();
+        for shared in self.volume.iter().filter(|volume| volume.propagation == Propagation::Shared) {
+            let inner = targets.iter().find(|target| target.starts_with(&shared.target) && **target != &shared.target);
+            if let Some(inner) = inner {
+                let doing = format!("mount something at {}", inner.display());
+                let reason = format!("it would appear on the host, with which {} is shared", shared.target.display());
+                return Err(Failure::because(&doing, reason).remedy("use rslave there"));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Volume {
     fn parse(text: &OsStr) -> Result<Volume, String> {
         let mut parts = text.as_bytes().split(|byte| *byte == b':');
@@ -73,22 +111,35 @@ impl Volume {
             return Err("there is no source before the colon".into());
         }
         let source = std::path::absolute(OsStr::from_bytes(source)).map_err(|error| error.to_string())?;
-        let mut volume = Volume { source, target: target_of(target)?, flags: MsFlags::empty(), follows: false };
+        let mut volume = Volume::new(source, target_of(target)?);
         words.split(|byte| *byte == b',').filter(|word| !word.is_empty()).try_for_each(|word| volume.add(word))?;
         Ok(volume)
     }
 
+    /// A volume without any words.
+    #[must_use]
+    pub fn new(source: PathBuf, target: PathBuf) -> Volume {
+        let (flags, propagation) = (MsFlags::empty(), Propagation::Private);
+        Volume { source, target, flags, devices: false, propagation, recursive: true }
+    }
+
     fn add(&mut self, word: &[u8]) -> Result<(), String> {
+        let (word, recursive) = match word {
+            b"private" | b"slave" | b"shared" => (word, false),
+            b"rprivate" | b"rslave" | b"rshared" => (word.get(1..).unwrap_or_default(), true),
+            _ => (word, self.recursive),
+        };
+        self.recursive = recursive;
         match word {
-            b"rw" | b"rprivate" | b"private" => {}
+            b"rw" => {}
             b"ro" => self.flags |= MsFlags::MS_RDONLY,
             b"nosuid" => self.flags |= MsFlags::MS_NOSUID,
             b"nodev" => self.flags |= MsFlags::MS_NODEV,
             b"noexec" => self.flags |= MsFlags::MS_NOEXEC,
-            b"rslave" | b"slave" => self.follows = true,
-            b"rshared" | b"shared" => {
-                return Err("a mount that a container makes never reaches the host; rslave shows it the host's".into());
-            }
+            b"dev" => self.devices = true,
+            b"private" => self.propagation = Propagation::Private,
+            b"slave" => self.propagation = Propagation::Slave,
+            b"shared" => self.propagation = Propagation::Shared,
             _ => return Err(format!("'{}' is no word for a volume", String::from_utf8_lossy(word))),
         }
         Ok(())
@@ -144,12 +195,30 @@ mod tests {
 
     #[test]
     fn volumes_have_a_source_a_target_and_words() {
-        let plain = Volume { source: "/srv".into(), target: "/data".into(), flags: MsFlags::empty(), follows: false };
+        let plain = Volume::new("/srv".into(), "/data".into());
         assert_eq!(volume("/srv:/data"), Ok(plain.clone()));
         assert_eq!(volume("/srv:/data:rw"), Ok(plain.clone()));
         let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOEXEC;
-        assert_eq!(volume("/srv:/data:ro,noexec,rslave"), Ok(Volume { flags, follows: true, ..plain }));
+        assert_eq!(
+            volume("/srv:/data:ro,noexec,rslave"),
+            Ok(Volume { flags, propagation: Propagation::Slave, ..plain.clone() })
+        );
+        let shared = Volume { propagation: Propagation::Shared, recursive: false, devices: true, ..plain };
+        assert_eq!(volume("/srv:/data:dev,shared"), Ok(shared));
         assert_eq!(volume(".:/data").unwrap().source, std::env::current_dir().unwrap());
+    }
+
+    #[test]
+    fn nothing_is_mounted_in_what_the_host_shares() {
+        let check = |words: &[&str], tmpfs: &[&str]| {
+            let volume = words.iter().map(|word| volume(word).unwrap()).collect();
+            let tmpfs = tmpfs.iter().map(|word| Tmpfs::parse(OsStr::new(word)).unwrap()).collect();
+            VolumeOptions { volume, tmpfs, read_only: false }.check()
+        };
+        assert!(check(&["/a:/d:rshared", "/b:/data", "/c:/e/d"], &["/f"]).is_ok());
+        assert!(check(&["/a:/d:rslave", "/b:/d/b"], &["/d/f"]).is_ok());
+        assert!(check(&["/b:/d/b", "/a:/d:shared"], &[]).is_err());
+        assert!(check(&["/a:/d:rshared"], &["/d/x"]).unwrap_err().to_string().contains("/d/x"));
     }
 
     #[test]
@@ -158,7 +227,6 @@ mod tests {
         {
             assert!(volume(text).is_err(), "{text}");
         }
-        assert!(volume("/srv:/a:rshared").unwrap_err().contains("rslave"));
     }
 
     #[test]

@@ -15,11 +15,11 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, mkdirat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
-use super::{HANDLE, Rootfs, mount_flags, path_of};
+use super::{HANDLE, Rootfs, mount_flags, path_of, propagation};
 use crate::network::OwnFile;
 use crate::process::kernel_calls::set_mount_attributes;
 use crate::steps::FileSystem;
-use crate::volume::{Tmpfs, Volume};
+use crate::volume::{Propagation, Tmpfs, Volume};
 
 /// Links to things that are missing and are to be made, one behind the other.
 const MOST_LINKS: usize = 8;
@@ -34,7 +34,10 @@ const OWN_FILES: FileSystem = FileSystem {
 impl Rootfs {
     /// Shows a directory or file of the host; a mount point that is missing is made.
     pub(crate) fn bind_volume(&self, volume: &Volume) -> Result<(), Errno> {
-        let Volume { source, target, flags, follows } = volume;
+        let Volume { source, target, flags, .. } = volume;
+        if volume.propagation == Propagation::Slave {
+            propagation::check_slave(source)?;
+        }
         let is_directory = std::fs::metadata(source).map_err(|error| crate::failure::errno_of(&error))?.is_dir();
         let place = self.open_target(target, is_directory)?;
         let attributes = attributes(*flags);
@@ -43,13 +46,24 @@ impl Rootfs {
         let bind = if all { MsFlags::MS_BIND | MsFlags::MS_REC } else { MsFlags::MS_BIND };
         mount(Some(source), &path_of(&place), None::<&str>, bind, None::<&str>)?;
         let bound = self.resolve(target)?;
-        let kind = if *follows { MsFlags::MS_SLAVE } else { MsFlags::MS_PRIVATE };
-        mount(None::<&str>, &path_of(&bound), None::<&str>, MsFlags::MS_REC | kind, None::<&str>)?;
+        let kind = if volume.propagation == Propagation::Slave { MsFlags::MS_SLAVE } else { MsFlags::MS_PRIVATE };
+        let all_of_it = if volume.recursive { MsFlags::MS_REC } else { MsFlags::empty() };
+        mount(None::<&str>, &path_of(&bound), None::<&str>, all_of_it | kind, None::<&str>)?;
         if all {
             return if flags.is_empty() { Ok(()) } else { set_mount_attributes(&bound, attributes) };
         }
         let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | *flags | mount_flags(&bound)?;
         mount(None::<&str>, &path_of(&bound), None::<&str>, flags, None::<&str>)
+    }
+
+    /// Shows what of the host was opened to be shared; a mount point that is missing is made.
+    pub(crate) fn place_shared(&self, volume: &Volume, tree: &OwnedFd) -> Result<(), Errno> {
+        let is_directory = super::kind(tree)? == SFlag::S_IFDIR;
+        let place = self.open_target(&volume.target, is_directory)?;
+        if !volume.flags.is_empty() {
+            set_mount_attributes(tree, attributes(volume.flags))?;
+        }
+        propagation::place(tree, &place)
     }
 
     /// Mounts an empty file system in memory; a mount point that is missing is made.

@@ -126,6 +126,25 @@ fn flags_of_file_systems_keep_devices_and_set_id_programs_out() {
 }
 
 #[test]
+fn volumes_have_no_devices_unless_a_list_of_them_is_enforced_or_they_were_asked_for() {
+    let volumes = |spec: &Spec| -> Vec<Volume> {
+        let volume = |action| if let Action::Volume(volume) = action { Some(volume) } else { None };
+        actions(spec).into_iter().filter_map(volume).collect()
+    };
+    let mut spec = tree();
+    let plain = Volume::new("/a".into(), "/b".into());
+    let shared = Volume { propagation: Propagation::Shared, ..plain.clone() };
+    spec.volumes.volume = vec![shared.clone(), plain.clone(), Volume { devices: true, ..plain.clone() }];
+    let flags: Vec<_> = volumes(&spec).iter().map(|volume| (volume.propagation, volume.flags)).collect();
+    let (nodev, private) = (MsFlags::MS_NODEV, Propagation::Private);
+    // What is shared comes last, so that nothing is mounted in it.
+    assert_eq!(flags, [(private, nodev), (private, MsFlags::empty()), (Propagation::Shared, nodev)]);
+    spec.confinement.rely_on_device_list();
+    assert!(volumes(&spec).iter().all(|volume| volume.flags.is_empty()));
+    assert_eq!(actions(&spec)[..2], [Action::OpenShared(shared), Action::Isolate]);
+}
+
+#[test]
 fn a_terminal_is_opened_right_before_the_command() {
     let streams = StandardStreams { input: true, output: true, error: false };
     let spec = Spec { terminal: Some(streams), ..tree() };
