@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::Command;
 
 use harness::mount::{Outcome, finish};
-use harness::rootless::{USER, Way, again};
+use harness::rootless::{USER, Way, again, inside};
+use harness::sandbox;
+use nix::mount::{MsFlags, mount};
 
 #[path = "support/launch.rs"]
 mod launch;
@@ -192,4 +194,38 @@ fn nothing_of_a_users_container_stays() {
     let init = running.init();
     drop(running);
     wait_until_gone(&[init]);
+}
+
+#[test]
+fn where_the_machine_hides_parts_of_proc_the_container_has_what_is_left_of_it() {
+    let test = "where_the_machine_hides_parts_of_proc_the_container_has_what_is_left_of_it";
+    if inside().is_none() {
+        // As in a container of docker's.
+        let Some(_sandbox) = sandbox::enter() else { return };
+        for path in ["/proc/kcore", "/proc/timer_list"].map(Path::new).into_iter().filter(|path| path.exists()) {
+            mount(Some("/dev/null"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        }
+        assert!(!again(Way::Fusermount, test));
+        return;
+    }
+    let tree = Tree::new().expect("it can run");
+    let script = "test -e /proc/self/status && cat /proc/self/comm && cat /dev/fd/9 9< /etc/passwd
+        for file in /proc/kcore /proc/timer_list /proc/keys /proc/interrupts; do cat $file 2>/dev/null; done
+        for file in sys/kernel/hostname sysrq-trigger self/comm irq/default_smp_affinity; do
+            (echo 1 > /proc/$file) 2>/dev/null && echo $file was written
+        done; grep -c . /proc/self/uid_map; mount -t proc proc /proc 2>/dev/null || echo refused";
+    let copy = || {
+        let mut command = Command::new(RLAUNCH);
+        command.arg("--no-submounts");
+        command
+    };
+    for (mut command, last) in [(tree.rlaunch(), "cat"), (copy(), "cat")] {
+        let outcome = finish(command.args(["/bin/sh", "-c", script]));
+        assert_eq!(outcome.status, Some(0), "{outcome:?}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+        assert!(outcome.stderr.contains("warning: the container cannot have a /proc of its own"), "{outcome:?}");
+        assert!(outcome.stdout.starts_with(&format!("{last}\nroot:")), "{outcome:?}");
+        assert!(outcome.stdout.ends_with("\n2\nrefused\n"), "{outcome:?}");
+        assert!(!outcome.stdout.contains("was written"), "{outcome:?}");
+    }
 }

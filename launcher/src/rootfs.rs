@@ -9,11 +9,14 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::libc::MOUNT_ATTR_RDONLY;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat, makedev, mkdirat, mknodat};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{symlinkat, write};
 
+use crate::message::warn;
+use crate::process::kernel_calls::set_mount_attributes;
 use crate::steps::{Device, FileSystem};
 
 mod confined;
@@ -52,6 +55,14 @@ impl Rootfs {
             }
             // It belongs to the owner of the network, and the host's network to somebody outside of a user namespace.
             Err(Errno::EPERM) if kind == "sysfs" => self.show_all_of(Path::new(file_system.at)),
+            // Where something is mounted in the /proc around us, a user namespace gets none without it: mount_namespaces(7).
+            Err(Errno::EPERM) if kind == "proc" => {
+                warn(
+                    "the container cannot have a /proc of its own, because the machine hides parts of its /proc, or the \
+                     processes are the machine's; it is shown that one, read-only",
+                );
+                self.show_all_of(Path::new(file_system.at))
+            }
             result => result,
         }
     }
@@ -61,7 +72,11 @@ impl Rootfs {
     fn show_all_of(&self, path: &Path) -> Result<(), Errno> {
         let target = self.walk_directories(path)?;
         mount(Some(path), &path_of(&target), None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
-        self.make_read_only(path)
+        match set_mount_attributes(&self.walk_directories(path)?, MOUNT_ATTR_RDONLY) {
+            // Linux before 5.12, where what is mounted there stays as it is.
+            Err(Errno::ENOSYS) => self.make_read_only(path),
+            result => result,
+        }
     }
 
     /// Lets `mount` put something on a directory that is there.
