@@ -168,3 +168,16 @@ fn a_root_that_cannot_be_exchanged_is_covered_with_a_warning() {
     assert!(outcome.stderr.starts_with("rlaunch: warning: "), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("held by chroot only"), "{}", outcome.stderr);
 }
+
+#[test]
+fn root_that_may_not_mount_gets_the_reason_and_no_container_without_boundaries() {
+    let Some(tree) = Tree::new() else { return };
+    if tools::find("setpriv").is_none() {
+        return;
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin", RLAUNCH, "--rootfs"]).arg(tree.path(""));
+    let outcome = finish(command.args(["sh", "-c", "echo started"]));
+    assert_eq!((outcome.status, &*outcome.stdout), (Some(125), ""), "{outcome:?}");
+    assert!(outcome.stderr.contains("namespaces") && outcome.stderr.contains("CAP_SYS_ADMIN"), "{outcome:?}");
+}

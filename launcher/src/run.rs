@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::sys::prctl::{set_child_subreaper, set_name};
 use nix::unistd::chdir;
 
@@ -240,6 +241,17 @@ struct Unions<'a> {
     daemon: &'a mut Daemon,
 }
 
+fn namespaces_failed(errno: Errno) -> Failure {
+    let failure = Failure::because("make the container's namespaces", errno.desc());
+    match errno {
+        Errno::EPERM => failure.remedy(
+            "root needs CAP_SYS_ADMIN for that, which a container around rlaunch may not have; an ordinary user does without",
+        ),
+        Errno::ENOSPC => failure.remedy("there may be no more of them: see user.max_mnt_namespaces and the like of sysctl"),
+        _ => failure,
+    }
+}
+
 fn run(spec: &Spec, session: &mut Session<'_>, unions: Option<Unions<'_>>) -> Result<u8, Failure> {
     let steps = steps::plan(spec);
     let signals = session.signals;
@@ -264,7 +276,7 @@ fn run(spec: &Spec, session: &mut Session<'_>, unions: Option<Unions<'_>>) -> Re
         let child = channel.map(|channel| Child { steps: &steps, signals, channel, adopts, devices, mount_point });
         child.map_or(OWN_FAILURE, Child::run)
     })
-    .doing("make the container's namespaces")?;
+    .map_err(namespaces_failed)?;
     let process::Started { pid: init, is_in_cgroup } = init;
     if let Err(failure) = if is_in_cgroup { Ok(()) } else { session.cgroups.admit(init) } {
         // It has not been told to go on, and ends with the channel.
