@@ -4,6 +4,7 @@
 //! `launch_hosts_place`.
 
 use std::fs;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -220,6 +221,22 @@ fn mounts_that_cannot_be_written_are_shown_as_they_are() {
     assert!(outcome.stdout.starts_with("seenone file"), "{outcome:?}");
     assert_eq!(outcome.stdout.matches("ead-only file system").count(), 2, "{outcome:?}");
     assert!(!outcome.stderr.contains("rlaunch"), "{outcome:?}");
+}
+
+/// A file system on another machine, which has gone away: FUSE mounts are asked by the kernel, and nobody answers.
+#[test]
+fn far_file_systems_are_read_only_and_whether_they_answer_does_not_matter() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let far = sandbox.path().join("far");
+    fs::create_dir(&far).unwrap();
+    let device = fs::File::options().read(true).write(true).open("/dev/fuse").unwrap();
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+    mount(Some("there:/far"), &far, Some("fuse.sshfs"), MsFlags::empty(), Some(options.as_str())).unwrap();
+    let script = "awk '$2 ~ \"/far$\" {print $3, substr($4, 1, 2)}' /proc/mounts";
+    let outcome = finish(rlaunch(script).current_dir(sandbox.path()));
+    umount2(&far, MntFlags::MNT_DETACH).unwrap();
+    assert_eq!((outcome.status, &*outcome.stdout), (Some(0), "fuse.sshfs ro\n"), "{outcome:?}");
+    assert_eq!(outcome.stderr, format!("rlaunch: note: {} (fuse.sshfs) is shown read-only\n", far.display()));
 }
 
 #[test]

@@ -72,8 +72,14 @@ impl Rootfs {
     fn show_all_of(&self, path: &Path) -> Result<(), Errno> {
         let target = self.walk_directories(path)?;
         mount(Some(path), &path_of(&target), None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
-        match set_mount_attributes(&self.walk_directories(path)?, MOUNT_ATTR_RDONLY) {
-            // Linux before 5.12, where what is mounted there stays as it is.
+        self.make_all_read_only(path)
+    }
+
+    /// Makes what is mounted there read-only, with all that is mounted in it. No file system is asked for anything: it may
+    /// lie on a machine that does not answer.
+    fn make_all_read_only(&self, path: &Path) -> Result<(), Errno> {
+        match set_mount_attributes(self.walk(path)?, MOUNT_ATTR_RDONLY) {
+            // Linux before 5.12, where what is mounted in it stays as it is.
             Err(Errno::ENOSYS) => self.make_read_only(path),
             result => result,
         }
@@ -87,7 +93,7 @@ impl Rootfs {
     /// Binds what the host has at `path` to the same place, and makes that read-only.
     pub(crate) fn bind_read_only(&self, path: &Path) -> Result<(), Errno> {
         self.bind(path, path)?;
-        self.make_read_only(path)
+        self.make_all_read_only(path)
     }
 
     /// Makes what is mounted there read-only.
