@@ -438,7 +438,7 @@ fn nothing_is_left_however_a_container_ends() {
     for (options, command, status) in [
         (&["--cpuset-cpus", "4000"][..], "true", 125),
         (&[], "/no/such/command", 127),
-        (&["--pids-limit", "1"], "true", 126),
+        (&["--pids-limit", "1"], "true", 125),
     ] {
         let outcome = finish(tree.rlaunch().args(options).arg(command));
         assert_eq!(outcome.status, Some(status), "{outcome:?}");
