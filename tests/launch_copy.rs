@@ -323,6 +323,14 @@ fn what_is_written_can_stay_in_memory_and_its_end_names_the_option() {
     assert!(lines[0].contains("No space left on device"), "{outcome:?}");
     assert!(lines[1].starts_with("rlaunch: warning: there was no space left"), "{outcome:?}");
     assert!(lines[1].contains("--tmpfs-top=SIZE") && lines.len() == 2, "{outcome:?}");
+    // Also where there is room again at the end, for most programs take back what they could not finish.
+    // Empty files take memory as well, and no more than that.
+    let script =
+        "i=0; while printf '' > $i; do i=$((i + 1)); done 2> /dev/null; test $i -gt 1000 -a $i -lt 1030 || echo $i
+        rm -f [0-9]*; echo small > other; cat other";
+    let outcome = run("--tmpfs-top=2m", &format!("f() {{ {script}\n}}; f 2> /dev/null"));
+    assert_eq!((outcome.status, &*outcome.stdout), (Some(0), "small\n"), "{outcome:?}");
+    assert!(outcome.stderr.contains("--tmpfs-top=SIZE"), "{outcome:?}");
     assert_eq!(mounts(), before);
     assert!(fs::read_dir(&data).unwrap().next().is_none());
 }

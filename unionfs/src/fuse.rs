@@ -125,9 +125,10 @@ impl Server {
         });
         union.begin()?;
         let valid = if union.revalidates() { REVALIDATE } else { FOR_EVER };
-        let shared = Arc::new(Shared { union: Arc::clone(&union), valid });
+        let counts = Arc::new(Counts::default());
+        let shared = Arc::new(Shared { union: Arc::clone(&union), valid, counts: Arc::clone(&counts) });
         let (pool, waiting) = (Pool::default(), Pool::default());
-        let (counts, waiters, walkers) = (Arc::default(), Arc::default(), Walkers::new());
+        let (waiters, walkers) = (Arc::default(), Walkers::new());
         let adapter = Adapter { shared, device, pool, waiting, counts, waiters, walkers, open_dir, no_open };
         Ok(Server { adapter, threads, served: Served(union), features })
     }
@@ -181,6 +182,7 @@ struct Shared {
     union: Arc<Union>,
     /// How long the kernel believes what it is told.
     valid: Duration,
+    counts: Arc<Counts>,
 }
 
 struct Adapter {
@@ -207,10 +209,14 @@ impl Shared {
 
     /// One that changes no file and makes none.
     fn look<T>(&self, operation: impl FnOnce(&Union) -> Result<T, Errno>) -> Result<T, Errno> {
-        catch_unwind(AssertUnwindSafe(|| operation(&self.union))).unwrap_or_else(|_| {
+        let result = catch_unwind(AssertUnwindSafe(|| operation(&self.union))).unwrap_or_else(|_| {
             tracing::error!("a request failed inside the file system; it was answered with EIO");
             Err(Errno::IO)
-        })
+        });
+        if matches!(result, Err(Errno::NOSPC | Errno::DQUOT)) {
+            self.counts.note_full();
+        }
+        result
     }
 }
 

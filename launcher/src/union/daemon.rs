@@ -21,6 +21,7 @@ use unionfs::options::Access;
 
 use super::{Memory, Plan, Stack};
 use crate::cgroup;
+use crate::cgroup::memory::top_size;
 use crate::confine::restrict_helper;
 use crate::failure::{Doing as _, Failure, OWN_FAILURE};
 use crate::init_branch;
@@ -71,15 +72,19 @@ fn serve(plan: &Plan<'_>, devices: &[OwnedFd], channel: &Channel) -> Result<(), 
         }
         let device = device.try_clone().doing("keep the device")?;
         let server = Server::new(union, device).doing("speak to the kernel's FUSE")?;
-        running.push(thread::Builder::new().spawn(move || server.run()).doing("start a thread for the union")?);
+        let counts = server.counts();
+        let thread = thread::Builder::new().spawn(move || server.run()).doing("start a thread for the union")?;
+        running.push((thread, counts));
         channel.send(&Message::Serving).doing("speak to the launcher")?;
     }
     dup2_stderr(&null).doing("let go of the launcher's streams")?;
-    for server in running {
+    let mut ran_full = false;
+    for (server, counts) in running {
         let ended = server.join().map_err(|_| Failure::new("the union's daemon has a defect"))?;
         ended.doing("serve the union")?;
+        ran_full |= counts.ran_full();
     }
-    if plan.stacks.iter().any(has_run_full) {
+    if ran_full || plan.stacks.iter().any(is_full) {
         // Only to explain what the container was told; a launcher that has ended does not ask.
         return channel.send(&Message::Full).or(Ok(()));
     }
@@ -91,11 +96,20 @@ fn serve(plan: &Plan<'_>, devices: &[OwnedFd], channel: &Channel) -> Result<(), 
 fn mount_memory(memory: &Memory<'_>, scratch: &Path) -> Result<(), Errno> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
-    let options = format!("mode=700,size={}", memory.size);
+    let options = format!("mode=700,size={},nr_inodes={}", memory.size, inodes(memory.size));
     mount(Some("tmpfs"), scratch, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
 }
 
-fn has_run_full(stack: &Stack) -> bool {
+/// How many files fit into a size as tmpfs takes it: two for each page. Names and inodes are not counted by the size, so
+/// without this empty files could take any memory.
+fn inodes(size: &str) -> u64 {
+    const PER_FILE: u64 = 2048;
+    const LEAST: u64 = 1024;
+    (top_size(size) / PER_FILE).max(LEAST)
+}
+
+/// Shows also what the kernel has written without a word to us.
+fn is_full(stack: &Stack) -> bool {
     let mut written = stack.branches.iter().filter(|branch| branch.access == Access::ReadWrite);
     written.any(|branch| {
         // Some file systems count no files.
@@ -125,4 +139,16 @@ fn detach() -> Result<(), Errno> {
     SigSet::empty().thread_set_mask()?;
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_bounds_the_number_of_files_too() {
+        for (size, expected) in [("1", 1024), ("64m", 32_768), ("2g", 1 << 20), ("4096k", 2048)] {
+            assert_eq!(inodes(size), expected, "{size}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! How often the kernel asked for what.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::abi::op;
 
@@ -44,25 +44,38 @@ const NAMES: [(u32, &str); 35] = [
 ];
 const SLOTS: usize = 64;
 
-/// Requests since the mount began.
+/// Requests since the mount began, and what became of them.
 #[derive(Debug)]
-pub struct Counts([AtomicU64; SLOTS]);
+pub struct Counts {
+    requests: [AtomicU64; SLOTS],
+    ran_full: AtomicBool,
+}
 
 impl Default for Counts {
     fn default() -> Counts {
-        Counts([const { AtomicU64::new(0) }; SLOTS])
+        Counts { requests: [const { AtomicU64::new(0) }; SLOTS], ran_full: AtomicBool::new(false) }
     }
 }
 
 impl Counts {
     pub(super) fn add(&self, opcode: u32) {
         let slot = (opcode as usize).min(SLOTS - 1);
-        self.0[slot].fetch_add(1, Ordering::Relaxed);
+        self.requests[slot].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_full(&self) {
+        self.ran_full.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there was no space left for something, even if there is now: who is told removes what he has half written.
+    /// What the kernel writes to files by itself (passthrough) is not among it.
+    pub fn ran_full(&self) -> bool {
+        self.ran_full.load(Ordering::Relaxed)
     }
 
     /// How often each request came that came at all, by its name in `linux/fuse.h`.
     pub fn told(&self) -> Vec<(String, u64)> {
-        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed)).zip(0..);
+        let counts = self.requests.iter().map(|count| count.load(Ordering::Relaxed)).zip(0..);
         let name = |opcode| NAMES.iter().find(|(known, _)| *known == opcode).map_or("OTHER", |(_, name)| name);
         let mut told: Vec<(String, u64)> = Vec::new();
         for (count, opcode) in counts.filter(|(count, _)| *count > 0) {
