@@ -398,7 +398,7 @@ fn an_open_takes_no_privilege_from_what_comes_after_it() {
 fn an_open_takes_no_privilege_from_threads_that_are_started_after_it() {
     const STRANGE: u32 = 4242;
     let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
-    branches.file("0/opened", "x").file("1/large", &"0123456789abcdef".repeat(1 << 20));
+    branches.file("0/opened", "x").file("1/large", "0123456789abcdef".repeat(1 << 20));
     chown(branches.at("1/large"), None, Some(STRANGE)).unwrap();
     chmod(&branches.at("1/large"), 0o2755);
     let u = branches.mount_with(&["threads=1"]);
