@@ -234,7 +234,7 @@ impl Drop for Daemon {
 /// Mounts the device, in the child. Nothing may look at the mount point before the daemon serves.
 pub(crate) fn attach(device: &OwnedFd, mount_point: &Path, flags: MsFlags) -> Result<(), Errno> {
     // A root file system has users other than root.
-    let options = MountOptions { source: OsStr::new("rlaunch").into(), flags, allow_other: true };
+    let options = MountOptions::new(OsStr::new("rlaunch").into(), flags, true);
     unionfs::mount::attach(device.as_fd(), mount_point, &options).map_err(|error| match error {
         MountError::Target { error, .. } | MountError::Device(error) | MountError::Mount { error, .. } => error,
         _ => Errno::EIO,

@@ -131,6 +131,21 @@ pub fn with_mode(acl: &[u8], mode: u32) -> Vec<u8> {
     changed
 }
 
+/// An ACL with other ids; nothing if the value is not one, or has an id that is not mapped.
+pub fn mapped(acl: &[u8], user: impl Fn(u32) -> Option<u32>, group: impl Fn(u32) -> Option<u32>) -> Option<Vec<u8>> {
+    let mut mapped = acl.to_vec();
+    for at in places(acl)? {
+        let id = u32::from_le_bytes(acl[at + 4..at + ENTRY].try_into().ok()?);
+        let id = match tag(acl, at) {
+            USER => user(id)?,
+            GROUP => group(id)?,
+            _ => id,
+        };
+        mapped[at + 4..at + ENTRY].copy_from_slice(&id.to_le_bytes());
+    }
+    Some(mapped)
+}
+
 /// An ACL without the users and groups that our user namespace does not know.
 pub fn of_known(acl: &[u8]) -> Vec<u8> {
     let Some(places) = places(acl) else { return acl.to_vec() };
@@ -179,6 +194,14 @@ mod tests {
         let inherited = inherit(&of(7, 5, 7, 5), 0o640).expect("it is an ACL");
         assert_eq!(inherited.mode, 0o640);
         assert_eq!(inherited.access, Some(of(6, 5, 4, 0)));
+    }
+
+    #[test]
+    fn ids_of_an_acl_are_mapped_and_those_of_the_owner_are_none() {
+        let none = u32::MAX;
+        let of = |user, group| acl(&[(USER_OBJ, 6, none), (USER, 7, user), (GROUP, 1, group), (OTHER, 0, none)]);
+        assert_eq!(mapped(&of(33, 5), |id| id.checked_add(100), |id| id.checked_sub(5)), Some(of(133, 0)));
+        assert_eq!(mapped(&of(33, 4), Some, |id| id.checked_sub(5)), None);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
-use crate::options::{Access, BranchSpec};
+use crate::options::{Access, BranchSpec, Keeping};
 use crate::union::name::RECORDS;
 use dir::Dir;
 use form::Form;
@@ -197,12 +197,13 @@ pub fn open_root_and_workdir(root: &Path, workdir: &Path, form: Form) -> Result<
 }
 
 /// The root of a branch with the attributes that are kept in it; `written` says whether refused
-/// ones may come to be. The work area of one that is only read lies in `workdir`, or at the root.
+/// ones may come to be, and `keeping` what else does. The work area of one that is only read lies in
+/// `workdir`, or at the root.
 ///
 /// # Errors
 /// Those of reading an extended attribute.
-pub fn with_kept(root: Dir, written: bool, workdir: Option<&Dir>) -> Result<Dir, Errno> {
-    let kept = Kept::of(&root, written, workdir)?;
+pub fn with_kept(root: Dir, written: bool, keeping: Keeping, workdir: Option<&Dir>) -> Result<Dir, Errno> {
+    let kept = Kept::of(&root, written, keeping, workdir)?;
     let form = Form { kept, ..root.form() };
     Ok(root.with_form(form))
 }

@@ -13,6 +13,7 @@ mod log;
 #[cfg(test)]
 mod manual;
 mod mount;
+mod overlay;
 mod serve;
 mod show;
 mod signals;
@@ -199,10 +200,45 @@ impl<E: Into<Box<dyn Error>>> From<E> for Failure {
     }
 }
 
+/// What its exit statuses mean to whoever runs the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Statuses {
+    /// 1 for a refusal, 2 for wrong usage.
+    Command,
+    /// fuse-overlayfs's: 1 for both.
+    Overlay,
+    /// mount(8)'s: 1 for wrong usage, 32 for a mount that failed.
+    Helper,
+}
+
+impl Statuses {
+    fn usage(self) -> u8 {
+        if self == Statuses::Command { 2 } else { 1 }
+    }
+
+    fn refused(self) -> u8 {
+        if self == Statuses::Helper { 32 } else { 1 }
+    }
+}
+
 /// Does what the command line says.
 pub(crate) fn run() -> ExitCode {
-    let cli = Cli::parse_from(arguments::complete(std::env::args_os()));
-    let done = match cli.command {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let name = words.first().cloned().unwrap_or_default();
+    let helper = arguments::is_helper(Some(&name)) || overlay::is_helper(&name);
+    if overlay::is_meant(&words) {
+        let statuses = if helper { Statuses::Helper } else { Statuses::Overlay };
+        return finish(overlay::run(&words), statuses);
+    }
+    let statuses = if helper { Statuses::Helper } else { Statuses::Command };
+    match Cli::try_parse_from(arguments::complete(words.into_iter())) {
+        Ok(cli) => finish(carry_out(cli.command), statuses),
+        Err(error) => told(&error, statuses),
+    }
+}
+
+fn carry_out(command: Command) -> Result<(), Failure> {
+    match command {
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
         Command::Show(args) => show::run(&args),
@@ -211,16 +247,31 @@ pub(crate) fn run() -> ExitCode {
         Command::Export(args) => export::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Check(args) => check::run(&args),
-    };
+    }
+}
+
+/// Tells what went wrong, and the exit status.
+fn finish(done: Result<(), Failure>, statuses: Statuses) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Usage(message)) => usage_error(&message).exit(),
+        Err(Failure::Usage(message)) if statuses == Statuses::Overlay => {
+            complain(&message);
+            ExitCode::from(statuses.usage())
+        }
+        Err(Failure::Usage(message)) => told(&usage_error(&message), statuses),
         Err(Failure::Refused(error)) => {
             complain(&error.to_string());
-            ExitCode::FAILURE
+            ExitCode::from(statuses.refused())
         }
         Err(Failure::Said(status)) => ExitCode::from(status),
     }
+}
+
+/// Tells what clap has to say: help and version are no failures.
+fn told(error: &clap::Error, statuses: Statuses) -> ExitCode {
+    // there is nowhere to say that it could not be said
+    drop(error.print());
+    if error.use_stderr() { ExitCode::from(statuses.usage()) } else { ExitCode::SUCCESS }
 }
 
 /// Only `mount` has words that clap cannot check.

@@ -34,6 +34,7 @@ mod listing;
 mod lookup;
 mod moved;
 mod names;
+mod owners;
 mod parents;
 mod places;
 mod readdir;
@@ -139,6 +140,8 @@ pub struct Caller {
 pub struct Attr {
     /// The union's number.
     pub ino: u64,
+    /// User and group that are shown.
+    pub owner: (u32, u32),
     /// All else.
     pub stat: Stat,
     /// Whether they change by requests only, so that the kernel may remember them.

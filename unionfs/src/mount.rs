@@ -23,7 +23,7 @@ use rustix::process::{getegid, geteuid};
 pub use mounted::{Mounted, read_further_ahead};
 pub use table::DeviceNumber;
 
-/// The type in /proc/mounts.
+/// The type in /proc/mounts, where nobody asks for another.
 pub const FS_TYPE: &str = "fuse.runionfs";
 
 /// The kernel takes one page for the source, with a zero byte at its end.
@@ -102,6 +102,32 @@ pub struct MountOptions {
     pub flags: MsFlags,
     /// Whether other users may use the mount.
     pub allow_other: bool,
+    /// What stands after `fuse.` in the type; nothing shows plain `fuse`.
+    pub subtype: OsString,
+    /// More words for the kernel, such as labels for SELinux.
+    pub data: Vec<OsString>,
+    /// Whether the same union may be laid on itself, as fuse-overlayfs does.
+    pub stacks: bool,
+}
+
+impl MountOptions {
+    /// Options of a mount with this source and type; other users may use it if `allow_other` says so.
+    pub fn new(source: OsString, flags: MsFlags, allow_other: bool) -> MountOptions {
+        MountOptions { source, flags, allow_other, subtype: "runionfs".into(), data: Vec::new(), stacks: false }
+    }
+
+    /// The type as mount(2) takes it.
+    fn fs_type(&self) -> OsString {
+        match self.subtype.is_empty() {
+            true => "fuse".into(),
+            false => [OsStr::new("fuse."), &self.subtype].into_iter().collect(),
+        }
+    }
+}
+
+/// Whether a file system of this type may be a union: its name can be chosen.
+pub fn is_fuse(fs_type: &OsStr) -> bool {
+    fs_type == "fuse" || fs_type.as_bytes().starts_with(b"fuse.")
 }
 
 /// Opens /dev/fuse, for one mount.
@@ -113,17 +139,18 @@ pub fn open_device() -> io::Result<OwnedFd> {
 ///
 /// Nothing is served yet, so whoever looks at the directory from now on waits.
 pub fn attach(device: BorrowedFd<'_>, target: &Path, options: &MountOptions) -> Result<(), MountError> {
-    let mut data = format!(
+    let data = format!(
         "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
         device.as_raw_fd(),
         geteuid().as_raw(),
         getegid().as_raw()
     );
-    if options.allow_other {
-        data.push_str(",allow_other");
-    }
-    let source = shortened(&options.source);
-    nix::mount::mount(Some(source.as_os_str()), target, Some(FS_TYPE), options.flags, Some(data.as_str()))
+    let more =
+        options.allow_other.then(|| OsString::from("allow_other")).into_iter().chain(options.data.iter().cloned());
+    let words: Vec<OsString> = [OsString::from(data)].into_iter().chain(more).collect();
+    let data = words.join(OsStr::new(","));
+    let (source, fs_type) = (shortened(&options.source), options.fs_type());
+    nix::mount::mount(Some(&*source), target, Some(&*fs_type), options.flags, Some(&*data))
         .map_err(|error| MountError::Mount { path: target.to_path_buf(), error })
 }
 
@@ -140,7 +167,7 @@ impl Target {
         // no request goes to a file system that lies there already, so that a stuck one stops nobody
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let there = rustix::fs::open(&resolved, flags, Mode::empty()).map_err(|error| failed(errno(error)))?;
-        if may_be_mount(&there) {
+        if !options.stacks && may_be_mount(&there) {
             refuse_same(&resolved, options)?;
         }
         Ok(Target(resolved))
@@ -163,7 +190,7 @@ pub fn remount(target: &Path, flags: MsFlags) -> Result<(), MountError> {
     let failed = |error| MountError::Mount { path: target.to_path_buf(), error };
     let resolved = target.canonicalize().map_err(|error| failed(errno_of(&error)))?;
     let table = table::read().map_err(MountError::NoTable)?;
-    if table::at(&table, &resolved).is_none_or(|entry| entry.fs_type != FS_TYPE) {
+    if table::at(&table, &resolved).is_none_or(|entry| !is_fuse(&entry.fs_type)) {
         return Err(MountError::NotMounted(resolved));
     }
     let flags = flags | MsFlags::MS_REMOUNT;
@@ -184,7 +211,7 @@ fn may_be_mount(directory: &OwnedFd) -> bool {
 fn refuse_same(target: &Path, options: &MountOptions) -> Result<(), MountError> {
     let table = table::read().map_err(MountError::NoTable)?;
     match table::at(&table, target) {
-        Some(entry) if entry.fs_type == FS_TYPE && entry.source == shortened(&options.source) => {
+        Some(entry) if entry.fs_type == options.fs_type() && entry.source == shortened(&options.source) => {
             Err(MountError::Already { path: target.to_path_buf() })
         }
         _ => Ok(()),
@@ -232,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_file_is_no_mount_point() {
-        let options = MountOptions { source: "x".into(), flags: MsFlags::empty(), allow_other: false };
+        let options = MountOptions::new("x".into(), MsFlags::empty(), false);
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = Target::check(file.path(), &options).unwrap_err();
         assert!(matches!(error, MountError::Target { error: Errno::ENOTDIR, .. }), "{error}");

@@ -1,15 +1,20 @@
 //! Branch strings and mount options as typed values.
 //!
 //! Pure: bytes go in, values or one clear error come out. [`branches`] reads and prints
-//! `br1=rw:br2=ro+wh`, [`words`] reads what follows `-o`.
+//! `br1=rw:br2=ro+wh`, [`words`] reads what follows `-o`, [`overlay`] the same in the words of overlayfs
+//! and fuse-overlayfs, and [`ids`] what these say of owners.
 
 pub mod branches;
+pub mod ids;
+pub mod overlay;
 pub mod words;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 pub use branches::BranchesError;
+pub use ids::IdMap;
+pub use overlay::{Overlay, OverlayError};
 pub use words::{Words, WordsError};
 
 /// How a branch may be accessed.
@@ -106,6 +111,17 @@ pub enum Share {
     Off,
 }
 
+/// Which owners, modes and types are kept in the attribute `user.containers.override_stat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Keeping {
+    /// Those that the kernel refuses. The default.
+    #[default]
+    Refused,
+    /// Every owner that is not the daemon's own, and the mode with it: none is ever changed for real. The
+    /// attribute counts on every branch.
+    Owners,
+}
+
 /// What shapes the union, apart from its branches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
@@ -131,4 +147,10 @@ pub struct Options {
     pub share: Share,
     /// What `/proc/mounts` shows as the source; the branches where not given.
     pub fsname: Option<OsString>,
+    /// What it shows after `fuse.` as the type, and plain `fuse` where that is empty; runionfs where not given.
+    pub subtype: Option<OsString>,
+    /// Which owners are shown in the place of those in the branches.
+    pub ids: IdMap,
+    /// What is kept in an attribute in the place of what is real.
+    pub keeping: Keeping,
 }

@@ -11,7 +11,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::at::At;
-use super::kept::{Kept, OVERRIDE, Override, PREFIX};
+use super::kept::{FORMER, Kept, OVERRIDE, Override, PREFIX};
 use super::rights::rights;
 use super::stat::{Kind, Stat};
 use crate::acl;
@@ -52,7 +52,7 @@ impl At<'_> {
     pub(super) fn kept(self, real: &Stat) -> Result<Option<Override>, Errno> {
         let Some(kept) = self.form.kept else { return Ok(None) };
         if kept.is_marked() && carries(real.kind) {
-            let text = match self.real_xattr(OVERRIDE) {
+            let text = match self.override_text(kept) {
                 // who may not read the entry does not learn more of it
                 Err(Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM) => None,
                 text => text?,
@@ -64,6 +64,13 @@ impl At<'_> {
         kept.row(real.id)
     }
 
+    fn override_text(self, kept: Kept) -> Result<Option<Vec<u8>>, Errno> {
+        match self.real_xattr(OVERRIDE)? {
+            None if kept.has_former_names() => self.real_xattr(FORMER),
+            text => Ok(text),
+        }
+    }
+
     /// The type that a regular file stands for.
     pub(super) fn stands_for(self) -> Result<Kind, Errno> {
         let Some(kept) = self.form.kept.filter(|kept| kept.is_marked() || kept.has_rows()) else {
@@ -72,7 +79,7 @@ impl At<'_> {
         if kept.has_rows() {
             return Ok(self.stat()?.kind);
         }
-        match self.real_xattr(OVERRIDE) {
+        match self.override_text(kept) {
             Err(Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM) => Ok(Kind::File),
             text => {
                 let found = text?.as_deref().and_then(Override::parse);
@@ -84,7 +91,7 @@ impl At<'_> {
     pub(super) fn chown_or_keep(self, kept: Kept, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
         let real = self.real_stat()?;
         let over = self.kept(&real)?;
-        if over.is_none() {
+        if over.is_none() && !(kept.keeps_owners() && carries(real.kind)) {
             match self.real_chown(uid, gid) {
                 Err(Errno::PERM | Errno::INVAL) if kept.writes() => {}
                 // a later look could not tell it from an owner that is not known
@@ -120,8 +127,10 @@ impl At<'_> {
 
     /// Makes an entry show what is wanted: really, where the kernel grants it, else by an override.
     pub(super) fn settle(self, kept: Kept, real: &Stat, wanted: Override) -> Result<(), Errno> {
+        let may_be_real = wanted.stands_for(real.kind).is_none()
+            && (!kept.keeps_owners() || !carries(real.kind) || self.owner_is_real(real, &wanted));
         // while there is an override, nobody sees what is real
-        if self.kept(real)?.is_some() && wanted.stands_for(real.kind).is_none() && self.make_real(real, &wanted)? {
+        if may_be_real && self.kept(real)?.is_some() && self.make_real(real, &wanted)? {
             return self.drop_override(kept, real);
         }
         self.keep(kept, real, &wanted)?;

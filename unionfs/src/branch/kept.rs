@@ -18,10 +18,13 @@ use super::dir::Dir;
 use super::form::Form;
 use super::rights::rights;
 use super::stat::{Kind, RealId, Stat};
+use crate::options::Keeping;
 use crate::union::name::WORK_AREA;
 
 /// Says owner, mode and type of an entry; on the root of a branch also that this branch has some.
 pub const OVERRIDE: &[u8] = b"user.containers.override_stat";
+/// The same, as fuse-overlayfs wrote it before version 1.11.
+pub const FORMER: &[u8] = b"user.fuseoverlayfs.override_stat";
 /// What all attributes begin with that stand for something else.
 pub const PREFIX: &[u8] = b"user.containers.override_";
 
@@ -147,8 +150,10 @@ struct Place {
     root: OwnedFd,
     /// Whether the root says that entries have [`OVERRIDE`].
     marked: AtomicBool,
-    /// Whether the kernel refuses us things, which are then kept here.
+    /// Whether the kernel refuses us things, or owners are not to be changed; these are kept here then.
     writes: bool,
+    /// Whether owners stay what they are.
+    owners: bool,
     /// The work area, where the branch is written.
     area: OnceLock<OwnedFd>,
     rows: OnceLock<OwnedFd>,
@@ -171,7 +176,8 @@ impl Kept {
     ///
     /// # Errors
     /// Those of reading an extended attribute.
-    pub fn of(root: &Dir, written: bool, workdir: Option<&Dir>) -> Result<Option<Kept>, Errno> {
+    pub fn of(root: &Dir, written: bool, keeping: Keeping, workdir: Option<&Dir>) -> Result<Option<Kept>, Errno> {
+        let owners = keeping == Keeping::Owners;
         let marked = match At::open(root.as_fd(), Form::default()).xattr(OVERRIDE) {
             // a root that is not ours to read
             Err(Errno::OPNOTSUPP | Errno::ACCESS) => false,
@@ -179,14 +185,15 @@ impl Kept {
         };
         // those of a branch that is written come with its work area
         let rows = if written { None } else { open_rows(workdir.unwrap_or(root))? };
-        let writes = written && !rights().all;
-        if !marked && !written && rows.is_none() {
+        let writes = written && (owners || !rights().all);
+        if !marked && !owners && !written && rows.is_none() {
             return Ok(None);
         }
         let place = Place {
             root: duplicate(root)?,
             marked: marked.into(),
             writes,
+            owners,
             area: OnceLock::new(),
             rows: rows.map_or_else(OnceLock::new, OnceLock::from),
             unsynced: false.into(),
@@ -213,6 +220,16 @@ impl Kept {
         self.0.writes
     }
 
+    /// Whether the attribute is looked for by its former name, too: by fuse-overlayfs, which wrote it.
+    pub(super) fn has_former_names(self) -> bool {
+        self.0.owners
+    }
+
+    /// Whether an owner that is asked for is kept, and never made real, where an entry can carry it.
+    pub(super) fn keeps_owners(self) -> bool {
+        self.0.owners && self.0.writes
+    }
+
     /// Whether nothing was kept, nor may come to be: all is real.
     pub fn is_idle(self) -> bool {
         !self.writes() && !self.is_marked() && !self.has_rows()
@@ -220,7 +237,7 @@ impl Kept {
 
     /// Whether entries may have the extended attribute.
     pub fn is_marked(self) -> bool {
-        self.0.marked.load(Ordering::Relaxed)
+        self.0.owners || self.0.marked.load(Ordering::Relaxed)
     }
 
     /// Whether anything is in rows.
@@ -230,7 +247,7 @@ impl Kept {
 
     /// Makes the root say that entries have the attribute. Whether it does.
     pub(super) fn mark(self) -> Result<bool, Errno> {
-        if self.is_marked() {
+        if self.0.marked.load(Ordering::Relaxed) {
             return Ok(true);
         }
         let root = At::open(self.0.root.as_fd(), Form::default());

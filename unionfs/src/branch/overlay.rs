@@ -6,6 +6,7 @@
 //! are whiteouts; `redirect` says where what is below it lies. `metacopy` marks a file whose data lies elsewhere.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::XattrFlags;
@@ -13,6 +14,7 @@ use rustix::io::Errno;
 
 use super::at::At;
 use super::dir::{Dir, RawEntry, ReadEntry};
+use super::form::Form;
 use super::stat::{Kind, Stat};
 use crate::union::{Name, RawName, Redirect};
 
@@ -96,6 +98,39 @@ impl Says {
             }),
         }
     }
+}
+
+/// Whether a directory that takes changes holds marks of overlayfs, or was written in this form: all of it
+/// is looked at, for a single whiteout that is not seen would bring back what it hides.
+///
+/// # Errors
+/// Those of reading the branch.
+pub fn is_written_by_others(path: &Path) -> Result<bool, Errno> {
+    let root = super::open_root(path, true, Form { overlay: true, kept: None })?;
+    if root.is_overlay_written()? {
+        return Ok(true);
+    }
+    let mut pending = vec![Vec::new()];
+    while let Some(path) = pending.pop() {
+        let opened = match root.open_path(&path) {
+            // a mount point, which is not looked behind
+            Err(Errno::XDEV) => continue,
+            opened => opened?,
+        };
+        let dir = opened.as_ref().unwrap_or(&root);
+        let says = says(dir.at(b""))?;
+        if says.opaque || says.whiteouts || says.redirect.is_some() {
+            return Ok(true);
+        }
+        for entry in dir.entries()? {
+            match (entry.kind, RawName::parse(&entry.name)) {
+                (Kind::Char, RawName::Entry(name)) if dir.is_overlay_whiteout(name)? => return Ok(true),
+                (Kind::Dir, RawName::Entry(name)) => pending.push([&path[..], name.as_bytes(), b"/"].concat()),
+                _ => {}
+            }
+        }
+    }
+    Ok(false)
 }
 
 impl Dir {

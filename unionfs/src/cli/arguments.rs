@@ -24,7 +24,8 @@ pub(super) fn complete(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
     words
 }
 
-fn is_helper(name: Option<&OsString>) -> bool {
+/// Whether mount(8) calls.
+pub(super) fn is_helper(name: Option<&OsString>) -> bool {
     let name = name.and_then(|name| Path::new(name).file_name());
     name.is_some_and(|name| HELPERS.iter().any(|helper| name == *helper))
 }

@@ -1,6 +1,6 @@
 //! `runionfs mount`: from words to a request, and who carries it out.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use nix::mount::MsFlags;
@@ -21,6 +21,10 @@ pub(super) struct Request {
     pub(super) options: Options,
     pub(super) flags: MsFlags,
     pub(super) allow_other: bool,
+    /// Labels for SELinux, as the kernel takes them.
+    pub(super) labels: Vec<OsString>,
+    /// Whether it may be laid on itself.
+    pub(super) stacks: bool,
 }
 
 pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
@@ -29,11 +33,15 @@ pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
     if words.remount {
         return Ok(remount(args.second.as_ref().unwrap_or(&args.first).as_ref(), words.flags)?);
     }
-    let request = Request::read(args, words)?;
-    if args.foreground {
-        return serve::serve(&request, daemon::Readiness::Nobody);
+    carry_out(&Request::read(args, words)?, args.foreground)
+}
+
+/// Mounts and serves, in the foreground or as a daemon.
+pub(super) fn carry_out(request: &Request, foreground: bool) -> Result<(), Failure> {
+    if foreground {
+        return serve::serve(request, daemon::Readiness::Nobody);
     }
-    daemon::start(|| serve::serve(&request, daemon::Readiness::Parent))
+    daemon::start(|| serve::serve(request, daemon::Readiness::Parent))
 }
 
 fn read_words(args: &MountArgs) -> Result<Words, Failure> {
@@ -55,6 +63,8 @@ impl Request {
             options: Options { workdir: words.options.workdir.map(std::path::absolute).transpose()?, ..words.options },
             flags: words.flags,
             allow_other: words.allow_other || geteuid().is_root(),
+            labels: Vec::new(),
+            stacks: false,
         })
     }
 
@@ -64,7 +74,9 @@ impl Request {
         // where nothing can be written the kernel says so by itself, at an open, too
         let written = |branch: &BranchSpec| branch.access == Access::ReadWrite || branch.init;
         let read_only = if self.branches.iter().any(written) { MsFlags::empty() } else { MsFlags::MS_RDONLY };
-        MountOptions { source, flags: self.flags | read_only, allow_other: self.allow_other }
+        let plain = MountOptions::new(source, self.flags | read_only, self.allow_other);
+        let subtype = self.options.subtype.clone().unwrap_or_else(|| plain.subtype.clone());
+        MountOptions { subtype, data: self.labels.clone(), stacks: self.stacks, ..plain }
     }
 }
 

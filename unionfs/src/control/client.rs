@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Refusal, Request, Status, place};
 use crate::fs::Flushed;
-use crate::mount::{FS_TYPE, table};
+use crate::mount::{FS_TYPE, is_fuse, table};
 
 /// A daemon answers at once; one that does not is stuck.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -70,8 +70,17 @@ pub fn find(path: &Path) -> Result<table::Entry, ClientError> {
         }
     };
     match found {
-        Some(entry) if entry.fs_type == FS_TYPE => Ok(entry.clone()),
+        Some(entry) if is_fuse(&entry.fs_type) => named(entry, path),
         _ => Err(ClientError::NotAMount(path.to_path_buf())),
+    }
+}
+
+/// A mount that has our name, or another one and a socket of ours.
+fn named(entry: &table::Entry, path: &Path) -> Result<table::Entry, ClientError> {
+    let has_socket = || place::candidates(entry.device, owner(entry)).iter().any(|socket| socket.exists());
+    match entry.fs_type == FS_TYPE || has_socket() {
+        true => Ok(entry.clone()),
+        false => Err(ClientError::NotAMount(path.to_path_buf())),
     }
 }
 

@@ -96,7 +96,7 @@ impl Union {
             (Some(_), kind) if kind != Kind::File => return Err(Errno::INVAL),
             _ => {}
         }
-        let change = self.meant(&inode, change)?;
+        let change = self.kept_owner(self.meant(&inode, change)?)?;
         if change.is_empty() {
             return self.getattr(ino);
         }

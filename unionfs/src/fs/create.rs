@@ -277,9 +277,10 @@ impl Union {
         let parent = self.heritage(dir)?;
         let inherited = parent.default_acl.filter(|_| !matches!(new, New::Symlink(_)));
         let is_dir = matches!(new, New::Dir);
+        let (uid, gid) = self.kept_maker(caller);
         let mut birth = Birth {
-            uid: caller.uid,
-            gid: if parent.setgid { parent.gid } else { caller.gid },
+            uid,
+            gid: if parent.setgid { parent.gid } else { gid },
             mode: mode & 0o7777 | if parent.setgid && is_dir { 0o2000 } else { 0 },
             access_acl: None,
             default_acl: None,

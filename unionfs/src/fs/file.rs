@@ -385,7 +385,7 @@ impl Union {
         }
         // see setattr_should_drop_sgid in the kernel: without the execute bit for the group, the
         // bit means something to the group's members only
-        let setgid = stat.mode & 0o2000 != 0 && (stat.mode & 0o10 != 0 || !caller.is_in_group(stat.gid));
+        let setgid = stat.mode & 0o2000 != 0 && (stat.mode & 0o10 != 0 || !self.is_in_group(caller, stat.gid));
         let gone = stat.mode & (0o4000 | if setgid { 0o2000 } else { 0 });
         if gone != 0 {
             real.at().chmod(stat.mode & !gone)?;

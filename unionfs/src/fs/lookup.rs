@@ -236,7 +236,7 @@ impl Union {
                 record.map_or(stat.nlink, |record| record.nlink_of_copy(&stat))
             }
         };
-        Attr { ino: inode.ino, stat, lasting }
+        Attr { ino: inode.ino, stat, owner: self.shown_owner(&stat), lasting }
     }
 
     /// What the records on these branches say of an object, each of names that went on its branch: of

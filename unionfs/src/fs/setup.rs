@@ -224,7 +224,7 @@ fn open_all(branches: &[BranchSpec], options: &Options, sites: &[Site]) -> Resul
         let device = root.stat().map_err(fail)?.id.dev;
         check_form(&root, spec)?;
         warn_of_leftovers(&spec.path, &root).map_err(fail)?;
-        let root = branch::with_kept(root, writable || spec.init, None).map_err(fail)?;
+        let root = branch::with_kept(root, writable || spec.init, options.keeping, None).map_err(fail)?;
         let area = area.map(|area| area.with_form(root.form()));
         let area = area.as_ref().zip(options.workdir.as_deref());
         let work = if writable { Some(open_work(&spec.path, &root, area)?) } else { None };

@@ -53,7 +53,7 @@ impl Union {
             // the kernel asks at every check of rights of who is not the owner, and takes any other
             // answer for a failure of the check
             Err(Errno::OPNOTSUPP) if is_acl(attribute) => Err(Errno::NODATA),
-            value => value?.ok_or(Errno::NODATA),
+            value => Ok(self.shown_value(attribute, value?.ok_or(Errno::NODATA)?)),
         }
     }
 
@@ -109,13 +109,14 @@ impl Union {
     /// copy-up and of the branch.
     pub fn set_xattr(&self, ino: u64, attribute: &[u8], value: &[u8], flags: u32, caller: Caller) -> Result<(), Errno> {
         self.check_settable(attribute)?;
+        let value = self.kept_value(attribute, value)?;
         let flags = XattrFlags::from_bits_retain(flags);
         let inode = self.inode(ino)?;
         self.check_guard(&inode)?;
         self.check_xattr(&inode, attribute, flags)?;
         self.make_changeable(&inode, Keep::All)?;
         let place = self.hold_to_change(&inode)?;
-        place.at().set_xattr(attribute, value, flags)?;
+        place.at().set_xattr(attribute, &value, flags)?;
         self.note_change(&inode);
         if attribute == LABEL {
             self.labels.note();
@@ -144,7 +145,7 @@ impl Union {
     /// caller is not in.
     fn drop_set_gid(&self, place: &super::names::Where, caller: Caller) -> Result<(), Errno> {
         let stat = place.at().stat()?;
-        if stat.mode & 0o2000 == 0 || caller.may_set_id() || caller.is_in_group(stat.gid) {
+        if stat.mode & 0o2000 == 0 || caller.may_set_id() || self.is_in_group(caller, stat.gid) {
             return Ok(());
         }
         place.at().chmod(stat.mode & !0o2000)

@@ -4,7 +4,7 @@
 //! `_FUSE_COMMFD` names. The socket is its standard input, so that no other descriptor has to
 //! outlive the exec.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -75,7 +75,11 @@ fn receive(socket: &UnixStream) -> Result<OwnedFd, Errno> {
 
 /// The options as fusermount3 takes them. nosuid and nodev it adds by itself.
 fn words(options: &MountOptions) -> OsString {
-    let mut words = b"subtype=runionfs,default_permissions".to_vec();
+    let mut words = b"default_permissions".to_vec();
+    if !options.subtype.is_empty() {
+        words.extend(b",subtype=");
+        words.extend(escaped(&options.subtype));
+    }
     if options.allow_other {
         words.extend(b",allow_other");
     }
@@ -86,13 +90,13 @@ fn words(options: &MountOptions) -> OsString {
         }
     }
     words.extend(b",fsname=");
-    for &byte in shortened(&options.source).as_bytes() {
-        if matches!(byte, b',' | b'\\') {
-            words.push(b'\\');
-        }
-        words.push(byte);
-    }
+    words.extend(escaped(&shortened(&options.source)));
     OsString::from_vec(words)
+}
+
+fn escaped(value: &OsStr) -> Vec<u8> {
+    let escape = |byte: &u8| matches!(byte, b',' | b'\\').then_some(b'\\');
+    value.as_bytes().iter().flat_map(|byte| escape(byte).into_iter().chain([*byte])).collect()
 }
 
 const FLAGS: &[(MsFlags, &str)] = &[
@@ -110,11 +114,10 @@ mod tests {
 
     #[test]
     fn options_are_written_as_fusermount3_reads_them() {
-        let options = MountOptions {
-            source: r"/a,b=rw:/c\:d=ro".into(),
-            flags: MsFlags::MS_RDONLY | MsFlags::MS_NOSUID,
-            allow_other: true,
-        };
-        assert_eq!(words(&options), r"subtype=runionfs,default_permissions,allow_other,ro,fsname=/a\,b=rw:/c\\:d=ro");
+        let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID;
+        let options = MountOptions::new(r"/a,b=rw:/c\:d=ro".into(), flags, true);
+        assert_eq!(words(&options), r"default_permissions,subtype=runionfs,allow_other,ro,fsname=/a\,b=rw:/c\\:d=ro");
+        let plain = MountOptions { subtype: OsString::new(), ..MountOptions::new("x".into(), flags, false) };
+        assert_eq!(words(&plain), "default_permissions,ro,fsname=x");
     }
 }

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::mount::MntFlags;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
-use super::{DeviceNumber, FS_TYPE, MountError, errno, table};
+use super::{DeviceNumber, MountError, errno, is_fuse, table};
 use crate::sys::file_system_of_mount;
 
 /// `STATX_MNT_ID_UNIQUE` (Linux 6.8): an id that is never given again.
@@ -51,7 +51,7 @@ impl Seen {
         }
         let table = table::read().map_err(MountError::NoTable)?;
         let entry = table::at(&table, target);
-        Ok(entry.is_some_and(|entry| entry.fs_type == FS_TYPE && entry.device == self.identity.device))
+        Ok(entry.is_some_and(|entry| is_fuse(&entry.fs_type) && entry.device == self.identity.device))
     }
 }
 

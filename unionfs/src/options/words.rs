@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use nix::mount::MsFlags;
 
-use super::{Dirren, Opens, Options, Share, Udba, Whiteout, Wish};
+use super::ids::Ids;
+use super::{Dirren, Keeping, Opens, Options, Share, Udba, Whiteout, Wish};
 
 /// More event loops than this only cost memory.
 const MOST_THREADS: usize = 256;
@@ -103,6 +104,8 @@ enum Effect {
     Share,
     /// Says what `/proc/mounts` shows.
     Fsname,
+    /// Says what it shows as the type.
+    Subtype,
     /// Lets other users in.
     AllowOther,
     /// Sets flags of the mount.
@@ -189,6 +192,12 @@ pub const WORDS: &[Word] = &[
         "where no branch is writable, let mounts share the pages of files; needs what passthrough needs (default auto: with open=message)",
     ),
     word("fsname", Some("NAME"), Effect::Fsname, "what /proc/mounts shows as the source; the branches by default"),
+    word(
+        "subtype",
+        Some("NAME"),
+        Effect::Subtype,
+        "what it shows as the type, after 'fuse.'; plain fuse where that is empty (default runionfs)",
+    ),
     word("ro", None, Effect::Set(MsFlags::MS_RDONLY), "mount read-only"),
     word("rw", None, Effect::Clear(MsFlags::MS_RDONLY), "mount writable"),
     word("noatime", None, Effect::Set(MsFlags::MS_NOATIME), "do not update access times"),
@@ -225,6 +234,7 @@ pub const WORDS: &[Word] = &[
     word("nodio", None, Effect::Accepted, NO_MEANING),
     word("xino", Some("FILE"), Effect::Accepted, NO_MEANING),
     word("noxino", None, Effect::Accepted, NO_MEANING),
+    word("si", Some("ID"), Effect::Accepted, NO_MEANING),
     word("warn_perm", None, Effect::Accepted, NO_MEANING),
     word("nowarn_perm", None, Effect::Accepted, NO_MEANING),
     word("defaults", None, Effect::Accepted, FSTAB),
@@ -271,10 +281,25 @@ pub fn print(options: &Options) -> Vec<OsString> {
         open_word(options.open).map(Into::into),
         share_word(options.share).map(Into::into),
         options.fsname.as_ref().map(|name| with("fsname", name)),
+        options.subtype.as_ref().map(|name| with("subtype", name)),
     ]
     .into_iter()
+    .chain(owner_words(options))
     .flatten()
     .collect()
+}
+
+/// The words of fuse-overlayfs that say how owners are shown and kept.
+fn owner_words(options: &Options) -> [Option<OsString>; 3] {
+    let ids = |mapping: &str, squash: &str, ids: &Ids| match (ids.squashed_to(), ids.print()) {
+        (Some(all), _) => Some(format!("{squash}={all}").into()),
+        (None, ranges) => ranges.map(|ranges| format!("{mapping}={ranges}").into()),
+    };
+    [
+        ids("uidmapping", "squash_to_uid", &options.ids.users),
+        ids("gidmapping", "squash_to_gid", &options.ids.groups),
+        (options.keeping == Keeping::Owners).then(|| "xattr_permissions=2".into()),
+    ]
 }
 
 impl Word {
@@ -294,11 +319,19 @@ impl Words {
     }
 
     fn add_word(&mut self, text: &[u8]) -> Result<(), WordsError> {
+        let (name, value) = cut(text);
+        self.add_one(name, value)
+    }
+
+    /// Reads one word that was taken apart already.
+    ///
+    /// # Errors
+    /// [`WordsError::Unknown`] for a word that is not in the table, and those of its value.
+    pub fn add_one(&mut self, name: &[u8], value: Option<&[u8]>) -> Result<(), WordsError> {
         // comments for mount(8) and systemd, with any value
-        if text.starts_with(b"x-") || text.starts_with(b"X-") {
+        if name.starts_with(b"x-") || name.starts_with(b"X-") {
             return Ok(());
         }
-        let (name, value) = cut(text);
         let Some(word) = WORDS.iter().find(|word| word.name.as_bytes() == name) else {
             return Err(WordsError::Unknown(lossy(name)));
         };
@@ -329,6 +362,7 @@ impl Words {
             Effect::Open => self.options.open = opens(word, value)?,
             Effect::Share => self.options.share = share(word, value)?,
             Effect::Fsname => self.options.fsname = Some(text()),
+            Effect::Subtype => self.options.subtype = Some(text()),
             Effect::AllowOther => self.allow_other = true,
             Effect::Set(flags) => {
                 if flags.intersects(ATIME) {
