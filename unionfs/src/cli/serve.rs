@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nix::mount::MsFlags;
 use unionfs::control::{self, Control, Status, Text};
 use unionfs::fs::Union;
-use unionfs::fuse::Server;
+use unionfs::fuse::{Counts, Server};
 use unionfs::mount::{self, Mounted, Target};
 use unionfs::options::words;
 
@@ -18,6 +18,7 @@ use super::{Failure, daemon, signals};
 struct Serving {
     mounted: Mounted,
     control: Option<Control>,
+    counts: Arc<Counts>,
 }
 
 /// Serves the union until it is unmounted. What fails on the way leaves nothing mounted.
@@ -38,7 +39,7 @@ pub(super) fn serve(request: &Request, readiness: daemon::Readiness) -> Result<(
     mounted.check()?;
     mount::read_further_ahead(mounted.device());
     let control = open_control(request, &mounted, &server, union);
-    let serving = Arc::new(Serving { mounted, control });
+    let serving = Arc::new(Serving { mounted, control, counts: server.counts() });
     readiness.tell()?;
     signals::watch(Arc::clone(&serving))?;
     let ended = server.run();
@@ -95,6 +96,13 @@ impl Serving {
 }
 
 impl signals::Ending for Serving {
+    fn tell(&self) {
+        let counts = self.counts.told();
+        let requests: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        // at a level that is always told, for somebody has asked
+        tracing::warn!("{}: requests: {}", self.mounted.target().display(), requests.join(", "));
+    }
+
     fn ask(&self) -> bool {
         let target = self.mounted.target().display();
         match self.mounted.unmount() {

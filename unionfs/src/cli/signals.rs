@@ -1,4 +1,5 @@
-//! Signals: the first that asks to end unmounts, the second ends at once.
+//! Signals: the first that asks to end unmounts, the second ends at once. SIGUSR1 has the daemon tell how
+//! often it was asked for what, as that of fuse-overlayfs does.
 
 use std::sync::Arc;
 use std::thread;
@@ -7,18 +8,21 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::Failure;
 
-/// The signals that ask the daemon to end.
-fn ending() -> SigSet {
-    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
+/// The signals that are waited for: all but one ask the daemon to end.
+fn awaited() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1].into_iter().collect()
 }
 
 /// Keeps the signals from every thread that is started from now on, until somebody [waits](watch).
 pub(super) fn block() -> Result<(), Failure> {
-    Ok(ending().thread_block().map_err(|error| format!("cannot block signals: {error}"))?)
+    Ok(awaited().thread_block().map_err(|error| format!("cannot block signals: {error}"))?)
 }
 
 /// What a signal has done.
 pub(super) trait Ending: Send + Sync + 'static {
+    /// Tells what has been going on, if there is anything to tell.
+    fn tell(&self) {}
+
     /// The first signal: whether the daemon will now end by itself.
     fn ask(&self) -> bool;
     /// The process ends here and now.
@@ -28,15 +32,21 @@ pub(super) trait Ending: Send + Sync + 'static {
 /// Takes the signals in a thread of its own.
 pub(super) fn watch<E: Ending>(serving: Arc<E>) -> Result<(), Failure> {
     thread::Builder::new().name("signals".into()).spawn(move || {
-        let signals = ending();
-        for asked in 0_u32.. {
+        let signals = awaited();
+        let mut asked = false;
+        loop {
             match signals.wait() {
+                Ok(Signal::SIGUSR1) => {
+                    serving.tell();
+                    continue;
+                }
                 Ok(signal) => tracing::info!("{signal}: ending"),
                 Err(error) => tracing::error!("cannot wait for signals: {error}"),
             }
-            if asked > 0 || !serving.ask() {
+            if asked || !serving.ask() {
                 serving.force();
             }
+            asked = true;
         }
     })?;
     Ok(())
