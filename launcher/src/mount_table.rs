@@ -56,9 +56,10 @@ const FAR_AWAY: [&str; 16] = [
 /// One mount; see proc_pid_mountinfo(5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
-    id: u32,
-    parent: u32,
-    target: PathBuf,
+    pub(crate) id: u32,
+    /// The number of the mount that it lies on.
+    pub(crate) parent: u32,
+    pub(crate) target: PathBuf,
     flags: MsFlags,
     kind: String,
 }
@@ -159,7 +160,8 @@ fn hidden(table: &[Mount]) -> HashSet<u32> {
         .filter(|mount| {
             let covers = |other: &Mount| {
                 let on_top = other.parent == mount.id && other.target == mount.target;
-                let beside = other.parent == mount.parent && other.target != mount.target;
+                // The uppermost mount of all is said to lie on itself, but is not beside what lies on it.
+                let beside = other.parent == mount.parent && other.id != mount.parent && other.target != mount.target;
                 other.id != mount.id && (on_top || beside && mount.target.starts_with(&other.target))
             };
             table.iter().any(covers)
@@ -260,6 +262,16 @@ mod tests {
             "1 1 0:2 / / rw - rootfs rootfs rw\n\
              27 1 254:0 / / rw - ext4 /dev/vda rw\n\
              30 27 8:2 / /home rw - ext4 /dev/sdb rw\n",
+            &["/home"],
+        );
+    }
+
+    #[test]
+    fn on_the_root_of_an_initramfs_there_are_mounts_too() {
+        check(
+            "1 1 0:2 / / rw - rootfs rootfs rw\n\
+             22 1 0:20 / /proc rw - proc proc rw\n\
+             30 1 8:2 / /home rw - ext4 /dev/sdb rw\n",
             &["/home"],
         );
     }
