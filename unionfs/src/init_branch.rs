@@ -20,7 +20,7 @@ use crate::branch::stat::{Kind, Stat};
 use crate::branch::{self, form_of};
 use crate::diff::DiffError;
 use crate::diff::view::{Level, View};
-use crate::options::BranchSpec;
+use crate::options::{BranchSpec, Keeping};
 use crate::union::{Name, NameBuf, NameError, Resolved};
 
 /// Links that are followed on the way to one path, as by the kernel; see path_resolution(7).
@@ -65,7 +65,7 @@ impl InitBranch {
         let own = branches.iter().find(|branch| branch.init).ok_or(DiffError::NoInitBranch)?;
         let fail = |error| DiffError::Branch { path: own.path.clone(), error };
         let root = branch::open_root(&own.path, false, form_of(own)).map_err(fail)?;
-        let root = branch::with_kept(root, true, None).map_err(fail)?;
+        let root = branch::with_kept(root, true, Keeping::Refused, None).map_err(fail)?;
         let view = View::open_all(branches, None)?;
         if branches.first().is_some_and(|top| top.init) {
             look_like(&root, &view.root(1).map_err(fail)?).map_err(fail)?;
