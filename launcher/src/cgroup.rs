@@ -25,8 +25,8 @@
 //! | `freezer`, [`statistics`], [`view`] | stopping and killing; what was used; what the container sees |
 //! | `report` | the words for what cannot be limited, and what helps |
 
-use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -90,11 +90,12 @@ impl Cgroups {
             is_best_effort: limits.is_best_effort,
             is_owner: true,
         };
+        let mut in_use = HashSet::new();
         for mounted in useful(detect::observe()?, limits) {
             if mounted.controllers == [Controller::Freezer] && cgroups.life().is_ok() {
                 continue;
             }
-            hierarchy::remove_stale(&mounted, wanted.parent);
+            hierarchy::remove_stale(&mounted, wanted.parent, &mut in_use);
             match Hierarchy::create(&mounted, &wanted) {
                 Ok(hierarchy) => cgroups.hierarchies.push(hierarchy),
                 Err(errno) => cgroups.refused.push((mounted, errno)),
@@ -109,7 +110,8 @@ impl Cgroups {
     /// # Errors
     /// Where the mount table cannot be read.
     pub fn remove_stale() -> Result<(), Failure> {
-        detect::observe()?.iter().for_each(|mounted| hierarchy::remove_stale(mounted, None));
+        let mut in_use = HashSet::new();
+        detect::observe()?.iter().for_each(|mounted| hierarchy::remove_stale(mounted, None, &mut in_use));
         Ok(())
     }
 
@@ -314,7 +316,9 @@ impl Cgroups {
             let directory = hierarchy.directory(place);
             directory.map_or(0, |directory| memory::kills(directory, hierarchy.mounted.version))
         };
-        report::memory_kills(kills(Place::Container), kills(Place::Daemon), self.statistics().memory_limit)
+        let (container, daemon) = (kills(Place::Container), kills(Place::Daemon));
+        let limit = if container + daemon == 0 { None } else { self.statistics().memory_limit };
+        report::memory_kills(container, daemon, limit)
     }
 
     fn apply(&self, settings: &[Setting]) -> Result<(), Failure> {

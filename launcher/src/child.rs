@@ -110,8 +110,8 @@ impl<'a> Child<'a> {
             Action::Clocks(offsets) => namespace::separate_clocks(offsets)?,
             Action::Loopback => bring_up_loopback()?,
             Action::Directory(path, mode) => root?.make_directory(path, *mode)?,
-            Action::Device(device) => root?.make_device(device)?,
-            Action::Link(at, to) => root?.make_link(at.as_ref(), to)?,
+            Action::Devices(directory, devices) => root?.make_devices(directory.as_ref(), devices)?,
+            Action::Links(directory, links) => root?.make_links(directory.as_ref(), links)?,
             Action::File(path, content) => root?.make_file(path, content)?,
             Action::Hostname(name) => sethostname(name)?,
             Action::EnterRoot => {

@@ -288,13 +288,15 @@ fn run(spec: &Spec, session: &mut Session<'_>, unions: Option<Unions<'_>>) -> Re
     drop((devices, theirs));
     let Some(channel) = ours else { return Ok(OWN_FAILURE) };
     let serving = daemon.as_ref().map(|daemon| daemon.pid());
-    // Neither has been waited for, so they are there, ended or not.
-    let first = Process::of(init).doing("look at the container's first process")?;
-    let server = serving.map(Process::of).transpose().doing("look at the union's daemon")?;
-    session.entry.begin(first, server).doing("keep a record of the container")?;
-    let name = session.entry.record.name.clone();
-    let started = || (session.started)(&name);
-    let result = Supervisor::new(&steps, signals, init, channel, daemon).run(started);
+    let Session { entry, started, .. } = session;
+    let name = entry.record.name.clone();
+    let record = || {
+        // Neither has been waited for, so they are there, ended or not.
+        let first = Process::of(init).doing("look at the container's first process")?;
+        let server = serving.map(Process::of).transpose().doing("look at the union's daemon")?;
+        entry.begin(first, server).doing("keep a record of the container")
+    };
+    let result = Supervisor::new(&steps, signals, init, channel, daemon).run(record, || started(&name));
     if adopts {
         process::end_children(serving).doing("end what the container has left")?;
     }

@@ -44,10 +44,10 @@ pub enum Action {
     Bind(PathBuf),
     /// Make a directory, where it is not there.
     Directory(PathBuf, u32),
-    /// Make a character device that everybody may use.
-    Device(Device),
-    /// Make a symbolic link: its path, and what it points to.
-    Link(&'static str, &'static str),
+    /// Make character devices that everybody may use, in this directory.
+    Devices(&'static str, Vec<Device>),
+    /// Make symbolic links in this directory: their names, and what they point to.
+    Links(&'static str, Vec<(&'static str, &'static str)>),
     /// Hold on to what of the host is to be shared, as long as that can be.
     OpenShared(Volume),
     /// Show a directory or file of the host.
@@ -110,8 +110,8 @@ pub struct FileSystem {
 /// A character device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Device {
-    /// Its path, the same on the host.
-    pub at: &'static str,
+    /// Its name, in /dev of the host as well.
+    pub name: &'static str,
     /// The major number.
     pub major: u64,
     /// The minor number.
@@ -328,32 +328,26 @@ fn confine(spec: &Spec) -> Vec<Step> {
 
 /// What the OCI runtime specification asks for in /dev.
 fn devices() -> Vec<Step> {
-    const NODES: [(&str, u64, u64); 6] = [
-        ("/dev/null", 1, 3),
-        ("/dev/zero", 1, 5),
-        ("/dev/full", 1, 7),
-        ("/dev/random", 1, 8),
-        ("/dev/urandom", 1, 9),
-        ("/dev/tty", 5, 0),
-    ];
+    const NODES: [(&str, u64, u64); 6] =
+        [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
     const LINKS: [(&str, &str); 5] = [
-        ("/dev/fd", "/proc/self/fd"),
-        ("/dev/stdin", "/proc/self/fd/0"),
-        ("/dev/stdout", "/proc/self/fd/1"),
-        ("/dev/stderr", "/proc/self/fd/2"),
-        ("/dev/ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
     ];
     let dev = MsFlags::MS_NOSUID | MsFlags::MS_STRICTATIME;
     let pty = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    let mut steps = vec![must(file_system("tmpfs", "/dev", dev, "mode=755,size=64m"))];
-    steps.extend(NODES.map(|(at, major, minor)| must(Action::Device(Device { at, major, minor }))));
-    steps.extend(LINKS.map(|(at, to)| must(Action::Link(at, to))));
-    steps.extend([
+    let nodes = NODES.map(|(name, major, minor)| Device { name, major, minor });
+    vec![
+        must(file_system("tmpfs", "/dev", dev, "mode=755,size=64m")),
+        must(Action::Devices("/dev", nodes.into())),
+        must(Action::Links("/dev", LINKS.into())),
         must(file_system("devpts", "/dev/pts", pty, "newinstance,ptmxmode=0666,mode=0620,gid=5")),
         must(file_system("tmpfs", "/dev/shm", PRIVATE, "mode=1777")),
         may(file_system("mqueue", "/dev/mqueue", INERT, ""), "there are no POSIX message queues in the container"),
-    ]);
-    steps
+    ]
 }
 
 /// What every boot starts empty.
@@ -405,8 +399,8 @@ impl Action {
             Action::Clocks(_) => "give the container clocks of its own".into(),
             Action::Loopback => "switch the container's loopback interface on".into(),
             Action::Directory(path, _) => format!("make the directory {} in the container", path.display()),
-            Action::Device(device) => format!("make the device {} in the container", device.at),
-            Action::Link(at, _) => format!("make the link {at} in the container"),
+            Action::Devices(directory, _) => format!("make the devices in {directory} of the container"),
+            Action::Links(directory, _) => format!("make the links in {directory} of the container"),
             Action::File(path, _) => format!("make the file {} in the container", path.display()),
             Action::Hostname(name) => format!("set the host name {}", name.display()),
             Action::EnterRoot => "enter the root of the container".into(),

@@ -1,7 +1,8 @@
 //! One cgroup: a directory of the kernel's, and the files in it.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, write};
+use nix::unistd::{Pid, read, write};
 
 use crate::failure::errno_of;
 
@@ -33,18 +34,16 @@ impl Directory {
         Ok(Directory { handle, path: path.to_owned() })
     }
 
-    /// Makes it, or takes the one that is there.
-    pub(crate) fn open_or_make(path: &Path) -> Result<Directory, Errno> {
-        match Directory::open(path) {
-            Err(Errno::ENOENT) => {
-                match make(path) {
-                    Ok(()) | Err(Errno::EEXIST) => {}
-                    Err(errno) => return Err(errno),
-                }
-                Directory::open(path)
-            }
-            result => result,
-        }
+    /// Makes it, or takes the one that is there; whether it is new.
+    pub(crate) fn open_or_make(path: &Path) -> Result<(Directory, bool), Errno> {
+        let is_new = match Directory::open(path) {
+            Err(Errno::ENOENT) => match make(path) {
+                Err(Errno::EEXIST) => false,
+                result => result.map(|()| true)?,
+            },
+            result => return result.map(|directory| (directory, false)),
+        };
+        Directory::open(path).map(|directory| (directory, is_new))
     }
 
     /// Makes one that is not there yet.
@@ -66,9 +65,14 @@ impl Directory {
 
     pub(crate) fn read(&self, name: &str) -> Result<String, Errno> {
         let file = openat(&self.handle, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-        let mut text = String::new();
-        File::from(file).read_to_string(&mut text).map_err(|error| errno_of(&error))?;
-        Ok(text)
+        let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+        // Not by the standard library, which asks how long the file is: the kernel does not say.
+        loop {
+            match read(&file, &mut buffer)? {
+                0 => return String::from_utf8(text).map_err(|_| Errno::EILSEQ),
+                length => text.extend_from_slice(buffer.get(..length).unwrap_or_default()),
+            }
+        }
     }
 
     /// The number in a file that holds one; none where it says `max`, is not there, or holds something else.
@@ -106,9 +110,8 @@ impl Directory {
 
     /// The cgroups right below it.
     pub(crate) fn children(&self) -> Result<Vec<Directory>, Errno> {
-        let entries = fs::read_dir(&self.path).map_err(|error| errno_of(&error))?;
-        let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        Ok(directories.filter_map(|entry| Directory::open(&entry.path()).ok()).collect())
+        let names = names_in(&self.path)?;
+        Ok(names.iter().filter_map(|name| Directory::open(&self.path.join(name)).ok()).collect())
     }
 
     /// Says to others that it is in use, for as long as the value lives.
@@ -171,6 +174,13 @@ impl Directory {
         }
         Ok(())
     }
+}
+
+/// The names of the cgroups right below one.
+pub(crate) fn names_in(path: &Path) -> Result<Vec<OsString>, Errno> {
+    let entries = fs::read_dir(path).map_err(|error| errno_of(&error))?;
+    let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    Ok(directories.map(|entry| entry.file_name()).collect())
 }
 
 /// Moves this process, which has one thread, into a cgroup of v1, by its file `tasks`.

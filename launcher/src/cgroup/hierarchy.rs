@@ -1,5 +1,7 @@
 //! A container's cgroups in one hierarchy.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -9,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::detect::{Controller, Mounted, Version};
-use super::directory::Directory;
+use super::directory::{self, Directory};
 use super::setting::Place;
 use super::{v1, v2};
 use crate::failure::errno_of;
@@ -190,13 +192,15 @@ impl Parents {
         // the scope of this command. A cgroup that was asked for is somebody else's business.
         self.pass_on(mounted, &directory, wanted.has_limits)?;
         for name in path.strip_prefix(start).unwrap_or(Path::new("")).components() {
-            let path = directory.path().join(name);
-            if !path.exists() {
-                self.new.insert(0, path.clone());
+            let (below, is_new) = Directory::open_or_make(&directory.path().join(name))?;
+            if is_new {
+                self.new.insert(0, below.path().to_owned());
             }
-            let below = Directory::open_or_make(&path)?;
             if mounted.version == Version::V1 && mounted.controllers.contains(&Controller::Cpuset) {
                 v1::inherit_cpuset(&directory, &below)?;
+                if is_new {
+                    v1::pass_on_cpuset(&below)?;
+                }
             }
             self.pass_on(mounted, &below, false)?;
             directory = below;
@@ -231,14 +235,23 @@ fn make_locked(path: &Path) -> Result<(Directory, Flock<File>), Errno> {
 }
 
 /// Removes the cgroups of containers whose launcher was killed. Somebody else's, and those in use, stay.
-pub(crate) fn remove_stale(mounted: &Mounted, asked: Option<&Path>) {
+///
+/// Those that are in use in one hierarchy are so in all: they are added to `in_use`, and not looked at again.
+pub(crate) fn remove_stale(mounted: &Mounted, asked: Option<&Path>, in_use: &mut HashSet<OsString>) {
     // A parent that was asked for holds whatever its owner likes.
     if asked.is_some() {
         return;
     }
-    let Ok(parent) = Directory::open(&parent_in(mounted, None)) else { return };
-    for directory in parent.children().unwrap_or_default() {
-        let Ok(Some(_lock)) = directory.lock(FlockArg::LockExclusiveNonblock) else { continue };
+    let Ok(names) = directory::names_in(&parent_in(mounted, None)) else { return };
+    for name in names {
+        if in_use.contains(&name) {
+            continue;
+        }
+        let Ok(directory) = Directory::open(&parent_in(mounted, None).join(&name)) else { continue };
+        let Ok(Some(_lock)) = directory.lock(FlockArg::LockExclusiveNonblock) else {
+            in_use.insert(name);
+            continue;
+        };
         match directory.try_remove() {
             // With processes in it, or out of our reach: a later start removes it, or one with more rights.
             Ok(()) | Err(Errno::EBUSY | Errno::EROFS | Errno::EACCES | Errno::EPERM) => {}

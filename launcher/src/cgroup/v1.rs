@@ -9,12 +9,19 @@ use super::directory::Directory;
 /// A mount with the option `noprefix` has the files under short names.
 pub(crate) fn inherit_cpuset(parent: &Directory, child: &Directory) -> Result<(), Errno> {
     for names in [["cpuset.cpus", "cpus"], ["cpuset.mems", "mems"]] {
-        let Some(name) = names.into_iter().find(|name| child.read(name).is_ok()) else { continue };
-        if child.read(name)?.trim().is_empty() {
+        let Some((name, own)) = names.into_iter().find_map(|name| Some((name, child.read(name).ok()?))) else {
+            continue;
+        };
+        if own.trim().is_empty() {
             child.write(name, parent.read(name)?.trim())?;
         }
     }
     Ok(())
+}
+
+/// Lets the kernel do the same for the cgroups that are made in this one.
+pub(crate) fn pass_on_cpuset(directory: &Directory) -> Result<(), Errno> {
+    directory.write("cgroup.clone_children", "1")
 }
 
 #[cfg(test)]

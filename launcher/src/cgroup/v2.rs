@@ -47,7 +47,7 @@ fn give(directory: &Directory, name: &str, may_move_processes: bool) -> Result<(
 /// Moves the processes of a cgroup to one below it. EBUSY where some cannot be moved.
 fn move_to_leaf(directory: &Directory) -> Result<(), Errno> {
     const ROUNDS: usize = 10;
-    let leaf = Directory::open_or_make(&directory.path().join(LEAF))?;
+    let (leaf, _) = Directory::open_or_make(&directory.path().join(LEAF))?;
     for _ in 0..ROUNDS {
         let processes = directory.processes()?;
         if processes.is_empty() {

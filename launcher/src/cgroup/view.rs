@@ -1,9 +1,11 @@
 //! What a container sees of its cgroups: `/sys/fs/cgroup`, read-only, with its own as the root.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use nix::sys::stat::Mode;
+use nix::unistd::mkdir;
 
 use super::detect::{Mounted, Version};
 use crate::rootfs::Rootfs;
@@ -18,7 +20,8 @@ pub struct View(Vec<Part>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Part {
     kind: &'static str,
-    at: PathBuf,
+    /// The directory below; none where it is all there is.
+    name: Option<String>,
     data: String,
 }
 
@@ -28,7 +31,7 @@ impl View {
         let all: Vec<&Mounted> = hierarchies.collect();
         let parts: Vec<Part> = match all.as_slice() {
             [only] if only.version == Version::V2 => {
-                vec![Part { kind: "cgroup2", at: AT.into(), data: String::new() }]
+                vec![Part { kind: "cgroup2", name: None, data: String::new() }]
             }
             all => all.iter().map(|mounted| part(mounted)).collect(),
         };
@@ -38,25 +41,27 @@ impl View {
     /// Mounts them.
     pub(crate) fn show(&self, root: &Rootfs) -> Result<(), Errno> {
         let at = Path::new(AT);
-        let has_directories = self.0.iter().any(|part| part.at != at);
-        if has_directories {
+        let [Part { name: None, kind, data }] = self.0.as_slice() else {
             root.mount_on(at, |target| mount(Some("tmpfs"), target, Some("tmpfs"), FLAGS, Some("mode=755")))?;
-        }
-        for part in &self.0 {
-            if has_directories {
-                root.make_directory(&part.at, 0o755)?;
-            }
-            let flags = FLAGS | MsFlags::MS_RDONLY;
-            root.mount_on(&part.at, |target| {
-                mount(Some(part.kind), target, Some(part.kind), flags, Some(&*part.data))
-            })?;
-        }
-        if has_directories {
+            // From here on it is the tmpfs, in which nobody but us has made anything.
+            root.mount_on(at, |target| self.0.iter().try_for_each(|part| part.show_in(target)))?;
             let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | FLAGS;
-            root.mount_on(at, |target| mount(None::<&str>, target, None::<&str>, flags, None::<&str>))?;
-        }
-        Ok(())
+            return root.mount_on(at, |target| mount(None::<&str>, target, None::<&str>, flags, None::<&str>));
+        };
+        root.mount_on(at, |target| mount_one(kind, target, data))
     }
+}
+
+impl Part {
+    fn show_in(&self, directory: &Path) -> Result<(), Errno> {
+        let target = directory.join(self.name.as_deref().unwrap_or_default());
+        mkdir(&target, Mode::from_bits_truncate(0o755))?;
+        mount_one(self.kind, &target, &self.data)
+    }
+}
+
+fn mount_one(kind: &str, target: &Path, data: &str) -> Result<(), Errno> {
+    mount(Some(kind), target, Some(kind), FLAGS | MsFlags::MS_RDONLY, Some(data))
 }
 
 fn part(mounted: &Mounted) -> Part {
@@ -64,7 +69,7 @@ fn part(mounted: &Mounted) -> Part {
         Version::V1 => ("cgroup", mounted.names.join(",")),
         Version::V2 => ("cgroup2", "unified".to_owned()),
     };
-    Part { kind, at: Path::new(AT).join(&name), data: mounted.names.join(",") }
+    Part { kind, name: Some(name), data: mounted.names.join(",") }
 }
 
 #[cfg(test)]
@@ -79,10 +84,7 @@ mod tests {
     #[test]
     fn v2_alone_has_no_directory_of_its_own() {
         let alone = [mounted(Version::V2, &[])];
-        assert_eq!(
-            View::of(alone.iter()),
-            Some(View(vec![Part { kind: "cgroup2", at: AT.into(), data: String::new() }]))
-        );
+        assert_eq!(View::of(alone.iter()), Some(View(vec![Part { kind: "cgroup2", name: None, data: String::new() }])));
         assert_eq!(View::of([].iter()), None);
     }
 
@@ -90,8 +92,8 @@ mod tests {
     fn several_lie_beside_each_other() {
         let several = [mounted(Version::V1, &["cpu", "cpuacct"]), mounted(Version::V2, &[])];
         let expected = [
-            Part { kind: "cgroup", at: "/sys/fs/cgroup/cpu,cpuacct".into(), data: "cpu,cpuacct".to_owned() },
-            Part { kind: "cgroup2", at: "/sys/fs/cgroup/unified".into(), data: String::new() },
+            Part { kind: "cgroup", name: Some("cpu,cpuacct".to_owned()), data: "cpu,cpuacct".to_owned() },
+            Part { kind: "cgroup2", name: Some("unified".to_owned()), data: String::new() },
         ];
         assert_eq!(View::of(several.iter()), Some(View(expected.to_vec())));
     }

@@ -9,7 +9,7 @@ mod default;
 mod oci;
 mod table;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::path::Path;
 
 pub(crate) use bpf::Instruction;
@@ -58,7 +58,7 @@ pub(crate) struct Condition {
 /// What calls of these names meet if all conditions hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rule {
-    names: Vec<String>,
+    names: Vec<Cow<'static, str>>,
     conditions: Vec<Condition>,
     answer: Answer,
 }
@@ -160,29 +160,33 @@ struct Decision<'a> {
 type Decisions<'a> = Vec<(u32, Decision<'a>)>;
 
 fn decisions(profile: &Profile, architecture: Architecture) -> Decisions<'_> {
-    let mut by_number: BTreeMap<u32, Vec<&Rule>> = BTreeMap::new();
-    for rule in &profile.rules {
+    let numbers = |rule: &Rule| {
         // A call that the architecture lacks needs no rule: it has no number that anybody could use.
-        for number in rule.names.iter().filter_map(|name| table::number(name, architecture)) {
-            by_number.entry(number).or_default().push(rule);
-        }
-    }
+        let numbers = rule.names.iter().filter_map(|name| table::number(name, architecture));
+        numbers.collect::<Vec<_>>()
+    };
+    let numbered = profile.rules.iter().flat_map(|rule| numbers(rule).into_iter().map(move |number| (number, rule)));
+    let mut by_number: Vec<(u32, &Rule)> = numbered.collect();
+    // Rules for the same call stay in their order.
+    by_number.sort_by_key(|(number, _)| *number);
+    let mut rest = by_number.as_slice();
     let plain = |otherwise| Decision { exceptions: Vec::new(), otherwise };
-    let all = (0..=table::NEWEST).map(|number| match by_number.get(&number) {
-        Some(rules) => (number, decide(rules, profile.otherwise)),
-        None => (number, plain(profile.otherwise)),
+    let all = (0..=table::NEWEST).map(|number| {
+        let (rules, later) = rest.split_at(rest.partition_point(|(other, _)| *other == number));
+        rest = later;
+        (number, if rules.is_empty() { plain(profile.otherwise) } else { decide(rules, profile.otherwise) })
     });
     let mut decisions: Decisions<'_> = all.chain([(table::NEWEST + 1, plain(profile.newer))]).collect();
     decisions.dedup_by(|next, before| next.1 == before.1);
     decisions
 }
 
-fn decide<'a>(rules: &[&'a Rule], otherwise: Answer) -> Decision<'a> {
-    let last = rules.iter().position(|rule| rule.conditions.is_empty());
+fn decide<'a>(rules: &[(u32, &'a Rule)], otherwise: Answer) -> Decision<'a> {
+    let last = rules.iter().position(|(_, rule)| rule.conditions.is_empty());
     let exceptions = rules.iter().take(last.unwrap_or(rules.len()));
     Decision {
-        exceptions: exceptions.map(|rule| (rule.conditions.as_slice(), rule.answer)).collect(),
-        otherwise: last.and_then(|index| rules.get(index)).map_or(otherwise, |rule| rule.answer),
+        exceptions: exceptions.map(|(_, rule)| (rule.conditions.as_slice(), rule.answer)).collect(),
+        otherwise: last.and_then(|index| rules.get(index)).map_or(otherwise, |(_, rule)| rule.answer),
     }
 }
 

@@ -116,7 +116,7 @@ fn run_in(steps: &[Step], cgroups: &Cgroups) -> Result<u8, Failure> {
     }
     drop(theirs);
     match ours {
-        Some(channel) => Supervisor::new(steps, &signals, child, channel, None).run(|| Ok(())),
+        Some(channel) => Supervisor::new(steps, &signals, child, channel, None).run(|| Ok(()), || Ok(())),
         None => Ok(OWN_FAILURE),
     }
 }

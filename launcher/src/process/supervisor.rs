@@ -54,24 +54,16 @@ impl<'a> Supervisor<'a> {
         Supervisor { steps, signals, init, channel: Some(channel), daemon, proxy: None, failure: None }
     }
 
-    /// Starts the child and stays until it has ended; calls `started` once the command runs. The exit status is the
-    /// command's.
-    pub(crate) fn run(mut self, started: impl FnOnce() -> Result<(), Failure>) -> Result<u8, Failure> {
+    /// Starts the child and stays until it has ended. Calls `record` at once, while the child makes the container, and
+    /// `started` once the command runs. The exit status is the command's.
+    pub(crate) fn run(
+        mut self,
+        record: impl FnOnce() -> Result<(), Failure>,
+        started: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<u8, Failure> {
         self.go()?;
         let mut started = Some(started);
-        let result = loop {
-            // A channel that has closed without a failure is a command that runs, or has already.
-            if let Some(started) = started.take_if(|_| self.channel.is_none() && self.failure.is_none())
-                && let Err(failure) = started()
-            {
-                break Err(failure);
-            }
-            match self.turn() {
-                Ok(None) => {}
-                Ok(Some(status)) => break Ok(status),
-                Err(failure) => break Err(failure),
-            }
-        };
+        let result = record().and_then(|()| self.stay(&mut started));
         if result.is_err() {
             self.kill_and_wait();
         }
@@ -93,6 +85,19 @@ impl<'a> Supervisor<'a> {
             (Some(failure), _) => Err(failure),
             (None, Some(signal)) => result.map(|_| signal_status(signal)),
             (None, None) => result,
+        }
+    }
+
+    /// Until the child has ended.
+    fn stay(&mut self, started: &mut Option<impl FnOnce() -> Result<(), Failure>>) -> Result<u8, Failure> {
+        loop {
+            // A channel that has closed without a failure is a command that runs, or has already.
+            if let Some(started) = started.take_if(|_| self.channel.is_none() && self.failure.is_none()) {
+                started()?;
+            }
+            if let Some(status) = self.turn()? {
+                return Ok(status);
+            }
         }
     }
 

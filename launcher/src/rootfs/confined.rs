@@ -5,10 +5,11 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::libc::MOUNT_ATTR_NODEV;
+use nix::libc::{MOUNT_ATTR_NODEV, MOUNT_ATTR_RDONLY};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknodat};
 use nix::unistd::{Gid, Uid, fchownat};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::{HANDLE, Rootfs, kind, mount_flags, path_of};
 use crate::confine::HostDevice;
@@ -18,6 +19,11 @@ impl Rootfs {
     /// Binds what is at `path` onto itself, read-only; nothing where there is nothing.
     pub(crate) fn protect(&self, path: &Path) -> Result<(), Errno> {
         let Some(target) = self.find(path)? else { return Ok(()) };
+        match protect_at_once(&target) {
+            // Linux before 5.12, or a filter around us.
+            Err(Errno::ENOSYS | Errno::EPERM) => {}
+            result => return result,
+        }
         let place = path_of(&target);
         mount(Some(&place), &place, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
         self.make_read_only(path)
@@ -35,7 +41,8 @@ impl Rootfs {
         // kernel's must not be another (CVE-2025-31133).
         let null = self.walk(Path::new("/dev/null"))?;
         let found = fstat(&null)?;
-        if kind(&null)? != SFlag::S_IFCHR || found.st_rdev != makedev(1, 3) {
+        let kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
+        if kind != SFlag::S_IFCHR || found.st_rdev != makedev(1, 3) {
             return Err(Errno::ENODEV);
         }
         mount(Some(&path_of(&null)), &place, None::<&str>, MsFlags::MS_BIND, None::<&str>)
@@ -84,4 +91,17 @@ impl Rootfs {
         let (user, group) = (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
         fchownat(&parent, name, user, group, AtFlags::AT_SYMLINK_NOFOLLOW)
     }
+}
+
+/// Binds what is there onto itself so that there is no moment in which it can be written, nor anything that is mounted in it.
+fn protect_at_once(target: &OwnedFd) -> Result<(), Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    let errno = |error: rustix::io::Errno| Errno::from_raw(error.raw_os_error());
+    let mounts = open_tree(target, "", flags).map_err(errno)?;
+    set_mount_attributes(&mounts, MOUNT_ATTR_RDONLY)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&mounts, "", target, "", flags).map_err(errno)
 }

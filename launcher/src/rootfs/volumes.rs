@@ -76,16 +76,24 @@ impl Rootfs {
     ///
     /// They lie in a file system in memory, which is mounted over /dev/shm for a moment, and lives on in the files alone.
     pub(crate) fn cover(&self, files: &[OwnFile]) -> Result<(), Errno> {
+        let places = files.iter().filter_map(|file| self.place_of(file).transpose());
+        let places = places.collect::<Result<Vec<_>, _>>()?;
+        if places.is_empty() {
+            return Ok(());
+        }
         self.mount(&OWN_FILES)?;
         let memory = Rootfs { directory: self.walk_directories(Path::new(OWN_FILES.at))? };
-        for file in files {
-            match self.cover_one(&memory, file) {
-                // The root has none, and is left as it is.
-                Err(Errno::ENOENT | Errno::ENOTDIR) if !file.is_made => {}
-                result => result?,
-            }
-        }
+        places.iter().try_for_each(|(file, place)| cover_one(&memory, file, place))?;
         umount2(&path_of(memory.directory()), MntFlags::MNT_DETACH)
+    }
+
+    /// What a file is laid over; nothing where the root has none, and is left as it is.
+    fn place_of<'file>(&self, file: &'file OwnFile) -> Result<Option<(&'file OwnFile, OwnedFd)>, Errno> {
+        let at = Path::new(file.at);
+        match if file.is_made { self.open_target(at, false) } else { self.resolve_outside_proc(at) } {
+            Err(Errno::ENOENT | Errno::ENOTDIR) if !file.is_made => Ok(None),
+            result => result.map(|place| Some((file, place))),
+        }
     }
 
     /// Does so with those that the root does not show as they are: its top has others, from earlier.
@@ -102,15 +110,6 @@ impl Rootfs {
             return Err(Errno::EINVAL);
         }
         std::fs::read(path_of(&found)).map_err(|error| crate::failure::errno_of(&error))
-    }
-
-    fn cover_one(&self, memory: &Rootfs, file: &OwnFile) -> Result<(), Errno> {
-        let at = Path::new(file.at);
-        let place = if file.is_made { self.open_target(at, false)? } else { self.resolve_outside_proc(at)? };
-        let source = Path::new("/").join(at.file_name().ok_or(Errno::EINVAL)?);
-        memory.make_file(&source, &file.content)?;
-        let source = memory.walk(&source)?;
-        mount(Some(&path_of(&source)), &path_of(&place), None::<&str>, MsFlags::MS_BIND, None::<&str>)
     }
 
     /// Opens a mount point, and makes it and the directories above where they are missing.
@@ -155,6 +154,13 @@ impl Rootfs {
             result => result,
         }
     }
+}
+
+fn cover_one(memory: &Rootfs, file: &OwnFile, place: &OwnedFd) -> Result<(), Errno> {
+    let source = Path::new("/").join(Path::new(file.at).file_name().ok_or(Errno::EINVAL)?);
+    memory.make_file(&source, &file.content)?;
+    let source = memory.walk(&source)?;
+    mount(Some(&path_of(&source)), &path_of(place), None::<&str>, MsFlags::MS_BIND, None::<&str>)
 }
 
 fn make(parent: impl AsFd, name: &OsStr, is_directory: bool) -> Result<OwnedFd, Errno> {

@@ -50,8 +50,10 @@ fn answer(answer: Answer) -> Instruction {
 pub(super) fn program(family: &[(u32, super::Decisions<'_>)], foreign: Answer) -> Vec<Instruction> {
     let mut program = vec![plain(LOAD, ARCHITECTURE)];
     for (mark, decisions) in family {
-        let mut body = vec![plain(LOAD, NUMBER)];
-        body.extend(search(decisions));
+        let mut body = Vec::new();
+        search(decisions, &mut body);
+        body.push(plain(LOAD, NUMBER));
+        body.reverse();
         program.push(Instruction { code: IF_EQUAL, then: 1, otherwise: 0, operand: *mark });
         program.push(plain(SKIP, length(&body)));
         program.extend(body);
@@ -60,24 +62,28 @@ pub(super) fn program(family: &[(u32, super::Decisions<'_>)], foreign: Answer) -
     program
 }
 
-/// Finds the decision for the number that is loaded, by halves.
-fn search(decisions: &[(u32, Decision<'_>)]) -> Vec<Instruction> {
+/// Finds the decision for the number that is loaded, by halves. Written from its end, so that it is known how far to skip.
+fn search(decisions: &[(u32, Decision<'_>)], backwards: &mut Vec<Instruction>) {
     let (below, above) = decisions.split_at(decisions.len() / 2);
-    let Some((first_above, decision)) = above.first() else { return Vec::new() };
+    let Some((first_above, decision)) = above.first() else { return };
     if below.is_empty() {
-        return decide(decision);
+        backwards.extend(decide(decision).into_iter().rev());
+        return;
     }
-    let below = search(below);
-    let mut program = match u8::try_from(below.len()) {
-        Ok(then) => vec![Instruction { code: IF_AT_LEAST, then, otherwise: 0, operand: *first_above }],
-        Err(_) => vec![
+    search(above, backwards);
+    let end = backwards.len();
+    search(below, backwards);
+    let length = backwards.len() - end;
+    match u8::try_from(length) {
+        Ok(then) => {
+            backwards.push(Instruction { code: IF_AT_LEAST, then, otherwise: 0, operand: *first_above });
+        }
+        // One that is longer than the kernel takes is refused before it gets there.
+        Err(_) => backwards.extend([
+            plain(SKIP, u32::try_from(length).unwrap_or(u32::MAX)),
             Instruction { code: IF_AT_LEAST, then: 0, otherwise: 1, operand: *first_above },
-            plain(SKIP, length(&below)),
-        ],
-    };
-    program.extend(below);
-    program.extend(search(above));
-    program
+        ]),
+    }
 }
 
 fn decide(decision: &Decision<'_>) -> Vec<Instruction> {

@@ -1,5 +1,7 @@
 //! docker's default list.
 
+use std::borrow::Cow;
+
 use nix::libc;
 
 use super::{Answer, Comparison, Condition, ENOSYS, EPERM, Profile, Rule};
@@ -102,11 +104,11 @@ pub(super) fn keep_out_of_the_terminal() -> [Rule; 2] {
     [refuse(libc::TIOCSTI), refuse(libc::TIOCLINUX)]
 }
 
-fn allow(names: &str) -> Rule {
-    Rule { names: names.split_whitespace().map(str::to_owned).collect(), conditions: Vec::new(), answer: Answer::Allow }
+fn allow(names: &'static str) -> Rule {
+    Rule { names: names.split_whitespace().map(Cow::Borrowed).collect(), conditions: Vec::new(), answer: Answer::Allow }
 }
 
-fn when(name: &str, argument: u8, mask: u64, comparison: Comparison, value: u64, answer: Answer) -> Rule {
+fn when(name: &'static str, argument: u8, mask: u64, comparison: Comparison, value: u64, answer: Answer) -> Rule {
     let condition = Condition { argument, mask, comparison, value };
     Rule { names: vec![name.into()], conditions: vec![condition], answer }
 }

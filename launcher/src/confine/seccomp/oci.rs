@@ -2,6 +2,8 @@
 //!
 //! <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#seccomp>
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 
 use super::{Answer, Architecture, Comparison, Condition, ENOSYS, Profile, Rule};
@@ -123,7 +125,7 @@ fn rule(call: Syscall) -> Result<Rule, String> {
         return Err(format!("a rule has {} conditions; there are only {ARGUMENTS} arguments", arguments.len()));
     }
     let conditions = arguments.iter().map(condition).collect::<Result<_, _>>()?;
-    let names = call.names.into_iter().chain(call.name).collect();
+    let names = call.names.into_iter().chain(call.name).map(Cow::Owned).collect();
     Ok(Rule { names, conditions, answer })
 }
 
@@ -176,7 +178,13 @@ mod tests {
             {"names": ["e"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["s390x"]}},
             {"names": ["f"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38, "includes": {}, "excludes": {}}]}"#;
         let names = |capabilities| -> Vec<String> {
-            parse(text, capabilities).unwrap().rules.into_iter().flat_map(|rule| rule.names).collect()
+            parse(text, capabilities)
+                .unwrap()
+                .rules
+                .into_iter()
+                .flat_map(|rule| rule.names)
+                .map(Cow::into_owned)
+                .collect()
         };
         assert_eq!(names(Capabilities::NONE), ["b", "c", "f"]);
         assert_eq!(names(Capabilities::ALL), ["a", "c", "f"]);
