@@ -121,7 +121,8 @@ impl Cell<'_> {
 
     fn prepare<T>(&self, mount: &Mounted, prepare: fn(&Place<'_>) -> io::Result<Job<T>>) -> io::Result<Job<T>> {
         let assets = self.workload.assets.plain(&self.sandbox.ground(Medium::Usual).trees);
-        prepare(&Place { root: mount.target(), assets: &assets, scale: self.sandbox.scale })
+        let (scale, launcher) = (self.sandbox.scale, self.contender.launcher());
+        prepare(&Place { root: mount.target(), assets: &assets, scale, launcher })
     }
 
     /// Runs the job: once more before, where it is to be measured warm.

@@ -1,5 +1,6 @@
-//! Who is measured. A contender knows how to mount, and nothing of what is then done there.
+//! Who is measured. A contender knows how to mount, and nothing of what is then done there; or how to start containers.
 
+mod launcher;
 mod overlay;
 mod program;
 
@@ -13,6 +14,7 @@ use nix::mount::{MsFlags, mount};
 use crate::mounted::Mounted;
 use crate::options::Options;
 
+pub(crate) use launcher::{BWRAP, CRUN, Launcher, Prepared, RLAUNCH, Start, UNSHARE};
 pub(crate) use program::Program;
 
 /// The name of the contender that ratios are taken to first.
@@ -75,6 +77,7 @@ enum Kind {
     Native,
     Overlay,
     Program(Program),
+    Launcher(Launcher),
 }
 
 /// Who is there and who is not.
@@ -111,6 +114,14 @@ impl Contender {
         if copied.success() { Ok(()) } else { Err(io::Error::other("cannot copy the lower tree")) }
     }
 
+    /// How it starts containers; nothing for those that mount.
+    pub(crate) fn launcher(&self) -> Option<&Launcher> {
+        match &self.kind {
+            Kind::Launcher(launcher) => Some(launcher),
+            Kind::Native | Kind::Overlay | Kind::Program(_) => None,
+        }
+    }
+
     /// Whether a process of its own serves it.
     pub(crate) fn has_daemon(&self) -> bool {
         matches!(self.kind, Kind::Program(_))
@@ -130,7 +141,7 @@ impl Contender {
 
     fn attach(&self, stack: &Stack<'_>) -> io::Result<()> {
         match &self.kind {
-            Kind::Native => {
+            Kind::Native | Kind::Launcher(_) => {
                 let source = stack.top.filter(|_| stack.effect != Effect::Reads).unwrap_or(stack.plain);
                 Ok(mount(Some(source), stack.target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
             }
@@ -144,7 +155,7 @@ impl Contender {
 type Candidate = (String, Result<Kind, String>);
 
 /// Who is measured in a quick run where nobody is named: ours, and what shows that a workload itself works.
-const QUICK: &[&str] = &[OVERLAY, RUNIONFS, NO_PASSTHROUGH, ROOTLESS];
+const QUICK: &[&str] = &[OVERLAY, RUNIONFS, NO_PASSTHROUGH, ROOTLESS, RLAUNCH, BWRAP, CRUN, UNSHARE];
 
 /// Those that mount in a user namespace.
 const IN_A_USER_NAMESPACE: &[&str] = &[ROOTLESS, FUSE_OVERLAYFS_ROOTLESS];
@@ -180,6 +191,9 @@ fn all(options: &Options) -> Result<Vec<Candidate>, String> {
     }
     for (name, program) in program::peers() {
         all.push((name.to_owned(), program.map(Kind::Program)));
+    }
+    for (name, launcher) in launcher::all() {
+        all.push((name.to_owned(), launcher.map(Kind::Launcher)));
     }
     let quick = || QUICK.iter().copied().map(str::to_owned).collect();
     let against = options.against.clone().or_else(|| options.quick.then(quick));

@@ -5,9 +5,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use crate::contender::{FUSE_OVERLAYFS, FUSE_OVERLAYFS_ROOTLESS, NO_PASSTHROUGH, OVERLAY, ROOTLESS, RUNIONFS};
+use crate::contender::{
+    BWRAP, CRUN, FUSE_OVERLAYFS, FUSE_OVERLAYFS_ROOTLESS, NO_PASSTHROUGH, OVERLAY, RLAUNCH, ROOTLESS, RUNIONFS, UNSHARE,
+};
 use crate::options::Options;
-use crate::report::lines::{DATA, Line, MODES, TIMES};
+use crate::report::lines::{DATA, LAUNCH, Line, MODES, TIMES};
 use crate::report::merged::Merged;
 use crate::report::table;
 
@@ -38,7 +40,7 @@ impl Part {
     fn rows(self) -> Vec<&'static str> {
         let times = TIMES.iter().flat_map(|(_, _, lines)| lines.iter());
         let lines: Vec<&Line> = match self {
-            Part::Quiet => times.chain(DATA).collect(),
+            Part::Quiet => times.chain(DATA).chain(LAUNCH).collect(),
             Part::OneCpu => times.collect(),
             Part::Modes => MODES.iter().collect(),
         };
@@ -47,7 +49,8 @@ impl Part {
 
     fn contenders(self) -> &'static [&'static str] {
         match self {
-            Part::Quiet | Part::OneCpu => &[OVERLAY, RUNIONFS, FUSE_OVERLAYFS],
+            Part::Quiet => &[OVERLAY, RUNIONFS, FUSE_OVERLAYFS, RLAUNCH, BWRAP, CRUN, UNSHARE],
+            Part::OneCpu => &[OVERLAY, RUNIONFS, FUSE_OVERLAYFS],
             Part::Modes => &[OVERLAY, NO_PASSTHROUGH, ROOTLESS, FUSE_OVERLAYFS_ROOTLESS],
         }
     }

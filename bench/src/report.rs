@@ -12,7 +12,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::contender::{Contenders, FUSE_OVERLAYFS, FUSE_OVERLAYFS_ROOTLESS, OVERLAY, ROOTLESS};
+use crate::contender::{BWRAP, Contenders, FUSE_OVERLAYFS, FUSE_OVERLAYFS_ROOTLESS, OVERLAY, RLAUNCH, ROOTLESS};
 use crate::options::Options;
 use crate::requests::Requests;
 use crate::rounds::{Column, Row};
@@ -68,7 +68,7 @@ pub(crate) struct ReportCell {
     pub(crate) samples: Vec<Option<f64>>,
     /// What is said of them.
     pub(crate) summary: Option<Summary>,
-    /// The median of the ratios to overlayfs in the same round.
+    /// The median of the ratios to overlayfs in the same round, to bubblewrap where containers are started.
     pub(crate) to_overlay: Option<f64>,
     /// The same to fuse-overlayfs 2, to the rootless one where this is ours that is rootless.
     pub(crate) to_fuse_overlayfs: Option<f64>,
@@ -76,6 +76,13 @@ pub(crate) struct ReportCell {
     pub(crate) failure: Option<String>,
     /// What the daemon was asked for, once.
     pub(crate) requests: Option<Requests>,
+}
+
+impl ReportCell {
+    /// Whether there is anything to say: not where a contender cannot do the work at all.
+    fn is_anything(&self) -> bool {
+        self.summary.is_some() || self.failure.is_some()
+    }
 }
 
 impl Report {
@@ -108,7 +115,7 @@ impl Report {
 
     /// Whether everything worked on ours, and on what it is compared with. What fails on others only is their affair.
     pub(crate) fn is_sound(&self) -> bool {
-        let counts = |name: &String| self.ours.contains(name) || name == OVERLAY || name == "native";
+        let counts = |name: &String| self.ours.contains(name) || [OVERLAY, RLAUNCH, "native"].contains(&name.as_str());
         self.rows.iter().all(|row| {
             self.contenders.iter().zip(&row.cells).all(|(name, cell)| !counts(name) || cell.failure.is_none())
         })
@@ -158,7 +165,7 @@ fn report_row(row: &Row, names: &[String]) -> ReportRow {
         let index = names.iter().position(|name| name == wanted)?;
         Some(row.columns[index].samples.clone())
     };
-    let overlay = samples(OVERLAY);
+    let overlay = samples(if row.workload.starts.is_some() { BWRAP } else { OVERLAY });
     let fuse_overlayfs = samples(FUSE_OVERLAYFS);
     let rootless = samples(FUSE_OVERLAYFS_ROOTLESS);
     let unit = row.workload.unit();

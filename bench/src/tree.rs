@@ -72,6 +72,8 @@ pub(crate) enum Tree {
     Python,
     /// The root file system of a Debian.
     Debian,
+    /// A root with nothing but busybox in it.
+    Busybox,
     /// Packages to install in [`Tree::Debian`].
     Packages,
 }
@@ -113,6 +115,7 @@ impl Tree {
             Tree::RustSources => project::rust_sources(root, scale),
             Tree::Python => project::python(root),
             Tree::Debian => debian::root(root),
+            Tree::Busybox => busybox(root),
             Tree::Packages => debian::packages(root, scale),
         }
     }
@@ -177,6 +180,16 @@ pub(crate) fn evict(root: &Path) -> io::Result<()> {
         posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
     }
     Ok(())
+}
+
+/// All that launchers want to find in a root that they cannot write.
+fn busybox(root: &Path) -> io::Result<()> {
+    ["bin", "dev", "etc", "proc", "sys", "tmp"].iter().try_for_each(|name| fs::create_dir(root.join(name)))?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let program = std::env::split_paths(&path).map(|folder| folder.join("busybox")).find(|path| path.is_file());
+    let program = program.ok_or_else(|| io::Error::other("bench/setup has not installed busybox"))?;
+    fs::copy(program, root.join("bin/busybox"))?;
+    ["sh", "true", "sleep"].iter().try_for_each(|name| symlink("busybox", root.join("bin").join(name)))
 }
 
 /// The files of [`Tree::Files`], below the root.

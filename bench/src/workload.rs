@@ -8,6 +8,7 @@ mod copy_up;
 mod create;
 mod depth;
 mod fio;
+mod launch;
 mod memory;
 mod metadata;
 mod open;
@@ -21,7 +22,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::contender::{Contender, Effect};
+use crate::contender::{Contender, Effect, Launcher, Start};
 use crate::medium::Medium;
 use crate::statistics::Better;
 use crate::tree::{Scale, Tree};
@@ -38,6 +39,8 @@ pub(crate) struct Place<'a> {
     pub(crate) assets: &'a Path,
     /// How much to do.
     pub(crate) scale: Scale,
+    /// Who starts containers, where that is what is measured.
+    pub(crate) launcher: Option<&'a Launcher>,
 }
 
 /// One row of the table.
@@ -59,6 +62,8 @@ pub(crate) struct Workload {
     pub(crate) effect: Effect,
     /// Whether it is done in a union without a writable branch.
     pub(crate) read_only: bool,
+    /// Whether it starts containers: then it is for launchers, and for nobody else.
+    pub(crate) starts: Option<Start>,
     /// Whether the job is run once before it is measured.
     pub(crate) warm: bool,
     /// Whether the lower files are dropped from the page cache first.
@@ -114,6 +119,7 @@ impl Workload {
             medium: Medium::Usual,
             effect: Effect::Reads,
             read_only: false,
+            starts: None,
             warm: false,
             evict: false,
             measure,
@@ -182,6 +188,9 @@ impl Workload {
 
     /// Whether this contender can do it at all.
     pub(crate) fn suits(&self, contender: &Contender) -> bool {
+        if self.starts.is_some() || contender.launcher().is_some() {
+            return self.starts.zip(contender.launcher()).is_some_and(|(start, launcher)| launcher.can(start));
+        }
         let needs_daemon = matches!(self.measure, Measure::DaemonMemory(_));
         contender.can(self.effect) && (contender.has_daemon() || !needs_daemon)
     }
@@ -203,6 +212,7 @@ const FAMILIES: &[&[Workload]] = &[
     depth::WORKLOADS,
     real::WORKLOADS,
     system::WORKLOADS,
+    launch::WORKLOADS,
     fio::WORKLOADS,
     memory::WORKLOADS,
 ];

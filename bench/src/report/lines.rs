@@ -95,6 +95,14 @@ pub(crate) const DATA: &[Line] = &[
     line("page-cache", "page cache, 4 mounts that read 500 MiB"),
 ];
 
+/// What is measured on those that start containers.
+pub(crate) const LAUNCH: &[Line] = &[
+    line("launch-tree", "`true` in a directory"),
+    line("launch-union", "`true` in a union of 5 branches"),
+    line("launch-exec", "`true` in a container that runs"),
+    line("launch-copy", "`true` in a copy of the machine"),
+];
+
 /// What is measured without passthrough, and rootless.
 pub(crate) const MODES: &[Line] = &[
     line("stat-warm", "stat of 20,000, warm"),

@@ -2,8 +2,9 @@
 
 use std::fmt::{self, Write as _};
 
+use super::table::is_reference;
 use super::{Report, ReportCell, ReportRow};
-use crate::contender::{FUSE_OVERLAYFS, OVERLAY};
+use crate::contender::FUSE_OVERLAYFS;
 use crate::requests::Requests;
 use crate::workload::Unit;
 
@@ -42,11 +43,13 @@ fn heading(page: &mut String, report: &Report) -> fmt::Result {
     Ok(())
 }
 
-/// Ratios to overlayfs; the column `÷ fuse-overlayfs` beside each of ours compares it with that.
+/// Ratios to overlayfs, or to bubblewrap, of those who have a part in the family; the column `÷ fuse-overlayfs` beside each of ours compares it with that.
 fn ratios(page: &mut String, report: &Report, rows: &[&ReportRow]) -> fmt::Result {
+    let has_a_part = |index: &usize| rows.iter().any(|row| row.cells[*index].is_anything());
+    let columns: Vec<usize> = (0..report.contenders.len()).filter(has_a_part).collect();
     let compared = |name: &String| report.ours.contains(name) && report.contenders.iter().any(|n| n == FUSE_OVERLAYFS);
     let mut header = vec!["workload".to_owned()];
-    for name in &report.contenders {
+    for name in columns.iter().map(|index| &report.contenders[*index]) {
         header.push(name.clone());
         if compared(name) {
             header.push(format!("÷ {FUSE_OVERLAYFS}"));
@@ -55,7 +58,7 @@ fn ratios(page: &mut String, report: &Report, rows: &[&ReportRow]) -> fmt::Resul
     write_head(page, &header)?;
     for row in rows {
         let mut cells = vec![format!("{}: {}{}", row.name, row.about, hint(row.unit))];
-        for (name, cell) in report.contenders.iter().zip(&row.cells) {
+        for (name, cell) in columns.iter().map(|index| (&report.contenders[*index], &row.cells[*index])) {
             cells.push(ratio_cell(name, cell, row.unit));
             if compared(name) {
                 cells.push(cell.to_fuse_overlayfs.map_or_else(|| "—".to_owned(), factor));
@@ -70,9 +73,9 @@ fn hint(unit: Unit) -> &'static str {
     if unit == Unit::MebibytesPerSecond { " (bandwidth: more is better)" } else { "" }
 }
 
-/// Overlayfs itself, and what cannot be compared with it, is shown as it is.
+/// Overlayfs and bubblewrap themselves, and what cannot be compared with them, is shown as it is.
 fn ratio_cell(name: &str, cell: &ReportCell, unit: Unit) -> String {
-    match (cell.to_overlay.filter(|_| name != OVERLAY), &cell.summary) {
+    match (cell.to_overlay.filter(|_| !is_reference(name)), &cell.summary) {
         (Some(ratio), _) => factor(ratio),
         (None, Some(summary)) => quantity(summary.median, unit),
         (None, None) => nothing(cell),

@@ -6,8 +6,9 @@ use std::path::Path;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
+use super::table::is_reference;
 use super::{Report, ReportRow};
-use crate::contender::OVERLAY;
+use crate::contender::RLAUNCH;
 
 /// Pixels that a bar is high.
 const BAR: u32 = 11;
@@ -42,9 +43,13 @@ pub(super) fn draw(report: &Report, folder: &Path) -> Result<(), Box<dyn Error>>
 }
 
 fn family_chart<'a>(report: &'a Report, family: &str) -> Chart<'a> {
-    let compared: Vec<usize> =
-        (0..report.contenders.len()).filter(|index| report.contenders[*index] != OVERLAY).collect();
     let rows: Vec<&ReportRow> = report.rows.iter().filter(|row| row.family == family).collect();
+    let is_compared = |index: &usize| {
+        !is_reference(&report.contenders[*index]) && rows.iter().any(|row| row.cells[*index].to_overlay.is_some())
+    };
+    let compared: Vec<usize> = (0..report.contenders.len()).filter(is_compared).collect();
+    let is_about_launchers = compared.iter().any(|index| report.contenders[*index] == RLAUNCH);
+    let reference = if is_about_launchers { "bubblewrap" } else { "kernel overlayfs" };
     let mut bars = Vec::new();
     for (row_index, row) in rows.iter().enumerate() {
         for (place, contender) in compared.iter().enumerate() {
@@ -52,7 +57,7 @@ fn family_chart<'a>(report: &'a Report, family: &str) -> Chart<'a> {
         }
     }
     Chart {
-        title: format!("{family}: ratio to kernel overlayfs"),
+        title: format!("{family}: ratio to {reference}"),
         rows: rows.iter().map(|row| row.name.as_str()).collect(),
         series: compared.iter().map(|index| report.contenders[*index].as_str()).collect(),
         bars,
@@ -127,6 +132,7 @@ fn color(place: usize) -> RGBAColor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contender::OVERLAY;
     use crate::report::ReportCell;
 
     #[test]

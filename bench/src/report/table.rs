@@ -6,11 +6,13 @@ use std::fmt::{self, Write as _};
 use std::fs;
 use std::path::Path;
 
-use super::lines::{DATA, Line, MODES, TIMES};
+use super::lines::{DATA, LAUNCH, Line, MODES, TIMES};
 use super::markdown::{factor, quantity, write_head, write_row};
 use super::merged::{Found, Merged, Way};
 use super::plot::Chart;
-use crate::contender::{FUSE_OVERLAYFS, FUSE_OVERLAYFS_ROOTLESS, NO_PASSTHROUGH, OVERLAY, ROOTLESS, RUNIONFS};
+use crate::contender::{
+    BWRAP, CRUN, FUSE_OVERLAYFS, FUSE_OVERLAYFS_ROOTLESS, NO_PASSTHROUGH, OVERLAY, RLAUNCH, ROOTLESS, RUNIONFS, UNSHARE,
+};
 use crate::workload::Unit;
 
 /// What makes all of this again.
@@ -41,6 +43,13 @@ const OTHER_MODES: &[Column] = &[
     column("runionfs without passthrough", NO_PASSTHROUGH, Way::Quiet),
     column("runionfs rootless", ROOTLESS, Way::Quiet),
     column("fuse-overlayfs 2 rootless", FUSE_OVERLAYFS_ROOTLESS, Way::Quiet),
+];
+
+const LAUNCHERS: &[Column] = &[
+    Column { title: "rlaunch", contender: RLAUNCH, beside: BWRAP, way: Way::Quiet },
+    Column { title: "bubblewrap", contender: BWRAP, beside: RLAUNCH, way: Way::Quiet },
+    Column { title: "crun", contender: CRUN, beside: RLAUNCH, way: Way::Quiet },
+    Column { title: "unshare(1)", contender: UNSHARE, beside: RLAUNCH, way: Way::Quiet },
 ];
 
 /// Writes `table.md` and `plots/*.svg` into a folder.
@@ -78,7 +87,9 @@ fn write_page(page: &mut String, merged: &Merged) -> fmt::Result {
     writeln!(page, "\nData, copy-up, mounting and memory, with the ratio to overlayfs. MiB/s: more is better.\n")?;
     rows(page, merged, DATA, ONE_WAY, amount)?;
     writeln!(page, "\nWithout passthrough, and rootless in a user namespace. MiB/s: more is better.\n")?;
-    rows(page, merged, MODES, OTHER_MODES, ratio)
+    rows(page, merged, MODES, OTHER_MODES, ratio)?;
+    writeln!(page, "\nTo start a container and see its end, with the ratio to bubblewrap; less is better.\n")?;
+    rows(page, merged, LAUNCH, LAUNCHERS, amount)
 }
 
 /// Under which conditions each run was made.
@@ -123,9 +134,14 @@ fn rows(
     Ok(())
 }
 
+/// Who others are compared with.
+pub(super) fn is_reference(contender: &str) -> bool {
+    contender == OVERLAY || contender == BWRAP
+}
+
 /// Overlayfs itself, memory, and what cannot be compared, is shown as it is.
 fn ratio(column: &Column, found: Found<'_>) -> String {
-    match found.cell.to_overlay.filter(|_| column.contender != OVERLAY && found.unit != Unit::Mebibytes) {
+    match found.cell.to_overlay.filter(|_| !is_reference(column.contender) && found.unit != Unit::Mebibytes) {
         Some(ratio) => factor(ratio),
         None => found.cell.summary.map_or_else(|| "—".to_owned(), |summary| quantity(summary.median, found.unit)),
     }
@@ -134,7 +150,7 @@ fn ratio(column: &Column, found: Found<'_>) -> String {
 fn amount(column: &Column, found: Found<'_>) -> String {
     let Some(summary) = found.cell.summary else { return "—".to_owned() };
     let amount = quantity(summary.median, found.unit);
-    match found.cell.to_overlay.filter(|_| column.contender != OVERLAY && found.unit != Unit::Mebibytes) {
+    match found.cell.to_overlay.filter(|_| !is_reference(column.contender) && found.unit != Unit::Mebibytes) {
         Some(ratio) => format!("{amount} ({})", factor(ratio)),
         None => amount,
     }

@@ -62,7 +62,7 @@ fn starts(place: &Place<'_>, times: usize) -> io::Result<Job<()>> {
 }
 
 /// What it warns of is told when it fails only.
-fn run_in_silence(command: &mut Command) -> io::Result<()> {
+pub(super) fn run_in_silence(command: &mut Command) -> io::Result<()> {
     let output = command.output()?;
     let complaint = String::from_utf8_lossy(&output.stderr);
     let last = complaint.lines().last().unwrap_or("it says nothing");

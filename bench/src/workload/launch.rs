@@ -1,0 +1,62 @@
+//! Containers that do nothing: what it costs to start one.
+
+use std::fs;
+use std::io;
+use std::time::Instant;
+
+use super::system::run_in_silence;
+use super::{Job, Measure, Place, Unit, Workload};
+use crate::contender::{Prepared, Start};
+use crate::tree::Tree;
+
+const FAMILY: &str = "launch";
+
+pub(super) const WORKLOADS: &[Workload] = &[
+    launch("launch-tree", "start and end `true` in a directory, all namespaces new", Start::InTree, in_tree),
+    launch("launch-union", "the same in a union of 5 branches", Start::InUnion, in_union),
+    launch("launch-exec", "run `true` in a container that runs", Start::InContainer, in_container),
+    launch("launch-copy", "start and end `true` in a copy of this machine's /", Start::InCopy, in_copy),
+];
+
+const fn launch(
+    name: &'static str,
+    about: &'static str,
+    start: Start,
+    run: fn(&Place<'_>) -> io::Result<Job<f64>>,
+) -> Workload {
+    let workload = Workload::new(name, about, Tree::Busybox, Measure::Value(Unit::Seconds, run));
+    Workload { starts: Some(start), ..workload }.warm().of(FAMILY)
+}
+
+fn in_tree(place: &Place<'_>) -> io::Result<Job<f64>> {
+    start(place, Start::InTree)
+}
+
+fn in_union(place: &Place<'_>) -> io::Result<Job<f64>> {
+    start(place, Start::InUnion)
+}
+
+fn in_container(place: &Place<'_>) -> io::Result<Job<f64>> {
+    start(place, Start::InContainer)
+}
+
+fn in_copy(place: &Place<'_>) -> io::Result<Job<f64>> {
+    start(place, Start::InCopy)
+}
+
+/// Says how long one start takes.
+fn start(place: &Place<'_>, start: Start) -> io::Result<Job<f64>> {
+    let launcher = place.launcher.ok_or_else(|| io::Error::other("it starts no containers"))?;
+    // Beside the mount point, so that it goes with it.
+    let notes = place.root.with_file_name("notes");
+    fs::create_dir(&notes)?;
+    let Prepared { mut command, undo } = launcher.prepare(start, place.root, &notes)?;
+    let times = place.scale.of(20, 2);
+    Ok(Box::new(move || {
+        // It is taken back with the job.
+        let _kept = &undo;
+        let start = Instant::now();
+        (0..times).try_for_each(|_| run_in_silence(&mut command))?;
+        Ok(start.elapsed().as_secs_f64() / times as f64)
+    }))
+}
