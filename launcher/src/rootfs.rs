@@ -198,24 +198,14 @@ impl Rootfs {
             Err(Errno::ENOENT) => {}
             result => return result,
         }
-        let mut directory = self.directory.try_clone().map_err(|error| crate::failure::errno_of(&error))?;
-        let mut so_far = PathBuf::from("/");
-        for name in components(path)? {
-            so_far.push(name);
-            directory = match open_directory(&directory, name) {
-                Err(Errno::ENOENT) => {
-                    let mode = if so_far == path { mode } else { Mode::from_bits_truncate(0o755) };
-                    match mkdirat(&directory, name, mode) {
-                        // Another container is being started on the same tree.
-                        Ok(()) | Err(Errno::EEXIST) => {}
-                        Err(errno) => return Err(errno),
-                    }
-                    open_directory(&directory, name)?
-                }
-                result => result?,
-            };
+        let name = path.file_name().ok_or(Errno::EINVAL)?;
+        let above = path.parent().ok_or(Errno::EINVAL)?;
+        let parent = self.make_directories(above, Mode::from_bits_truncate(0o755))?;
+        match mkdirat(&parent, name, mode) {
+            // Another container is being started on the same tree.
+            Ok(()) | Err(Errno::EEXIST) => open_directory(&parent, name),
+            Err(errno) => Err(errno),
         }
-        Ok(directory)
     }
 }
 
