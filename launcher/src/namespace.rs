@@ -13,7 +13,8 @@ use nix::sys::prctl::set_dumpable;
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 
-use crate::message::warn;
+use crate::failure::errno_of;
+use crate::mount_table::{self, Mount};
 use crate::rootfs::Rootfs;
 use crate::state::Process;
 
@@ -111,7 +112,7 @@ pub(crate) fn separate_clocks(offsets: &ClockOffsets) -> Result<(), Errno> {
     unshare(time)?;
     // Only while the namespace has no process yet, and this one enters it with the last call.
     let text = format!("monotonic {} 0\nboottime {} 0\n", offsets.monotonic, offsets.boottime);
-    std::fs::write("/proc/self/timens_offsets", text).map_err(|error| crate::failure::errno_of(&error))?;
+    std::fs::write("/proc/self/timens_offsets", text).map_err(|error| errno_of(&error))?;
     let namespace = open("/proc/self/ns/time_for_children", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     setns(namespace, time)
 }
@@ -198,7 +199,7 @@ pub(crate) fn enter(root: &Rootfs) -> Result<(), Errno> {
     fchdir(root.directory())?;
     match pivot_root(".", ".") {
         // The root of an initramfs can neither be moved nor left.
-        Err(Errno::EINVAL) => return cover(),
+        Err(Errno::EINVAL) => return cover(root, &old),
         result => result?,
     }
     // The old root now lies on the new one: see pivot_root(2), "pivot_root(".", ".")". It is a slave, so detaching it
@@ -209,13 +210,41 @@ pub(crate) fn enter(root: &Rootfs) -> Result<(), Errno> {
     chdir("/")
 }
 
-/// Moves the new root, which is the working directory, over the old one, where that cannot be exchanged.
-fn cover() -> Result<(), Errno> {
-    warn(
-        "the root of this machine cannot be exchanged, as on an initramfs; the container is held by chroot only, which a \
-         privileged process can leave",
-    );
+/// Moves the new root over the old one, where that cannot be exchanged, as switch_root(8) does. No `..` leads below it;
+/// but only what is in the old root itself cannot be detached, so all that is mounted there is: an unmasked /proc, above
+/// all, would let a process in a user namespace of its own mount another one.
+fn cover(root: &Rootfs, old: &OwnedFd) -> Result<(), Errno> {
+    let others = mounts_on(old, mount_of(root.directory())?)?;
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
+    for other in others {
+        fchdir(&other)?;
+        match umount2(".", MntFlags::MNT_DETACH) {
+            // A user namespace keeps together what it was given, and can mount no more than that shows.
+            Ok(()) | Err(Errno::EINVAL) => {}
+            result => return result,
+        }
+    }
+    fchdir(root.directory())?;
     chroot(".")?;
     chdir("/")
+}
+
+/// Opens what is mounted right on a root, but for one mount.
+fn mounts_on(root: &OwnedFd, but: u32) -> Result<Vec<OwnedFd>, Errno> {
+    let table = std::fs::read("/proc/self/mountinfo").map_err(|error| errno_of(&error))?;
+    let root = mount_of(root)?;
+    // The uppermost mount is said to lie on itself.
+    let is_other = |mount: &Mount| mount.parent == root && mount.id != root && mount.id != but;
+    let others = mount_table::parse(&table).into_iter().filter(is_other);
+    // Files lie there as well, and cannot be detached like this; nor can what lies under another mount at the same place.
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let open = |mount: Mount| open(&mount.target, flags, Mode::empty());
+    Ok(others.map(open).filter_map(Result::ok).collect())
+}
+
+/// The number of the mount on which an open file lies.
+fn mount_of(file: &OwnedFd) -> Result<u32, Errno> {
+    let path = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
+    let text = std::fs::read_to_string(path).map_err(|error| errno_of(&error))?;
+    text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok()).ok_or(Errno::EBADF)
 }
