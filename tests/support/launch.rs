@@ -147,7 +147,12 @@ impl Running {
 
     /// Starts it.
     pub(crate) fn begin(command: &mut Command) -> Running {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("start rlaunch");
+        Running::begin_with(command, Stdio::null())
+    }
+
+    /// Starts it, with something to read.
+    pub(crate) fn begin_with(command: &mut Command, input: impl Into<Stdio>) -> Running {
+        let mut child = command.stdin(input).stdout(Stdio::piped()).spawn().expect("start rlaunch");
         let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
         Running { child, output }
     }

@@ -108,13 +108,18 @@ fn inodes(size: &str) -> u64 {
     (top_size(size) / PER_FILE).max(LEAST)
 }
 
-/// Shows also what the kernel has written without a word to us.
+/// Shows also what the kernel has written without a word to us. A few blocks are mostly left: of files that were closed, and
+/// where a disk has room only for what belongs together.
 fn is_full(stack: &Stack) -> bool {
+    const FEW: u64 = 16;
     let mut written = stack.branches.iter().filter(|branch| branch.access == Access::ReadWrite);
     written.any(|branch| {
-        // Some file systems count no files.
-        let is_full = |left: Statvfs| left.blocks_available() == 0 || left.files() > 0 && left.files_available() == 0;
-        statvfs(&branch.path).is_ok_and(is_full)
+        let has_no_room = |left: Statvfs| {
+            let few = FEW.min(left.blocks() / 1024);
+            // Some file systems count no files.
+            left.blocks_available() <= few || left.files() > 0 && left.files_available() == 0
+        };
+        statvfs(&branch.path).is_ok_and(has_no_room)
     })
 }
 
