@@ -1,7 +1,7 @@
 //! Root in a container takes all it can get of disk, memory, descriptors, names and processes: the host goes on, and so do
 //! other containers.
 //!
-//! `RLAUNCH_NAMES` is how many names the container makes and asks for, 30,000 without it.
+//! `RLAUNCH_NAMES` is how many names the container makes and asks for, 20,000 without it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -175,7 +175,7 @@ fn open_files_are_bounded_and_others_have_theirs() {
 fn names_cost_no_more_than_the_kernel_remembers() {
     let Some(sandbox) = sandbox::enter() else { return };
     let Some(program) = hoard(sandbox.path()) else { return };
-    let count = std::env::var("RLAUNCH_NAMES").map_or(30_000, |number| number.parse::<u64>().expect("a number"));
+    let count = std::env::var("RLAUNCH_NAMES").map_or(20_000, |number| number.parse::<u64>().expect("a number"));
     let program = program.display();
     let script =
         format!("echo ready; {program} ask {count} asked; {program} make {count} made; rm -r made; echo end; read x");
