@@ -106,6 +106,8 @@ print(sqlite3.connect("base").execute("select sum(x) from t").fetchone()[0])'
         let mut command = Command::new(RLAUNCH);
         command.args(["/bin/sh", "-c", script, "sh", PATH]).arg(&self.path).arg(PACKAGE);
         command.env("PATH", path).env_remove("RUSTC_WRAPPER").env("HOME", self.path("memory"));
+        // Beside what is looked at: a user's top lies there.
+        command.env("XDG_DATA_HOME", self.path("home"));
         // Those of the test itself are about another crate.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"CARGO")) {
             command.env_remove(name);

@@ -14,6 +14,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 
 use crate::failure::errno_of;
+use crate::message::warn;
 use crate::mount_table::{self, Mount};
 use crate::rootfs::Rootfs;
 use crate::state::Process;
@@ -210,11 +211,21 @@ pub(crate) fn enter(root: &Rootfs) -> Result<(), Errno> {
     chdir("/")
 }
 
-/// Moves the new root over the old one, where that cannot be exchanged, as switch_root(8) does. No `..` leads below it;
-/// but only what is in the old root itself cannot be detached, so all that is mounted there is: an unmasked /proc, above
+/// Moves the new root over the old one, where that cannot be exchanged, as switch_root(8) does. No `..` leads below an
+/// uppermost mount, which the root of an initramfs is; from another one, as in a chroot, it leads up to the host's files.
+/// Only what is in the old root itself cannot be detached, so all that is mounted there is: an unmasked /proc, above
 /// all, would let a process in a user namespace of its own mount another one.
 fn cover(root: &Rootfs, old: &OwnedFd) -> Result<(), Errno> {
-    let others = mounts_on(old, mount_of(root.directory())?)?;
+    let table = mount_table::parse(&std::fs::read("/proc/self/mountinfo").map_err(|error| errno_of(&error))?);
+    let (old, new) = (mount_of(old)?, mount_of(root.directory())?);
+    // The uppermost mount is said to lie on itself.
+    if !table.iter().any(|mount| mount.id == old && mount.parent == old) {
+        warn(
+            "the root of this process cannot be exchanged, for it is a chroot; the container is held by chroot only, which a \
+             privileged process can leave",
+        );
+    }
+    let others = directories_on(old, &table, new);
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
     for other in others {
         fchdir(&other)?;
@@ -229,17 +240,12 @@ fn cover(root: &Rootfs, old: &OwnedFd) -> Result<(), Errno> {
     chdir("/")
 }
 
-/// Opens what is mounted right on a root, but for one mount.
-fn mounts_on(root: &OwnedFd, but: u32) -> Result<Vec<OwnedFd>, Errno> {
-    let table = std::fs::read("/proc/self/mountinfo").map_err(|error| errno_of(&error))?;
-    let root = mount_of(root)?;
-    // The uppermost mount is said to lie on itself.
-    let is_other = |mount: &Mount| mount.parent == root && mount.id != root && mount.id != but;
-    let others = mount_table::parse(&table).into_iter().filter(is_other);
+/// Opens what is mounted right on a mount, but for one.
+fn directories_on(mount: u32, table: &[Mount], but: u32) -> Vec<OwnedFd> {
+    let others = table.iter().filter(|other| other.parent == mount && ![mount, but].contains(&other.id));
     // Files lie there as well, and cannot be detached like this; nor can what lies under another mount at the same place.
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let open = |mount: Mount| open(&mount.target, flags, Mode::empty());
-    Ok(others.map(open).filter_map(Result::ok).collect())
+    others.filter_map(|other| open(&other.target, flags, Mode::empty()).ok()).collect()
 }
 
 /// The number of the mount on which an open file lies.

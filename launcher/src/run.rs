@@ -1,6 +1,7 @@
 //! One start: from the options to the exit status.
 
 use std::cell::Cell;
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -83,7 +84,7 @@ fn launch(request: Request, ids: Option<Ids>) -> Result<u8, Failure> {
 fn start_here(request: Request, ids: Option<Ids>, mut ready: Option<&mut Ready>) -> Result<u8, Failure> {
     let Request { mut options, origin, again } = request;
     let surroundings = Surroundings::observe(&options.confine, |name| origin.variable(name))?;
-    let host = Host { environment: origin.environment(), ..observe(&mut options, ids)? };
+    let host = observe(&mut options, ids, origin.environment())?;
     let capabilities = surroundings.capabilities;
     let name = options.name.clone();
     let is_kept = !options.rm && (name.is_some() || options.detach);
@@ -123,7 +124,7 @@ fn start_here(request: Request, ids: Option<Ids>, mut ready: Option<&mut Ready>)
     result
 }
 
-fn observe(options: &mut Options, ids: Option<Ids>) -> Result<Host, Failure> {
+fn observe(options: &mut Options, ids: Option<Ids>, environment: Vec<(OsString, OsString)>) -> Result<Host, Failure> {
     let mut host = match (&mut options.rootfs, &options.branches) {
         (Some(tree), _) => {
             *tree = host::resolve_tree(tree)?;
@@ -132,6 +133,7 @@ fn observe(options: &mut Options, ids: Option<Ids>) -> Result<Host, Failure> {
         (None, Some(_)) => Host::observe(),
         (None, None) => Host::observe_for_a_copy()?,
     };
+    host.environment = environment;
     if ids == Some(Ids::Single) {
         apt::do_without_user(&mut host);
     }

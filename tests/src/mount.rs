@@ -19,7 +19,7 @@ use crate::sandbox::{self, MountEntry, abort_connections_below, mount_table};
 
 /// Names more options for every mount of the tests: another way of serving them.
 const EXTRA_OPTIONS: &str = "RUNIONFS_TEST_OPTIONS";
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// How a command ended and what it said.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ pub struct Outcome {
 /// such as container engines wait for that too.
 ///
 /// # Panics
-/// When the command does not end, or leaves its output open, for 30 seconds.
+/// When the command does not end, or leaves its output open, for 90 seconds.
 #[track_caller]
 pub fn finish(command: &mut Command) -> Outcome {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("spawn");
