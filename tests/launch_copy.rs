@@ -184,7 +184,7 @@ fn a_container_whose_daemon_dies_ends_with_a_reason() {
 #[test]
 fn mounts_below_the_root_have_unions_of_their_own() {
     let Some(sandbox) = sandbox::enter() else { return };
-    let data = submount(&sandbox, "data", MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID);
+    let data = submount(&sandbox, "data", MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | MsFlags::MS_NODEV);
     fs::write(data.join("old"), "on another file system").unwrap();
     fs::create_dir(data.join("inner")).unwrap();
     let inner = submount(&sandbox, "data/inner", MsFlags::empty());
