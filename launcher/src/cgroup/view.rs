@@ -41,14 +41,20 @@ impl View {
     /// Mounts them.
     pub(crate) fn show(&self, root: &Rootfs) -> Result<(), Errno> {
         let at = Path::new(AT);
+        let cover = || root.mount_on(at, |target| mount(Some("tmpfs"), target, Some("tmpfs"), FLAGS, Some("mode=755")));
         let [Part { name: None, kind, data }] = self.0.as_slice() else {
-            root.mount_on(at, |target| mount(Some("tmpfs"), target, Some("tmpfs"), FLAGS, Some("mode=755")))?;
+            cover()?;
             // From here on it is the tmpfs, in which nobody but us has made anything.
             root.mount_on(at, |target| self.0.iter().try_for_each(|part| part.show_in(target)))?;
             let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | FLAGS;
             return root.mount_on(at, |target| mount(None::<&str>, target, None::<&str>, flags, None::<&str>));
         };
-        root.mount_on(at, |target| mount_one(kind, target, data))
+        let show = || root.mount_on(at, |target| mount_one(kind, target, data));
+        match show() {
+            // An ordinary user's container has all of the host's /sys, and no file system can be mounted on itself.
+            Err(Errno::EBUSY) => cover().and_then(|()| show()),
+            result => result,
+        }
     }
 }
 
