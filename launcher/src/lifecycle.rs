@@ -160,7 +160,11 @@ fn send(record: &Record, signal: Signal) -> Result<u8, Failure> {
 /// Who is paused does not end before it goes on.
 fn let_go_on(record: &Record) -> Result<(), Failure> {
     match resources::cgroups(record) {
-        Ok(cgroups) if cgroups.is_frozen() => cgroups.thaw(),
+        Ok(cgroups) if cgroups.is_frozen() => match cgroups.thaw() {
+            // On v2 a signal kills those who are paused, too, and their cgroup may be gone already.
+            Err(_) if !table::runs(record)? => Ok(()),
+            result => result,
+        },
         // It has ended, or this machine has no control groups.
         _ => Ok(()),
     }
