@@ -373,11 +373,9 @@ impl Cgroups {
         let refused = self.refused.iter().find(|(mounted, _)| mounted.controllers.contains(&controller));
         let refused = refused.map(|(mounted, errno)| (mounted.root.as_path(), *errno));
         refused.or_else(|| {
-            let withheld = |hierarchy: &Hierarchy| {
-                hierarchy.withheld.iter().find(|(withheld, _)| *withheld == controller).copied()
-            };
-            let hierarchy = self.hierarchies.iter().find(|hierarchy| withheld(hierarchy).is_some())?;
-            Some((hierarchy.mounted.root.as_path(), withheld(hierarchy)?.1))
+            let mut withheld = self.hierarchies.iter().flat_map(|hierarchy| &hierarchy.withheld);
+            let withheld = withheld.find(|withheld| withheld.controller == controller)?;
+            Some((withheld.place.as_path(), withheld.errno))
         })
     }
 

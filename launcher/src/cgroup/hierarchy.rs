@@ -52,9 +52,19 @@ pub(crate) struct Hierarchy {
     /// Those around them that were not there before.
     new_parents: Vec<PathBuf>,
     /// Controllers that the hierarchy has, but could not give.
-    pub(crate) withheld: Vec<(Controller, Errno)>,
+    pub(crate) withheld: Vec<Withheld>,
     /// Tells others that it is in use.
     _lock: Option<Flock<File>>,
+}
+
+/// A controller that did not come down to the container.
+#[derive(Debug)]
+pub(crate) struct Withheld {
+    pub(crate) controller: Controller,
+    /// The cgroup where it stays.
+    pub(crate) place: PathBuf,
+    /// ENODEV where the cgroup has not got it itself; else why it could not be passed on.
+    pub(crate) errno: Errno,
 }
 
 /// Where the container's cgroups are made: below the root for the administrator, and else below the cgroup that was
@@ -63,8 +73,15 @@ pub(crate) fn parent_in(mounted: &Mounted, asked: Option<&Path>) -> PathBuf {
     match asked {
         Some(asked) => mounted.root.join(asked),
         None if is_root() => mounted.root.join(PARENT),
-        None => mounted.own.join(PARENT),
+        None => delegated(mounted).join(PARENT),
     }
+}
+
+/// The cgroup that was delegated to an ordinary user, who is in it, or in the one below to which an earlier start has
+/// moved its processes.
+fn delegated(mounted: &Mounted) -> &Path {
+    let own = mounted.own.as_path();
+    if own.file_name() == Some(v2::LEAF.as_ref()) { own.parent().unwrap_or(own) } else { own }
 }
 
 impl Hierarchy {
@@ -106,7 +123,7 @@ impl Hierarchy {
         }
         if union {
             if self.mounted.version == Version::V2 {
-                self.withheld.extend(v2::give_controllers(&self.common, false)?);
+                self.withheld.extend(give_controllers(&self.common, false)?);
             }
             let below = |name| Directory::make(&self.common.path().join(name));
             let (container, daemon) = (below(CONTAINER)?, below(DAEMON)?);
@@ -179,15 +196,17 @@ impl Hierarchy {
 struct Parents {
     /// Those that were not there before, the innermost first.
     new: Vec<PathBuf>,
-    withheld: Vec<(Controller, Errno)>,
+    withheld: Vec<Withheld>,
 }
 
 impl Parents {
     /// Makes them, and has them pass on what they can.
     fn make(&mut self, mounted: &Mounted, wanted: &Wanted<'_>) -> Result<Directory, Errno> {
         let path = parent_in(mounted, wanted.parent);
-        let start = if path.starts_with(&mounted.own) && !is_root() { &mounted.own } else { &mounted.root };
+        let delegated = delegated(mounted);
+        let start = if path.starts_with(delegated) && !is_root() { delegated } else { &mounted.root };
         let mut directory = Directory::open(start)?;
+        self.miss(mounted, &directory);
         // Whose processes are in the uppermost cgroup that can be seen is as good as known: it is all of a container, or
         // the scope of this command. A cgroup that was asked for is somebody else's business.
         self.pass_on(mounted, &directory, wanted.has_limits)?;
@@ -210,10 +229,28 @@ impl Parents {
 
     fn pass_on(&mut self, mounted: &Mounted, directory: &Directory, may_move: bool) -> Result<(), Errno> {
         if mounted.version == Version::V2 {
-            self.withheld.extend(v2::give_controllers(directory, may_move)?);
+            self.withheld.extend(give_controllers(directory, may_move)?);
         }
         Ok(())
     }
+
+    /// Notes what was not delegated, though the machine has it.
+    fn miss(&mut self, mounted: &Mounted, start: &Directory) {
+        let is_missing = |own: &&Controller| !start.has_controller(own.name(Version::V2));
+        let missing = mounted.controllers.iter().filter(|_| mounted.version == Version::V2).filter(is_missing);
+        let place = start.path();
+        self.withheld.extend(missing.map(|own| Withheld {
+            controller: *own,
+            place: place.into(),
+            errno: Errno::ENODEV,
+        }));
+    }
+}
+
+fn give_controllers(directory: &Directory, may_move: bool) -> Result<Vec<Withheld>, Errno> {
+    let failed = v2::give_controllers(directory, may_move)?.into_iter();
+    let withheld = |(controller, errno)| Withheld { controller, place: directory.path().to_owned(), errno };
+    Ok(failed.map(withheld).collect())
 }
 
 /// Makes a cgroup and marks it as used. Somebody who cleans up may come between, and remove it.

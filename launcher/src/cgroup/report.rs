@@ -63,6 +63,15 @@ fn absent(setting: &Setting) -> Refusal {
 }
 
 fn withheld(setting: &Setting, path: &Path, errno: Errno) -> Refusal {
+    if errno == Errno::ENODEV {
+        let name = setting.controller.name(Version::V2);
+        let cause = format!("the cgroup {} was not given the {name} controller", path.display());
+        let remedy = format!(
+            "have root write +{name} to cgroup.subtree_control of each cgroup above it, or, where systemd does that, set \
+             Delegate=cpu cpuset io memory pids for user@.service"
+        );
+        return Refusal::new(setting, cause, remedy);
+    }
     let remedy = match errno {
         Errno::EACCES | Errno::EPERM => {
             "start it by systemd-run --user --scope -p Delegate=yes, which gives an ordinary user a cgroup of v2; on v1 \
@@ -132,6 +141,7 @@ mod tests {
             (Controller::Memory, Errno::EOPNOTSUPP, Some((place, Errno::EACCES)), "Delegate=yes"),
             (Controller::Memory, Errno::EOPNOTSUPP, Some((place, Errno::EBUSY)), "--cgroup-parent"),
             (Controller::Memory, Errno::EOPNOTSUPP, Some((place, Errno::EROFS)), "mount it writable"),
+            (Controller::Memory, Errno::EOPNOTSUPP, Some((place, Errno::ENODEV)), "write +memory to"),
             (Controller::Io, Errno::ENOENT, None, "no memory.max"),
             (Controller::Memory, Errno::EBUSY, None, "uses more than that now"),
             (Controller::Cpuset, Errno::EINVAL, None, "are not to be had"),

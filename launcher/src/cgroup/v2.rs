@@ -12,7 +12,7 @@ const USED: [Controller; 5] =
     [Controller::Cpu, Controller::Cpuset, Controller::Memory, Controller::Pids, Controller::Io];
 
 /// Where the processes of a cgroup go that has to give controllers to those below it.
-const LEAF: &str = "rlaunch.processes";
+pub(crate) const LEAF: &str = "rlaunch.processes";
 
 /// Gives all the controllers that we use, as far as it has them itself. Those that cannot be given are returned.
 pub(crate) fn give_controllers(
@@ -21,26 +21,29 @@ pub(crate) fn give_controllers(
 ) -> Result<Vec<(Controller, Errno)>, Errno> {
     let (has, gives) = (directory.read("cgroup.controllers")?, directory.read("cgroup.subtree_control")?);
     let is_in = |text: &str, name| text.split_whitespace().any(|word| word == name);
-    let mut failed = Vec::new();
-    for controller in USED {
-        let name = controller.name(Version::V2);
-        let is_due = is_in(&has, name) && !is_in(&gives, name);
-        if is_due && let Err(errno) = give(directory, name, may_move_processes) {
-            failed.push((controller, errno));
-        }
+    let is_due = |name| is_in(&has, name) && !is_in(&gives, name);
+    let due: Vec<Controller> = USED.into_iter().filter(|controller| is_due(controller.name(Version::V2))).collect();
+    if let Err(errno) = due.first().map_or(Ok(()), |_| make_place(directory, may_move_processes)) {
+        return Ok(due.into_iter().map(|controller| (controller, errno)).collect());
     }
-    Ok(failed)
+    let give = |controller: &Controller| {
+        let given = directory.write("cgroup.subtree_control", &format!("+{}", controller.name(Version::V2)));
+        Some((*controller, given.err()?))
+    };
+    Ok(due.iter().filter_map(give).collect())
 }
 
-/// Gives one controller.
-fn give(directory: &Directory, name: &str, may_move_processes: bool) -> Result<(), Errno> {
-    let word = format!("+{name}");
-    match directory.write("cgroup.subtree_control", &word) {
-        Err(Errno::EBUSY) if may_move_processes => {
-            move_to_leaf(directory)?;
-            directory.write("cgroup.subtree_control", &word)
-        }
-        result => result,
+/// Makes sure that no process is in a cgroup that is to give controllers. EBUSY where they have to stay.
+///
+/// The kernel itself refuses only some controllers. With the others, as `cpu`, the cgroup becomes one of threads, and
+/// those below it could not hold processes: see cgroups(7), "Thread mode".
+fn make_place(directory: &Directory, may_move_processes: bool) -> Result<(), Errno> {
+    // The uppermost cgroup of all, which may do both, is the only one without a type.
+    let is_root = directory.read("cgroup.type") == Err(Errno::ENOENT);
+    match is_root || directory.processes()?.is_empty() {
+        true => Ok(()),
+        false if may_move_processes => move_to_leaf(directory),
+        false => Err(Errno::EBUSY),
     }
 }
 
@@ -70,16 +73,32 @@ mod tests {
     use std::fs;
     use std::process::{Command, Stdio};
 
+    /// As a cgroup of the kernel's, but that files keep what was written, the last thing over the first.
+    fn cgroup(files: &[(&str, &str)]) -> (tempfile::TempDir, Directory) {
+        let place = tempfile::tempdir().unwrap();
+        let controllers = [("cgroup.controllers", "cpuset cpu hugetlb pids\n"), ("cgroup.subtree_control", "cpu\n")];
+        for (name, text) in controllers.iter().chain(files) {
+            fs::write(place.path().join(name), text).unwrap();
+        }
+        let directory = Directory::open(place.path()).unwrap();
+        (place, directory)
+    }
+
     #[test]
     fn controllers_that_are_there_are_given() {
-        let place = tempfile::tempdir().unwrap();
-        let put = |name: &str, text: &str| fs::write(place.path().join(name), text).unwrap();
-        put("cgroup.controllers", "cpuset cpu hugetlb pids\n");
-        put("cgroup.subtree_control", "cpu\n");
-        let directory = Directory::open(place.path()).unwrap();
-        assert_eq!(give_controllers(&directory, false), Ok(Vec::new()));
-        // The kernel's file adds; this one keeps what was written, the last thing over the first.
-        assert!(directory.read("cgroup.subtree_control").unwrap().starts_with("+pids"));
+        for files in [&[("cgroup.procs", "7\n")][..], &[("cgroup.procs", ""), ("cgroup.type", "domain\n")]] {
+            let (_place, directory) = cgroup(files);
+            assert_eq!(give_controllers(&directory, false), Ok(Vec::new()));
+            assert!(directory.read("cgroup.subtree_control").unwrap().starts_with("+pids"));
+        }
+    }
+
+    #[test]
+    fn nothing_is_given_where_processes_have_to_stay() {
+        let (_place, directory) = cgroup(&[("cgroup.procs", "7\n"), ("cgroup.type", "domain\n")]);
+        let withheld = [Controller::Cpuset, Controller::Pids].map(|controller| (controller, Errno::EBUSY));
+        assert_eq!(give_controllers(&directory, false), Ok(withheld.to_vec()));
+        assert_eq!(directory.read("cgroup.subtree_control").unwrap(), "cpu\n");
     }
 
     /// On this machine's own v2, with whatever controller is left for it.
@@ -104,8 +123,9 @@ mod tests {
         let mut child = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
         let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
         directory.admit(pid).unwrap();
-        let refused = give(&directory, name, false);
-        let given = give(&directory, name, true);
+        let refused = make_place(&directory, false);
+        let made = make_place(&directory, true);
+        let given = directory.write("cgroup.subtree_control", &format!("+{name}"));
         let (left, leaf) = (directory.processes(), Directory::open(&path.join(LEAF)).and_then(|l| l.processes()));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -113,7 +133,7 @@ mod tests {
         if !gives.split_whitespace().any(|word| word == name) {
             root.write("cgroup.subtree_control", &format!("-{name}")).unwrap();
         }
-        assert_eq!((refused, given), (Err(Errno::EBUSY), Ok(())));
+        assert_eq!((refused, made, given), (Err(Errno::EBUSY), Ok(()), Ok(())));
         assert_eq!((left, leaf), (Ok(Vec::new()), Ok(vec![pid])));
     }
 }
