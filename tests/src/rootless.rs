@@ -93,7 +93,7 @@ pub fn again(way: Way, test: &str) -> bool {
     let program = std::env::current_exe().expect("the path of the test");
     make_reachable(program.parent().and_then(Path::parent).expect("the build directory"));
     let mut command = way.command();
-    command.arg(program).args(["--exact", test, "--nocapture", "--test-threads=1"]);
+    command.arg(program).args(["--exact", test, "--nocapture", "--test-threads=1", "--include-ignored"]);
     command.env(VARIABLE, way.word()).env("RUNIONFS_TEST_DIR", &home).env("XDG_RUNTIME_DIR", &home).current_dir(&home);
     let output = command.output().expect("run the test again");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
