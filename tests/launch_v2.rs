@@ -30,7 +30,7 @@ use vm::{Machine, Report};
 const LIMIT: Duration = Duration::from_secs(420);
 
 /// What tests use besides busybox.
-const TOOLS: [&str; 7] = ["fusermount3", "mount", "newgidmap", "newuidmap", "setpriv", "umount", "unshare"];
+const TOOLS: [&str; 8] = ["fusermount3", "mount", "newgidmap", "newuidmap", "setpriv", "strace", "umount", "unshare"];
 
 /// Tests that run in the machine.
 struct Suite {
