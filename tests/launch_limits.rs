@@ -363,10 +363,6 @@ fn a_parent_can_be_chosen_and_what_was_there_stays() {
 #[test]
 fn a_device_that_nobody_gave_cannot_be_opened() {
     let Some(tree) = Tree::new() else { return };
-    if root_of("devices", "").is_none() {
-        // v2 has no list of devices.
-        return;
-    }
     let Some(disk) = disk_of(tree.path("")) else { return sandbox::skip("the tests do not lie on a disk") };
     let number = fs::metadata(&disk).unwrap().rdev();
     let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));

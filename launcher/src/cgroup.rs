@@ -20,6 +20,7 @@
 //! | [`options`], [`limits`] | what was asked for |
 //! | [`detect`] | which hierarchies there are, and which controllers are in them |
 //! | [`cpu`], [`cpuset`], [`memory`], [`pids`], [`io`], [`devices`], [`network`] | what a limit is called on v1 and on v2, as plain values |
+//! | `device_filter` | the list of devices for v2: a program in the kernel's BPF |
 //! | `setting`, `directory` | one value for one file; one cgroup and its files |
 //! | `hierarchy`, `v1`, `v2` | making the cgroups of a container in one hierarchy |
 //! | `freezer`, [`statistics`], [`view`] | stopping and killing; what was used; what the container sees |
@@ -37,6 +38,7 @@ use nix::unistd::Pid;
 pub mod cpu;
 pub mod cpuset;
 pub mod detect;
+pub(crate) mod device_filter;
 pub mod devices;
 pub mod io;
 pub mod limits;
@@ -56,6 +58,7 @@ mod v1;
 mod v2;
 
 use self::detect::{Controller, Mounted, Version};
+use self::device_filter::DeviceFilter;
 use self::devices::DeviceRule;
 use self::directory::Directory;
 pub(crate) use self::directory::join;
@@ -73,6 +76,8 @@ pub struct Cgroups {
     hierarchies: Vec<Hierarchy>,
     /// Hierarchies in which no cgroup could be made, and why.
     refused: Vec<(Mounted, Errno)>,
+    /// The list of devices, where v1 has none.
+    device_filter: Option<DeviceFilter>,
     is_best_effort: bool,
     is_owner: bool,
 }
@@ -87,6 +92,7 @@ impl Cgroups {
         let mut cgroups = Cgroups {
             hierarchies: Vec::new(),
             refused: Vec::new(),
+            device_filter: None,
             is_best_effort: limits.is_best_effort,
             is_owner: true,
         };
@@ -102,6 +108,10 @@ impl Cgroups {
             }
         }
         cgroups.write_limits(limits)?;
+        if let Some(v2) = cgroups.v2().filter(|_| cgroups.hierarchy(Controller::Devices).is_none()) {
+            let filter = DeviceFilter::attach(v2.container(), &devices::USUAL);
+            cgroups.device_filter = filter.doing("limit the container's devices")?;
+        }
         Ok(cgroups)
     }
 
@@ -128,7 +138,8 @@ impl Cgroups {
     pub fn of(init: Pid, id: &str) -> Result<Cgroups, Failure> {
         let mounted = detect::observe_of(&init.to_string())?;
         let hierarchies = mounted.into_iter().filter_map(|mounted| Hierarchy::open(mounted, id)).collect();
-        Ok(Cgroups { hierarchies, refused: Vec::new(), is_best_effort: false, is_owner: false })
+        let (refused, device_filter) = (Vec::new(), None);
+        Ok(Cgroups { hierarchies, refused, device_filter, is_best_effort: false, is_owner: false })
     }
 
     /// Makes sure that all cgroups of the container can be seen from here: one that cannot be joined limits nothing.
@@ -154,15 +165,19 @@ impl Cgroups {
         self.apply(&limits.settings(|controller| self.version(controller)))
     }
 
-    /// Lets the container use one device more.
+    /// Lets the container use one device more, before it runs.
     ///
     /// # Errors
     /// Where there is a list of devices that cannot be changed.
-    pub fn allow(&self, rule: &DeviceRule) -> Result<(), Failure> {
-        if self.hierarchy(Controller::Devices).is_none() {
-            return Ok(());
-        }
-        self.write(&devices::allow(rule)).doing(&format!("allow the device {rule}"))
+    pub fn allow(&mut self, rule: &DeviceRule) -> Result<(), Failure> {
+        let allowed = if let Some(filter) = &mut self.device_filter {
+            filter.allow(*rule)
+        } else if self.hierarchy(Controller::Devices).is_some() {
+            self.write(&devices::allow(rule))
+        } else {
+            Ok(())
+        };
+        allowed.doing(&format!("allow the device {rule}"))
     }
 
     /// Whether the usual list of devices is enforced, and no longer one. Where it is not, the container must not be able to
@@ -171,7 +186,7 @@ impl Cgroups {
     pub fn devices_are_limited(&self) -> bool {
         // The kernel says so itself: in a container around us, the list may be one that we cannot write.
         let list = self.hierarchy(Controller::Devices).map(|hierarchy| hierarchy.container().read("devices.list"));
-        list.is_some_and(|list| list.is_ok_and(|list| devices::is_usual(&list)))
+        self.device_filter.is_some() || list.is_some_and(|list| list.is_ok_and(|list| devices::is_usual(&list)))
     }
 
     /// Moves a process into the container's cgroups, which takes several milliseconds; see [`Cgroups::birthplace`].
@@ -214,8 +229,7 @@ impl Cgroups {
     }
 
     fn birthplace_at(&self, place: Place) -> Option<BorrowedFd<'_>> {
-        let is_v2 = |hierarchy: &&Hierarchy| hierarchy.mounted.version == Version::V2;
-        self.hierarchies.iter().find(is_v2)?.directory(place).map(Directory::as_fd)
+        self.v2()?.directory(place).map(Directory::as_fd)
     }
 
     /// The cgroups of v1 that a process of the container has to [`join`].
@@ -283,8 +297,7 @@ impl Cgroups {
 
     /// The cgroup by which the container is stopped and killed: v2, whatever controllers it has, else the freezer of v1.
     fn life(&self) -> Result<(&Directory, Version), Failure> {
-        let is_v2 = |hierarchy: &&Hierarchy| hierarchy.mounted.version == Version::V2;
-        let v2 = self.hierarchies.iter().find(is_v2).filter(|v2| v2.container().read("cgroup.freeze").is_ok());
+        let v2 = self.v2().filter(|v2| v2.container().read("cgroup.freeze").is_ok());
         let hierarchy = v2.or_else(|| self.hierarchy(Controller::Freezer));
         let hierarchy = hierarchy.ok_or_else(report::no_freezer)?;
         Ok((hierarchy.container(), hierarchy.mounted.version))
@@ -362,6 +375,10 @@ impl Cgroups {
 
     fn hierarchy(&self, controller: Controller) -> Option<&Hierarchy> {
         self.hierarchies.iter().find(|hierarchy| hierarchy.has(controller))
+    }
+
+    fn v2(&self) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|hierarchy| hierarchy.mounted.version == Version::V2)
     }
 
     fn version(&self, controller: Controller) -> Version {

@@ -10,6 +10,7 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::{SigHandler, Signal};
 use nix::unistd::{ForkResult, Pid};
 
+pub(crate) mod bpf;
 pub(crate) mod channel;
 pub(crate) mod image;
 pub(crate) mod init;

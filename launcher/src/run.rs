@@ -101,7 +101,7 @@ fn start_here(request: Request, ids: Option<Ids>, mut ready: Option<&mut Ready>)
     }
     let signals = Signals::take_over().doing("take over signals")?;
     let has_union = !matches!(spec.root, Root::Tree(_));
-    let cgroups = Cgroups::create(&spec.limits, &entry.record.id, has_union)?;
+    let mut cgroups = Cgroups::create(&spec.limits, &entry.record.id, has_union)?;
     (spec.cgroups, spec.joins) = (cgroups.view(), cgroups.to_join());
     if cgroups.devices_are_limited() {
         spec.confinement.rely_on_device_list();

@@ -1,14 +1,16 @@
 //! Root on v2: cgroups that hold processes, and a root file system that cannot be exchanged.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
 use harness::mount::finish;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{major, minor};
 
 use crate::cgroups::Group;
-use crate::launch::{Running, Tree, printed, sh};
+use crate::launch::{RLAUNCH, Running, Tree, printed, sh};
 use crate::v2::{LEAF, ROOT, Subtree, own};
 
 const STAY: &str = "echo ready; while :; do sleep 0.05; done";
@@ -66,6 +68,36 @@ fn processes_of_others_stay_where_they_are_and_what_helps_is_named() {
     fs::create_dir(&below).unwrap();
     fs::write(below.join("cgroup.procs"), std::process::id().to_string()).unwrap();
     assert_eq!(printed(finish(&mut with(&tree, &options, "cat /sys/fs/cgroup/memory.max"))), "67108864\n");
+}
+
+/// v2 has no file for that, but asks a program of ours.
+#[test]
+#[ignore = "it needs v2 alone: containers_on_v2_alone runs it"]
+fn devices_are_opened_as_they_were_given() {
+    let Some(tree) = Tree::new() else { return };
+    let number = fs::metadata("/dev/vda").expect("the machine has a disk").rdev();
+    let node = format!("b {} {}", major(number), minor(number));
+    let look = format!(
+        "mknod /disk-$$ {node} && head -c 1 /disk-$$ | wc -c; mknod /fuse-$$ c 10 229 && cat /fuse-$$
+         for device in null zero full random urandom tty ptmx; do stat -c %t /dev/$device > /dev/null || echo $device; done
+         head -c 1 /dev/zero | wc -c; head -c 1 /dev/urandom > /dev/null && echo x > /dev/null && echo written"
+    );
+    let outcome = finish(&mut with(&tree, &[], &look));
+    assert_eq!((outcome.status, &*outcome.stdout), (Some(0), "0\n1\nwritten\n"), "{outcome:?}");
+    assert_eq!(outcome.stderr.matches("Operation not permitted").count(), 2, "{outcome:?}");
+    for (access, expected) in [("r", "read\n"), ("w", "written\n"), ("rw", "read\nwritten\n"), ("m", "")] {
+        let device = format!("/dev/vda:/dev/given:{access}");
+        let script =
+            "head -c 1 /dev/given | grep -q . && echo read; (: >> /dev/given) && echo written; mknod /new b 1 1";
+        let outcome = finish(with(&tree, &["--device", &device], script).arg(access));
+        assert_eq!(outcome.stdout, expected, "{access}: {outcome:?}");
+        fs::remove_file(tree.path("new")).expect("a node can be made, as it cannot be opened");
+    }
+    // Who runs in it already is asked as well.
+    let running = Running::start(&mut with(&tree, &["--name", "devices"], STAY));
+    let outcome = finish(Command::new(RLAUNCH).args(["exec", "devices", "sh", "-c", &look]));
+    assert_eq!(outcome.stderr.matches("Operation not permitted").count(), 2, "{outcome:?}");
+    drop(running);
 }
 
 /// The root of this machine is that of an initramfs, which pivot_root(2) does not take. The container's covers it.

@@ -1,4 +1,4 @@
-//! Which devices may be opened. On v1 only: v2 wants a program for the kernel's BPF instead of a list.
+//! Which devices may be opened: on v1 by a list in a file, on v2 by a program in the kernel's BPF, see `device_filter`.
 
 use std::fmt;
 
@@ -57,7 +57,7 @@ impl fmt::Display for DeviceRule {
 }
 
 /// What docker lets every container use.
-const USUAL: [DeviceRule; 11] = [
+pub(crate) const USUAL: [DeviceRule; 11] = [
     rule(DeviceKind::Character, None, None, DeviceAccess::MAKE),
     rule(DeviceKind::Block, None, None, DeviceAccess::MAKE),
     // null, zero, full, random, urandom

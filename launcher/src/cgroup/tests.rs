@@ -127,7 +127,7 @@ fn what_is_used_is_counted() {
 
 #[test]
 fn a_device_more_is_on_the_list() {
-    let Some((cgroups, _)) = cgroups(&Limits::default(), false) else { return };
+    let Some((mut cgroups, _)) = cgroups(&Limits::default(), false) else { return };
     let fuse = DeviceRule {
         kind: DeviceKind::Character,
         major: Some(10),
