@@ -207,6 +207,8 @@ impl Daemon {
     /// Waits for its end, once the container is gone.
     pub(crate) fn finish(mut self) -> Result<(), Failure> {
         let doing = "wait for the end of the union's daemon";
+        // One that has nothing to serve, because the start has failed before that, waits for a word.
+        self.channel.finish().doing(doing)?;
         // It holds its end of the channel for as long as it lives.
         if !self.ended && self.wait_for_word().doing(doing)? {
             waitpid(self.pid, None).doing(doing)?;

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, shutdown, socketpair,
 };
 
 /// What is said on the channel.
@@ -61,6 +61,11 @@ impl Channel {
         let bytes = encode(message);
         sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL).map_err(errno)?;
         Ok(())
+    }
+
+    /// Says that there is nothing more to say. What the other side says is still heard.
+    pub(crate) fn finish(&self) -> Result<(), Errno> {
+        shutdown(&self.0, Shutdown::Write).map_err(errno)
     }
 
     /// Waits for a message; `None` when the other end is closed.
@@ -177,6 +182,17 @@ mod tests {
         assert!(matches!(parent.receive(), Ok(Some(Message::Mounted))));
         assert!(matches!(parent.receive(), Ok(None)));
         assert_eq!(parent.send(&Message::Go), Err(Errno::EPIPE));
+    }
+
+    #[test]
+    fn who_has_said_everything_still_hears() {
+        let (parent, child) = Channel::pair().unwrap();
+        parent.send(&Message::Go).unwrap();
+        parent.finish().unwrap();
+        child.send(&Message::Full).unwrap();
+        assert!(matches!(child.receive(), Ok(Some(Message::Go))));
+        assert!(matches!(child.receive(), Ok(None)));
+        assert!(matches!(parent.receive(), Ok(Some(Message::Full))));
     }
 
     #[test]
