@@ -41,7 +41,7 @@
 //! | `union`, `scratch`, [`mount_table`] | unions, and the throw-away copy of the host |
 //! | `init_branch` | what is a container's own in a union of an image |
 //! | `process` | clone and fork, channel, signals, pid 1, supervisor; the only `unsafe` code |
-//! | [`lifecycle`], [`state`], `folders`, `lock`, `detach` | containers that are there, what is known of them, and those in the background |
+//! | [`lifecycle`], [`state`], `folders`, `lock`, `detach`, `copy` | containers that are there, what is known of them, and those in the background |
 //! | [`failure`], `message` | exit statuses and what is told |
 #![deny(unsafe_code)]
 
@@ -62,6 +62,7 @@ pub mod volume;
 
 mod apt;
 mod child;
+mod copy;
 mod detach;
 mod folders;
 mod init_branch;

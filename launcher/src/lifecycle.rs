@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use rustix::process::pidfd_send_signal;
 
 use crate::cgroup::Cgroups;
+use crate::copy::{self, CopyOptions};
 use crate::failure::{Doing as _, Failure};
 use crate::run;
 use crate::state::{self, Process, Record};
@@ -73,6 +74,8 @@ pub enum Lifecycle {
         /// The container
         name: String,
     },
+    /// Copy files to or from a container that runs: `cp SOURCE NAME:TARGET`, `cp NAME:SOURCE TARGET`
+    Cp(CopyOptions),
     /// List the processes of a container
     Top(Named),
     /// Stop all processes of a container where they are
@@ -123,6 +126,7 @@ pub(crate) fn act(what: Lifecycle) -> Result<u8, Failure> {
         Lifecycle::Start { attach, name } => run::start_again(find(&name)?, attach),
         Lifecycle::Wait(Named { name }) => wait(&find(&name)?),
         Lifecycle::Logs { follow, name } => logs(&find(&name)?, follow),
+        Lifecycle::Cp(options) => copy::run(options),
         Lifecycle::Top(Named { name }) => print(&table::processes(&find(&name)?)?),
         Lifecycle::Pause(Named { name }) => resources::pause(&find(&name)?),
         Lifecycle::Resume(Named { name }) => resources::resume(&find(&name)?),
