@@ -20,7 +20,14 @@ pub(crate) fn open_shared(source: &Path) -> Result<OwnedFd, Errno> {
     if !has_tag(&open(source)?, &["shared:"])? {
         return Err(Errno::EINVAL);
     }
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    clone(source, true)
+}
+
+/// Clones what is mounted at a path, with what is mounted in it or without. The descriptor is that of the new mount, also
+/// once that has a place, wherever others may have moved that to. ENOSYS before Linux 5.2.
+pub(super) fn clone(source: &Path, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     open_tree(CWD, source, flags).map_err(errno)
 }
 
@@ -29,6 +36,11 @@ pub(super) fn place(tree: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
     if has_tag(target, &["shared:"])? {
         return Err(Errno::EBUSY);
     }
+    attach(tree, target)
+}
+
+/// Mounts something that was mounted nowhere.
+pub(super) fn attach(tree: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(tree, "", target, "", flags).map_err(errno)
 }

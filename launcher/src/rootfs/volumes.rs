@@ -43,9 +43,19 @@ impl Rootfs {
         let attributes = attributes(*flags);
         // What cannot be set for all mounts below must not come along.
         let all = flags.is_empty() || set_mount_attributes(&place, 0) != Err(Errno::ENOSYS);
-        let bind = if all { MsFlags::MS_BIND | MsFlags::MS_REC } else { MsFlags::MS_BIND };
-        mount(Some(source), &path_of(&place), None::<&str>, bind, None::<&str>)?;
-        let bound = self.resolve(target)?;
+        let bound = match propagation::clone(source, all) {
+            Ok(tree) => {
+                propagation::attach(&tree, &place)?;
+                tree
+            }
+            // Before Linux 5.2 it has to be found again, and may be another by then where others write to the root.
+            Err(Errno::ENOSYS) => {
+                let bind = if all { MsFlags::MS_BIND | MsFlags::MS_REC } else { MsFlags::MS_BIND };
+                mount(Some(source), &path_of(&place), None::<&str>, bind, None::<&str>)?;
+                self.resolve(target)?
+            }
+            Err(errno) => return Err(errno),
+        };
         let kind = if volume.propagation == Propagation::Slave { MsFlags::MS_SLAVE } else { MsFlags::MS_PRIVATE };
         let all_of_it = if volume.recursive { MsFlags::MS_REC } else { MsFlags::empty() };
         mount(None::<&str>, &path_of(&bound), None::<&str>, all_of_it | kind, None::<&str>)?;
