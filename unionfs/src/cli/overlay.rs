@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 use unionfs::branch::overlay::is_written_by_others;
-use unionfs::mount::remount;
+use unionfs::mount::{remount, table};
 use unionfs::options::overlay::is_overlay;
 use unionfs::options::{Access, BranchSpec, Options, Overlay, Whiteout};
 
@@ -118,7 +118,11 @@ fn request(overlay: Overlay, target: OsString, as_fuse_overlayfs: bool) -> Resul
         subtype: shown(options.subtype),
         ..options
     };
-    let lower = once_each(&overlay.lower)?.into_iter().map(below);
+    let mut lower = once_each(&overlay.lower)?;
+    if !options.ids.is_plain() {
+        lower = mapped_once(lower)?;
+    }
+    let lower = lower.into_iter().map(below);
     let branches = upper.map(|upper| on_top(upper, whiteout)).into_iter().chain(lower).collect();
     Ok(Request {
         branches,
@@ -148,6 +152,13 @@ fn once_each(given: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         }
     }
     Ok(kept)
+}
+
+/// The directories with owners as they are kept. containers/storage before version 1.44 gives a mapping for
+/// what it has mapped already, by mounts.
+fn mapped_once(lower: Vec<PathBuf>) -> Result<Vec<PathBuf>, Failure> {
+    let table = table::read().map_err(|error| format!("cannot read the table of mounts: {error}"))?;
+    Ok(lower.into_iter().map(|path| table::without_id_map(&table, &path).unwrap_or(path)).collect())
 }
 
 fn on_top(path: PathBuf, whiteout: Whiteout) -> BranchSpec {

@@ -39,6 +39,8 @@ pub struct Entry {
     pub root: PathBuf,
     /// Where it lies, as seen from this process's root.
     pub target: PathBuf,
+    /// Flags of the mount, as `rw,noatime`.
+    pub flags: OsString,
     /// The type of the file system, as `fuse.runionfs`.
     pub fs_type: OsString,
     /// What was mounted.
@@ -76,6 +78,33 @@ pub fn within_file_system(table: &[Entry], path: &Path) -> Option<(DeviceNumber,
     Some((mount.device, mount.root.join(path.strip_prefix(&mount.target).ok()?)))
 }
 
+/// Where a directory is found through a mount that does not map owners (mount_setattr(2), MOUNT_ATTR_IDMAP);
+/// nothing where it is not mapped, or is not to be found.
+pub fn without_id_map(table: &[Entry], path: &Path) -> Option<PathBuf> {
+    let path = path.canonicalize().ok()?;
+    let about = rustix::fs::statx(CWD, &path, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID | StatxFlags::INO).ok()?;
+    let mount = table.iter().find(|entry| entry.id == about.stx_mnt_id).filter(|entry| entry.maps_ids())?;
+    let within = mount.root.join(path.strip_prefix(&mount.target).ok()?);
+    let others = table.iter().filter(|entry| entry.device == mount.device && !entry.maps_ids());
+    let mut places = others.filter_map(|entry| Some(entry.target.join(within.strip_prefix(&entry.root).ok()?)));
+    // another mount may cover it there
+    places.find(|place| {
+        let found = rustix::fs::statx(CWD, place, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID | StatxFlags::INO);
+        found.is_ok_and(|found| {
+            let is_same = |a: &rustix::fs::Statx| (a.stx_dev_major, a.stx_dev_minor, a.stx_ino);
+            let maps = table.iter().any(|entry| entry.id == found.stx_mnt_id && entry.maps_ids());
+            is_same(&found) == is_same(&about) && !maps
+        })
+    })
+}
+
+impl Entry {
+    /// Whether owners are others in this mount than in its file system.
+    fn maps_ids(&self) -> bool {
+        self.flags.as_encoded_bytes().split(|byte| *byte == b',').any(|flag| flag == b"idmapped")
+    }
+}
+
 /// The device of the file system that a path leads to. Asks that file system nothing.
 pub fn device_at(path: &Path) -> io::Result<DeviceNumber> {
     let about = rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)?;
@@ -89,12 +118,13 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     let device = device(fields.next()?)?;
     let root = PathBuf::from(unescaped(fields.next()?));
     let target = PathBuf::from(unescaped(fields.next()?));
+    let flags = unescaped(fields.next()?);
     // any number of optional fields, up to a single dash
     let mut fields = fields.skip_while(|field| field != b"-").skip(1);
     let fs_type = unescaped(fields.next()?);
     let source = unescaped(fields.next()?);
     let options = unescaped(fields.next()?);
-    Some(Entry { id, parent, device, root, target, fs_type, source, options })
+    Some(Entry { id, parent, device, root, target, flags, fs_type, source, options })
 }
 
 fn number<N: std::str::FromStr>(text: &[u8]) -> Option<N> {
@@ -147,6 +177,7 @@ mod tests {
                 device: DeviceNumber { major: 0, minor: 35 },
                 root: "/".into(),
                 target: "/mnt/a b".into(),
+                flags: "rw,noatime".into(),
                 fs_type: "fuse.runionfs".into(),
                 source: "/t\\:=rw:/l=ro".into(),
                 options: "rw,user_id=1000".into(),
