@@ -27,6 +27,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use unionfs::mount::MountError;
 use unionfs::options::words;
 
 const BRANCHES_HELP: &str = "\
@@ -47,7 +48,7 @@ const MOUNT_USAGE: &str = "runionfs mount [OPTIONS] BRANCHES MOUNTPOINT
 
 const HELPER: &str = "\n
 For mount(8) and fstab the subcommand may be left out: 'runionfs BRANCHES MOUNTPOINT [-o ...]', and
-the same under the names mount.runionfs and mount.fuse.runionfs.";
+the same under the names mount.runionfs and mount.fuse.runionfs, with the exit statuses of mount(8).";
 
 const EXIT_STATUS: &str = "\n\nExit status: 0 when it is mounted and serves; 1 when it was refused; 2 for wrong usage.";
 
@@ -112,6 +113,12 @@ struct MountArgs {
     /// Say more on standard error; twice for even more (see RUNIONFS_LOG, too)
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// Do everything but mount, for mount(8)
+    #[arg(long, hide = true)]
+    fake: bool,
+    /// Ignore unknown options, for mount(8)
+    #[arg(long, hide = true)]
+    sloppy: bool,
 }
 
 #[derive(Debug, Args)]
@@ -207,7 +214,7 @@ enum Statuses {
     Command,
     /// fuse-overlayfs's: 1 for both.
     Overlay,
-    /// mount(8)'s: 1 for wrong usage, 32 for a mount that failed.
+    /// mount(8)'s: 1 for wrong usage, 2 where the system lacks something, 32 for a mount that failed.
     Helper,
 }
 
@@ -216,8 +223,13 @@ impl Statuses {
         if self == Statuses::Command { 2 } else { 1 }
     }
 
-    fn refused(self) -> u8 {
-        if self == Statuses::Helper { 32 } else { 1 }
+    fn refused(self, error: &(dyn Error + 'static)) -> u8 {
+        let lacks = matches!(error.downcast_ref(), Some(MountError::Device(_) | MountError::NoTable(_)));
+        match self {
+            Statuses::Helper if lacks => 2,
+            Statuses::Helper => 32,
+            Statuses::Command | Statuses::Overlay => 1,
+        }
     }
 }
 
@@ -228,7 +240,7 @@ pub(crate) fn run() -> ExitCode {
     let helper = arguments::is_helper(Some(&name)) || overlay::is_helper(&name);
     if overlay::is_meant(&words) {
         let statuses = if helper { Statuses::Helper } else { Statuses::Overlay };
-        return finish(overlay::run(&words), statuses);
+        return finish(overlay::run(&words, helper), statuses);
     }
     let statuses = if helper { Statuses::Helper } else { Statuses::Command };
     match Cli::try_parse_from(arguments::complete(words.into_iter())) {
@@ -261,7 +273,7 @@ fn finish(done: Result<(), Failure>, statuses: Statuses) -> ExitCode {
         Err(Failure::Usage(message)) => told(&usage_error(&message), statuses),
         Err(Failure::Refused(error)) => {
             complain(&error.to_string());
-            ExitCode::from(statuses.refused())
+            ExitCode::from(statuses.refused(&*error))
         }
         Err(Failure::Said(status)) => ExitCode::from(status),
     }

@@ -14,14 +14,31 @@ const HELPERS: &[&str] = &["mount.runionfs", "mount.fuse.runionfs"];
 pub(super) fn complete(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut words: Vec<OsString> = words.collect();
     if is_helper(words.first()) {
-        // `-n` (no mtab) and `-s` (sloppy) change nothing here
-        words.retain(|word| word != "-n" && word != "-s");
+        words = of_helper(words);
     }
     let starts_with_source = words.get(1).is_some_and(|word| !word.as_bytes().starts_with(b"-") && is_source(word));
     if is_helper(words.first()) || starts_with_source {
         words.insert(1.min(words.len()), "mount".into());
     }
     words
+}
+
+/// The flags of mount(8) for its helpers ("EXTERNAL HELPERS" there) as those of the subcommand.
+fn of_helper(words: Vec<OsString>) -> Vec<OsString> {
+    let mut completed = Vec::with_capacity(words.len());
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        match word.as_bytes() {
+            // no mtab; which mount namespace mount(8) is in already
+            b"-n" => {}
+            b"-N" | b"-t" => drop(words.next()),
+            b"-f" => completed.push("--fake".into()),
+            b"-s" => completed.push("--sloppy".into()),
+            b"-o" => completed.extend([Some(word), words.next()].into_iter().flatten()),
+            _ => completed.push(word),
+        }
+    }
+    completed
 }
 
 /// Whether mount(8) calls.
@@ -55,7 +72,8 @@ mod tests {
             ("runionfs /a=rw:/b /m -o rw,dev,suid", "runionfs mount /a=rw:/b /m -o rw,dev,suid"),
             ("runionfs none /m -o br=/a", "runionfs mount none /m -o br=/a"),
             ("/sbin/mount.runionfs /a /m -n -o ro", "/sbin/mount.runionfs mount /a /m -o ro"),
-            ("mount.fuse.runionfs a /m -s -o ro", "mount.fuse.runionfs mount a /m -o ro"),
+            ("mount.fuse.runionfs a /m -s -o ro", "mount.fuse.runionfs mount a /m --sloppy -o ro"),
+            ("mount.runionfs a /m -f -v -t runionfs.x -o -s", "mount.runionfs mount a /m --fake -v -o -s"),
             ("runionfs frob /m", "runionfs frob /m"),
             ("runionfs --help", "runionfs --help"),
             ("runionfs show /m", "runionfs show /m"),

@@ -30,10 +30,14 @@ pub(super) struct Request {
 pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
     log::start(args.verbose)?;
     let words = read_words(args)?;
+    if words.remount && args.fake {
+        return Ok(());
+    }
     if words.remount {
         return Ok(remount(args.second.as_ref().unwrap_or(&args.first).as_ref(), words.flags)?);
     }
-    carry_out(&Request::read(args, words)?, args.foreground)
+    let request = Request::read(args, words)?;
+    if args.fake { Ok(()) } else { carry_out(&request, args.foreground) }
 }
 
 /// Mounts and serves, in the foreground or as a daemon.
@@ -45,7 +49,7 @@ pub(super) fn carry_out(request: &Request, foreground: bool) -> Result<(), Failu
 }
 
 fn read_words(args: &MountArgs) -> Result<Words, Failure> {
-    let mut words = Words::default();
+    let mut words = Words { sloppy: args.sloppy, ..Words::default() };
     args.options.iter().try_for_each(|argument| words.add(argument))?;
     Ok(words)
 }

@@ -75,12 +75,13 @@ fn named(name: &OsStr) -> Option<&'static str> {
     HELPERS.iter().chain([&NAME]).copied().find(|known| name == *known)
 }
 
-pub(super) fn run(words: &[OsString]) -> Result<(), Failure> {
+/// Does it; for mount(8), `-f` is not to mount at all.
+pub(super) fn run(words: &[OsString], for_mount: bool) -> Result<(), Failure> {
     let (name, rest) = words.split_first().ok_or_else(|| Failure::Usage("no name".into()))?;
     match arguments::read(rest)? {
         Asked::Help => print(HELP.as_bytes()),
         Asked::Version => print(version().as_bytes()),
-        Asked::Mount(line) => start(line, named(name).is_some()),
+        Asked::Mount(line) => start(line, named(name).is_some(), for_mount),
     }
 }
 
@@ -88,19 +89,24 @@ fn version() -> String {
     format!("{NAME}: version {EQUIVALENT}\nrunionfs {}\n", env!("CARGO_PKG_VERSION"))
 }
 
-fn start(line: arguments::Line, as_fuse_overlayfs: bool) -> Result<(), Failure> {
+fn start(line: arguments::Line, as_fuse_overlayfs: bool, for_mount: bool) -> Result<(), Failure> {
     let mut overlay = Overlay::default();
     line.options.iter().try_for_each(|argument| overlay.add(argument))?;
+    let fake = for_mount && line.foreground && !line.debug;
     let foreground = line.foreground || overlay.debug;
     log::start(if line.debug || overlay.debug { 2 } else { 0 })?;
     if !overlay.unknown.is_empty() {
         complain(&format!("unknown and ignored: {}", overlay.unknown.join(", ")));
     }
+    if overlay.words.remount && fake {
+        return Ok(());
+    }
     if overlay.words.remount {
         return Ok(remount(line.target.as_ref(), overlay.flags())?);
     }
     overlay.check()?;
-    mount::carry_out(&request(overlay, line.target, as_fuse_overlayfs)?, foreground)
+    let request = request(overlay, line.target, as_fuse_overlayfs)?;
+    if fake { Ok(()) } else { mount::carry_out(&request, foreground) }
 }
 
 fn request(overlay: Overlay, target: OsString, as_fuse_overlayfs: bool) -> Result<Request, Failure> {

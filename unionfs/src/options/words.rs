@@ -57,6 +57,8 @@ pub struct Words {
     pub allow_other: bool,
     /// Whether the flags are meant for the union that is mounted there already.
     pub remount: bool,
+    /// Whether unknown words are ignored, as mount(8) has it with `-s`.
+    pub sloppy: bool,
 }
 
 impl Default for Words {
@@ -67,6 +69,7 @@ impl Default for Words {
             flags: MsFlags::empty(),
             allow_other: false,
             remount: false,
+            sloppy: false,
         }
     }
 }
@@ -320,7 +323,10 @@ impl Words {
 
     fn add_word(&mut self, text: &[u8]) -> Result<(), WordsError> {
         let (name, value) = cut(text);
-        self.add_one(name, value)
+        match self.add_one(name, value) {
+            Err(WordsError::Unknown(_)) if self.sloppy => Ok(()),
+            read => read,
+        }
     }
 
     /// Reads one word that was taken apart already.
