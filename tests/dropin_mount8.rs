@@ -146,6 +146,13 @@ fn a_line_of_fstab_is_mounted_alone_and_with_all() {
     }
     assert_eq!(mount_table().iter().filter(|entry| entry.target == ground.at("mnt")).count(), 1);
     ground.umount();
+    // what is not there at boot is no failure, if the line says so
+    fs::remove_dir_all(ground.at("my low")).unwrap();
+    let outcome = mount8(&["-a", "-T", &table]);
+    assert_eq!((outcome.status, &*outcome.stderr), (Some(0), ""));
+    assert!(ground.entry().is_none());
+    let table = ground.fstab(&line.replace("noauto,nofail,user,", ""));
+    assert_eq!(mount8(&["-a", "-T", &table]).status, Some(32));
 }
 
 #[test]

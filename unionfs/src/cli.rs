@@ -116,6 +116,9 @@ struct MountArgs {
     /// Do everything but mount, for mount(8)
     #[arg(long, hide = true)]
     fake: bool,
+    /// mount(8) asks
+    #[arg(long, hide = true)]
+    helper: bool,
     /// Ignore unknown options, for mount(8)
     #[arg(long, hide = true)]
     sloppy: bool,

@@ -38,6 +38,7 @@ fn of_helper(words: Vec<OsString>) -> Vec<OsString> {
             _ => completed.push(word),
         }
     }
+    completed.insert(1.min(completed.len()), "--helper".into());
     completed
 }
 
@@ -71,9 +72,9 @@ mod tests {
             ("runionfs mount /a /m", "runionfs mount /a /m"),
             ("runionfs /a=rw:/b /m -o rw,dev,suid", "runionfs mount /a=rw:/b /m -o rw,dev,suid"),
             ("runionfs none /m -o br=/a", "runionfs mount none /m -o br=/a"),
-            ("/sbin/mount.runionfs /a /m -n -o ro", "/sbin/mount.runionfs mount /a /m -o ro"),
-            ("mount.fuse.runionfs a /m -s -o ro", "mount.fuse.runionfs mount a /m --sloppy -o ro"),
-            ("mount.runionfs a /m -f -v -t runionfs.x -o -s", "mount.runionfs mount a /m --fake -v -o -s"),
+            ("/sbin/mount.runionfs /a /m -n -o ro", "/sbin/mount.runionfs mount --helper /a /m -o ro"),
+            ("mount.fuse.runionfs a /m -s -o ro", "mount.fuse.runionfs mount --helper a /m --sloppy -o ro"),
+            ("mount.runionfs a /m -f -v -t runionfs.x -o -s", "mount.runionfs mount --helper a /m --fake -v -o -s"),
             ("runionfs frob /m", "runionfs frob /m"),
             ("runionfs --help", "runionfs --help"),
             ("runionfs show /m", "runionfs show /m"),

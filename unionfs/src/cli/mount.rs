@@ -36,8 +36,13 @@ pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
     if words.remount {
         return Ok(remount(args.second.as_ref().unwrap_or(&args.first).as_ref(), words.flags)?);
     }
+    let may_be_missing = args.helper && words.nofail;
     let request = Request::read(args, words)?;
-    if args.fake { Ok(()) } else { carry_out(&request, args.foreground) }
+    let is_missing = || request.branches.iter().any(|branch| matches!(branch.path.try_exists(), Ok(false)));
+    if args.fake || may_be_missing && is_missing() {
+        return Ok(());
+    }
+    carry_out(&request, args.foreground)
 }
 
 /// Mounts and serves, in the foreground or as a daemon.

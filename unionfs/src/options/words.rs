@@ -57,6 +57,8 @@ pub struct Words {
     pub allow_other: bool,
     /// Whether the flags are meant for the union that is mounted there already.
     pub remount: bool,
+    /// Whether a missing branch is no failure where mount(8) asks.
+    pub nofail: bool,
     /// Whether unknown words are ignored, as mount(8) has it with `-s`.
     pub sloppy: bool,
 }
@@ -69,6 +71,7 @@ impl Default for Words {
             flags: MsFlags::empty(),
             allow_other: false,
             remount: false,
+            nofail: false,
             sloppy: false,
         }
     }
@@ -117,6 +120,8 @@ enum Effect {
     Clear(MsFlags),
     /// Changes the flags of a mount that is there.
     Remount,
+    /// Lets branches be missing.
+    Nofail,
     /// Changes nothing: it is so anyway, or of no meaning here.
     Accepted,
 }
@@ -246,7 +251,12 @@ pub const WORDS: &[Word] = &[
     word("user", None, Effect::Accepted, FSTAB),
     word("nouser", None, Effect::Accepted, FSTAB),
     word("users", None, Effect::Accepted, FSTAB),
-    word("nofail", None, Effect::Accepted, FSTAB),
+    word(
+        "nofail",
+        None,
+        Effect::Nofail,
+        "for mount(8): a branch that is missing is no failure, and nothing is mounted",
+    ),
     word("_netdev", None, Effect::Accepted, FSTAB),
     word("comment", Some("TEXT"), Effect::Accepted, FSTAB),
 ];
@@ -378,6 +388,7 @@ impl Words {
             }
             Effect::Clear(flags) => self.flags.remove(flags),
             Effect::Remount => self.remount = true,
+            Effect::Nofail => self.nofail = true,
             Effect::Accepted => {}
         }
         Ok(())
