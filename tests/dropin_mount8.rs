@@ -5,8 +5,9 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
-use harness::mount::{Outcome, finish};
+use harness::mount::{Outcome, finish, poll};
 use harness::sandbox::{self, MountEntry, Sandbox, mount_table, run};
 use harness::{Errno, ErrnoOf as _};
 use nix::mount::{MntFlags, umount2};
@@ -59,9 +60,11 @@ impl Ground {
         assert_eq!(fs::read_to_string(self.at("mnt/f")).unwrap(), "low", "{words:?}");
     }
 
+    /// Unmounts. A test beside this one may just be starting a process, which has our files open until it runs.
     #[track_caller]
     fn umount(&self) {
-        umount2(&self.at("mnt"), MntFlags::empty()).unwrap();
+        let done = poll(Duration::from_secs(10), || umount2(&self.at("mnt"), MntFlags::empty()).ok());
+        assert!(done.is_some(), "it stays busy");
     }
 
     /// A table like /etc/fstab; the line is its only one.

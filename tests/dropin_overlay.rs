@@ -91,9 +91,11 @@ impl Ground {
         self.mount(&format!("lowerdir=l1:l2,upperdir=u,workdir=w{more}"));
     }
 
+    /// Unmounts. A test beside this one may just be starting a process, which has our files open until it runs.
     #[track_caller]
     fn umount(&self) {
-        umount2(&self.at("m"), MntFlags::empty()).unwrap();
+        let done = poll(Duration::from_secs(10), || umount2(&self.at("m"), MntFlags::empty()).ok());
+        assert!(done.is_some(), "it stays busy");
     }
 
     fn entries(&self) -> Vec<MountEntry> {
@@ -257,7 +259,10 @@ fn a_mount_that_follows_an_unmount_at_once_is_never_lost() {
     for round in 0..100 {
         ground.mount_all("");
         fs::write(ground.at("m/round"), round.to_string()).unwrap();
-        umount2(&ground.at("m"), if round % 2 == 0 { MntFlags::empty() } else { MntFlags::MNT_DETACH }).unwrap();
+        match round % 2 {
+            0 => ground.umount(),
+            _ => umount2(&ground.at("m"), MntFlags::MNT_DETACH).unwrap(),
+        }
         assert_eq!(ground.read("u/round"), round.to_string());
         assert_eq!(ground.names("m"), [""; 0], "written into the bare mount point");
     }
@@ -299,7 +304,7 @@ fn lower_directories_are_reached_as_the_kernel_does_it() {
     assert_eq!((outcome.status, &*outcome.stderr), (Some(0), ""));
     assert_eq!(ground.names("n"), ["a", "below", "mine", "only"]);
     assert_eq!(ground.read("n/below"), "below");
-    umount2(&ground.at("n"), MntFlags::empty()).unwrap();
+    umount2(&ground.at("n"), MntFlags::MNT_DETACH).unwrap();
 }
 
 #[test]
@@ -486,7 +491,8 @@ fn the_daemon_holds_nothing_of_its_caller_and_is_asked_by_signals() {
     );
     assert_eq!((outcome.status, &*outcome.stderr), (Some(0), ""));
     assert!(begun.elapsed() < Duration::from_secs(10));
-    umount2(&ground.at("cwd"), MntFlags::empty()).unwrap();
+    let freed = poll(Duration::from_secs(10), || umount2(&ground.at("cwd"), MntFlags::empty()).ok());
+    assert!(freed.is_some(), "the daemon holds the directory of its caller");
     assert_eq!(ground.read("m/below"), "below");
     let shown = finish(Command::new(BIN).arg("show").arg(ground.at("m")));
     let pid = shown.stdout.lines().find_map(|line| line.strip_prefix("pid ")?.parse().ok()).unwrap();

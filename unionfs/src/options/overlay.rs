@@ -282,15 +282,22 @@ fn split(argument: &[u8]) -> Vec<&[u8]> {
 
 /// Where a quote that begins here ends: at the first quotation mark that a comma or the end follows.
 fn end_of_quote(argument: &[u8], start: usize) -> Option<usize> {
-    (start + 1..argument.len()).find(|at| {
-        argument[*at] == b'"' && argument[*at - 1] != b'\\' && matches!(argument.get(*at + 1), None | Some(b','))
-    })
+    let mut at = start + 1;
+    while at < argument.len() {
+        match argument[at] {
+            b'\\' => at += 1,
+            b'"' if matches!(argument.get(at + 1), None | Some(b',')) => return Some(at),
+            _ => {}
+        }
+        at += 1;
+    }
+    None
 }
 
 /// A value without the quotation marks around it.
 fn unquoted(value: &[u8]) -> &[u8] {
     match value {
-        [b'"', inner @ .., b'"'] if inner.last() != Some(&b'\\') => inner,
+        [b'"', inner @ .., b'"'] if end_of_quote(value, 0) == Some(value.len() - 1) => inner,
         value => value,
     }
 }

@@ -51,6 +51,7 @@ fn escapes_and_quotes_are_for_what_separates_and_for_nothing_else() {
         (r#"lowerdir="/a,b:/c",ro"#, &["/a,b", "/c"]),
         (r#"lowerdir="/a,b:/c""#, &["/a,b", "/c"]),
         (r#"lowerdir="/a\"b""#, &["/a\"b"]),
+        (r#"lowerdir="/a\\",ro"#, &[r"/a\"]),
         // a quotation mark that is a part of a path, and a backslash that is
         (r#"lowerdir=/a"b:/c"d,upperdir=/u"#, &["/a\"b", "/c\"d"]),
         (r#"lowerdir="/a:/b,upperdir=/u"#, &["\"/a", "/b"]),
