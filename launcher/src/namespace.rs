@@ -35,7 +35,7 @@ pub struct NamespaceOptions {
     #[arg(long, value_name = "WHOSE", default_value = "private")]
     pub ipc: Share,
 
-    /// Whose network it has: the host's, or none but the loopback interface
+    /// Whose network it has: the host's, none but the loopback interface, or its own with a way out by pasta(1)
     #[arg(long, visible_alias = "network", value_name = "WHICH", default_value = "host")]
     pub net: Network,
 
@@ -70,6 +70,8 @@ pub enum Network {
     Host,
     /// One of its own with nothing but the loopback interface.
     None,
+    /// One of its own, with the host's addresses and a way out through sockets of the host.
+    Pasta,
 }
 
 /// What is added to the host's clocks; see time_namespaces(7).
@@ -97,7 +99,7 @@ impl NamespaceOptions {
         flags.set(CloneFlags::CLONE_NEWPID, self.pid == Share::Private);
         flags.set(CloneFlags::CLONE_NEWUTS, self.uts == Share::Private);
         flags.set(CloneFlags::CLONE_NEWIPC, self.ipc == Share::Private);
-        flags.set(CloneFlags::CLONE_NEWNET, self.net == Network::None);
+        flags.set(CloneFlags::CLONE_NEWNET, self.net != Network::Host);
         flags
     }
 }

@@ -1,10 +1,23 @@
 //! What a container knows of names and addresses: its own `resolv.conf`, `hosts` and `hostname`.
 
+//!
+//! How what it sends gets out: `pasta`, and `publish` for the ports that lead in.
+
 use std::ffi::OsStr;
+use std::fs::File;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt as _;
 
+use nix::unistd::Pid;
+
+use self::pasta::{NAME_SERVER, Pasta};
+use self::publish::Published;
+use crate::failure::{Doing as _, Failure};
 use crate::namespace::Network;
+use crate::process::signals::Signals;
+
+pub(crate) mod pasta;
+pub mod publish;
 
 /// Names and addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -17,6 +30,16 @@ pub struct NetworkOptions {
     /// Add a line to /etc/hosts
     #[arg(long, value_name = "NAME:ADDRESS", value_parser = entry)]
     pub add_host: Vec<(String, IpAddr)>,
+
+    /// With --net pasta, let a port of this machine lead to one of the container: [ADDRESS:]HOSTPORT[:PORT][/udp]
+    #[arg(short, long, value_name = "PORTS")]
+    pub publish: Vec<Published>,
+}
+
+/// Gives the network of a container, whose first process is told, its way out.
+pub(crate) fn connect(init: Pid, published: &[Published], signals: &Signals) -> Result<Pasta, Failure> {
+    let network = File::open(format!("/proc/{init}/ns/net")).doing("open the container's network")?;
+    Pasta::start(network.into(), published, signals)
 }
 
 fn entry(text: &str) -> Result<(String, IpAddr), String> {
@@ -60,8 +83,8 @@ impl NetworkOptions {
                 files.push(OwnFile { at, content, is_made: false });
             }
         };
-        if network == Network::Host {
-            add(RESOLVER, names.resolver.clone());
+        if network != Network::None {
+            add(RESOLVER, resolver(names, network));
         }
         add(HOSTS, self.hosts(names, network, hostname));
         files
@@ -74,6 +97,8 @@ impl NetworkOptions {
         if !self.dns.is_empty() {
             let lines: String = self.dns.iter().map(|address| format!("nameserver {address}\n")).collect();
             files.push(OwnFile { at: RESOLVER, content: lines.into(), is_made: true });
+        } else if network == Network::Pasta && resolver(names, network) != names.resolver {
+            files.push(OwnFile { at: RESOLVER, content: resolver(names, network), is_made: false });
         }
         if !self.add_host.is_empty() {
             files.push(OwnFile { at: HOSTS, content: self.hosts(names, network, hostname), is_made: true });
@@ -88,7 +113,9 @@ impl NetworkOptions {
     fn hosts(&self, names: &Names, network: Network, hostname: Option<&OsStr>) -> Vec<u8> {
         let mut content = match network {
             Network::Host => names.hosts.clone(),
-            Network::None => b"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n".to_vec(),
+            Network::None | Network::Pasta => {
+                b"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n".to_vec()
+            }
         };
         if content.last().is_some_and(|last| *last != b'\n') {
             content.push(b'\n');
@@ -99,6 +126,30 @@ impl NetworkOptions {
         content.extend(self.add_host.iter().flat_map(|(name, address)| format!("{address} {name}\n").into_bytes()));
         content
     }
+}
+
+/// What a container reads in `/etc/resolv.conf`. Servers on the host's loopback interface cannot be reached from a network
+/// of its own; the first stands for all of them, for it is the one that pasta asks.
+fn resolver(names: &Names, network: Network) -> Vec<u8> {
+    if network != Network::Pasta {
+        return names.resolver.clone();
+    }
+    let text = String::from_utf8_lossy(&names.resolver);
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let line = if is_on_loopback(line) { format!("nameserver {NAME_SERVER}") } else { line.to_owned() };
+        if !line.starts_with("nameserver") || !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines.iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect()
+}
+
+/// Whether a line names a server that listens on the loopback interface; see resolv.conf(5).
+fn is_on_loopback(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    let is_server = words.next() == Some("nameserver");
+    is_server && words.next().and_then(|word| word.parse().ok()).is_some_and(|address: IpAddr| address.is_loopback())
 }
 
 const RESOLVER: &str = "/etc/resolv.conf";
@@ -140,6 +191,21 @@ mod tests {
         let files = NetworkOptions::default().files(&names(), Network::None, None);
         assert_eq!(files.iter().map(|file| file.at).collect::<Vec<_>>(), [HOSTS]);
         assert!(files[0].content.starts_with(b"127.0.0.1 localhost\n::1 "));
+    }
+
+    #[test]
+    fn servers_on_the_loopback_interface_are_asked_through_pasta() {
+        let asked = |text: &str, network| {
+            let names = Names { resolver: text.into(), ..Names::default() };
+            String::from_utf8(resolver(&names, network)).unwrap()
+        };
+        let text = "nameserver 127.0.0.53\nnameserver ::1\nnameserver 192.0.2.1\noptions edns0\n";
+        assert_eq!(asked(text, Network::Host), text);
+        assert_eq!(asked(text, Network::Pasta), "nameserver 169.254.1.1\nnameserver 192.0.2.1\noptions edns0\n");
+        let names = Names { resolver: text.into(), ..Names::default() };
+        let copy = |network| NetworkOptions::default().files_over_the_hosts(&names, network, None);
+        assert_eq!(copy(Network::Pasta).iter().map(|file| file.at).collect::<Vec<_>>(), [RESOLVER]);
+        assert!(copy(Network::Host).is_empty());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::failure::{Doing as _, Failure, OWN_FAILURE};
 use crate::host::Host;
 use crate::message::say;
 use crate::mount_table::{Shown, Submount};
-use crate::namespace::Share;
+use crate::namespace::{Network, Share};
 use crate::options::{self, Command, Options};
 use crate::process::channel::Channel;
 use crate::process::signals::Signals;
@@ -27,7 +27,7 @@ use crate::scratch::Scratch;
 use crate::spec::{Root, Spec, Top};
 use crate::state::{self, Entry, Origin, Process, Record, Settings};
 use crate::union::{Daemon, Memory, Plan, Stack};
-use crate::{apt, host, lock, process, steps};
+use crate::{apt, host, lock, network, process, steps};
 
 /// Runs a container to its end; the exit status is the command's.
 ///
@@ -280,11 +280,19 @@ fn run(spec: &Spec, session: &mut Session<'_>, unions: Option<Unions<'_>>) -> Re
     })
     .map_err(namespaces_failed)?;
     let process::Started { pid: init, is_in_cgroup } = init;
-    if let Err(failure) = if is_in_cgroup { Ok(()) } else { session.cgroups.admit(init) } {
-        // It has not been told to go on, and ends with the channel.
-        drop(ours);
-        return process::wait_for(init).doing("wait for the container's first process").and(Err(failure));
-    }
+    let admitted = if is_in_cgroup { Ok(()) } else { session.cgroups.admit(init) };
+    let connect = || {
+        let is_connected = spec.namespaces.net == Network::Pasta;
+        is_connected.then(|| network::connect(init, &spec.published, signals)).transpose()
+    };
+    let pasta = match admitted.and_then(|()| connect()) {
+        Ok(pasta) => pasta,
+        Err(failure) => {
+            // It has not been told to go on, and ends with the channel.
+            drop(ours);
+            return process::wait_for(init).doing("wait for the container's first process").and(Err(failure));
+        }
+    };
     restrict_helper().doing("keep others from tracing the launcher")?;
     // The daemon and the child have theirs. A device that is open here would outlive the daemon.
     drop((devices, theirs));
@@ -299,6 +307,7 @@ fn run(spec: &Spec, session: &mut Session<'_>, unions: Option<Unions<'_>>) -> Re
         entry.begin(first, server).doing("keep a record of the container")
     };
     let result = Supervisor::new(&steps, signals, init, channel, daemon).run(record, || started(&name));
+    drop(pasta);
     if adopts {
         process::end_children(serving).doing("end what the container has left")?;
     }

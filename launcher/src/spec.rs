@@ -12,8 +12,9 @@ use crate::confine::{ConfineOptions, Confinement, set_variables};
 use crate::failure::{Doing as _, Failure};
 use crate::host::{Host, StandardStreams};
 use crate::mount_table::Submount;
-use crate::namespace::{NamespaceOptions, Share};
+use crate::namespace::{NamespaceOptions, Network, Share};
 use crate::network::OwnFile;
+use crate::network::publish::Published;
 use crate::options::{Options, TopOptions, When};
 use crate::volume::VolumeOptions;
 
@@ -40,6 +41,8 @@ pub struct Spec {
     pub namespaces: NamespaceOptions,
     /// What the root holds beside its own files.
     pub volumes: VolumeOptions,
+    /// Ports of this machine that lead into it.
+    pub published: Vec<Published>,
     /// Files in `/etc` of its own.
     pub files: Vec<OwnFile>,
     /// Which standard streams are to be a terminal of the container's own; none, when it gets no terminal.
@@ -125,6 +128,9 @@ impl Spec {
         set_variables(&mut environment, variables);
         let environment = environment.into_iter().map(assignment).collect::<Result<Vec<_>, _>>()?;
         let (namespaces, network) = (options.namespaces, options.network);
+        if !network.publish.is_empty() && namespaces.net != Network::Pasta {
+            return Err(Failure::new("--publish is for a network of the container's own").remedy("add --net pasta"));
+        }
         let ConfineOptions { workdir, hostname: name, .. } = options.confine;
         let makes_directory = workdir.is_some();
         let (directory, hostname) = (workdir.unwrap_or(directory), name.or(hostname));
@@ -137,6 +143,7 @@ impl Spec {
         let volumes = options.volumes;
         volumes.check()?;
         let (cgroups, joins) = (None, Vec::new());
+        let published = network.publish;
         Ok(Spec {
             root,
             command,
@@ -145,6 +152,7 @@ impl Spec {
             hostname,
             namespaces,
             volumes,
+            published,
             files,
             terminal,
             limits,

@@ -136,7 +136,7 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
     steps.extend(shared.iter().map(|volume| must(Action::OpenShared((*volume).clone()))));
     steps.push(must(Action::Isolate));
     steps.extend(spec.namespaces.clocks().map(|offsets| must(Action::Clocks(offsets))));
-    if spec.namespaces.net == Network::None {
+    if spec.namespaces.net != Network::Host {
         steps.push(must(Action::Loopback));
     }
     match &spec.root {

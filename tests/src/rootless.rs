@@ -2,8 +2,8 @@
 //!
 //! A test that calls [`again`] runs once more, in a process of its own, as a user without any privilege: as root of a
 //! user namespace, or outside of any. One that calls [`ordinary_daemons`] stays root, and its daemons become ordinary
-//! users. Either way `/dev/fuse` is a node that everybody may open, and the user has a name, ranges of ids and the
-//! right to `allow_other`, all bound over the machine's in the private mount namespace of the test.
+//! users. Either way `/dev/fuse` and `/dev/net/tun` are nodes that everybody may open, and the user has a name,
+//! ranges of ids and the right to `allow_other`, all bound over the machine's in the private mount namespace of the test.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -131,10 +131,16 @@ fn prepare(sandbox: &Sandbox) -> bool {
     }
     let folder = sandbox.path().join("machine");
     fs::create_dir(&folder).expect("make a directory");
-    let node = folder.join("fuse");
-    mknodat(CWD, &node, FileType::CharacterDevice, Mode::from(0o666), makedev(10, 229)).expect("make a device node");
-    rustix::fs::chmod(&node, Mode::from(0o666)).expect("chmod");
-    bind(&node, Path::new("/dev/fuse"));
+    for (path, minor) in [("/dev/fuse", 229), ("/dev/net/tun", 200)] {
+        let (path, node) = (Path::new(path), folder.join(minor.to_string()));
+        mknodat(CWD, &node, FileType::CharacterDevice, Mode::from(0o666), makedev(10, minor))
+            .expect("make a device node");
+        rustix::fs::chmod(&node, Mode::from(0o666)).expect("chmod");
+        // a machine without the second cannot have what it is for
+        if minor == 229 || path.exists() {
+            bind(&node, path);
+        }
+    }
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let user = format!("{passwd}\n{NAME}:x:{USER}:{USER}::/:/bin/sh\n");
     let ids = format!("{NAME}:{FIRST}:{RANGE}\n");

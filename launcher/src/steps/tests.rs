@@ -12,6 +12,7 @@ fn spec(root: Root) -> Spec {
         hostname: Some("box".into()),
         namespaces: NamespaceOptions::default(),
         volumes: VolumeOptions::default(),
+        published: Vec::new(),
         files: Vec::new(),
         terminal: None,
         limits: crate::cgroup::limits::Limits::default(),
