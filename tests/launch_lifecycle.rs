@@ -127,6 +127,28 @@ fn a_log_is_followed_to_its_end() {
 }
 
 #[test]
+fn a_part_of_a_log_is_printed_and_none_of_it_is_kept_in_memory() {
+    let Some(tree) = tree() else { return };
+    background(&tree, "web", "seq 1 5; head -c 100000000 /dev/zero | tr '\\0' x | fold -w 1000; echo; echo last");
+    assert_eq!(rlaunch(&["wait", "web"]).status, Some(0));
+    assert_eq!(printed(rlaunch(&["logs", "--tail", "1", "web"])), "last\n");
+    assert_eq!(printed(rlaunch(&["logs", "-n0", "web"])), "");
+    assert_eq!(printed(rlaunch(&["logs", "--tail=2", "-f", "web"])), format!("{}\nlast\n", "x".repeat(1000)));
+    let script =
+        format!("ulimit -v 80000; {RLAUNCH} logs web | wc -c; {RLAUNCH} logs --tail=all web | head -n 5 | tail -n 1");
+    assert_eq!(printed(finish(Command::new("sh").args(["-c", &script]))), "100100015\n5\n");
+    refused(&rlaunch(&["logs", "--tail=-1", "web"]), "a number is expected");
+    assert_eq!(printed(rlaunch(&["rm", "web"])), "");
+    // The log of one that is not kept is on a disk as well: whoever fills /run stops the machine.
+    let start = ["-d", "--rm", "--name=brief", "sh", "-c", "echo said; exec sleep 1000"];
+    printed(finish(tree.rlaunch().args(start)));
+    assert!(poll(PATIENCE, || (rlaunch(&["logs", "brief"]).stdout == "said\n").then_some(())).is_some());
+    assert_eq!(fs::read_dir("/run/rlaunch/brief").unwrap().count(), 1, "the record alone");
+    assert_eq!(printed(rlaunch(&["rm", "--force", "brief"])), "");
+    tree.assert_empty();
+}
+
+#[test]
 fn exec_runs_where_the_container_is_and_brings_nothing_along() {
     let Some(tree) = tree() else { return };
     background(&tree, "box", "cd /etc; sleep 1000");
@@ -206,6 +228,15 @@ fn the_record_says_what_is_so() {
     assert_eq!(format!("mnt:[{}]", record["namespaces"]["mnt"]), link.to_str().unwrap());
     assert_eq!((&record["running"], &record["name"], &record["detached"]), (&true.into(), &"web".into(), &true.into()));
     assert_eq!(record["root"].as_str(), tree.path("").canonicalize().unwrap().to_str());
+    assert_eq!((&record["state"], &record["settings"]["environment"]), (&"runs".into(), &serde_json::Value::Null));
+    let mounts = record["mounts"].as_array().unwrap();
+    let is_there =
+        |target: &str, kind: &str| mounts.iter().any(|mount| mount["target"] == target && mount["type"] == kind);
+    assert!(is_there("/proc", "proc") && is_there("/dev", "tmpfs"), "{record}");
+    for (_, path) in record["cgroups"].as_object().unwrap() {
+        let processes = fs::read_to_string(Path::new(path.as_str().unwrap()).join("cgroup.procs")).unwrap();
+        assert!(processes.lines().any(|line| line == init.to_string()), "{path}");
+    }
     let mode =
         |path: &str| std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).unwrap().permissions()) & 0o7777;
     for folder in ["/run/rlaunch", "/run/rlaunch/web", "/var/lib/rlaunch", "/var/lib/rlaunch/containers/web"] {
@@ -215,6 +246,30 @@ fn the_record_says_what_is_so() {
         assert_eq!(mode(&format!("/var/lib/rlaunch/containers/web/{file}")), 0o600, "{file}");
     }
     assert_eq!(printed(rlaunch(&["rm", "-f", "web"])), "");
+}
+
+#[test]
+fn the_record_of_a_union_names_its_branches_and_limits() {
+    let Some(tree) = tree() else { return };
+    let top = tree.beside("top");
+    fs::create_dir(&top).unwrap();
+    let branches = format!("{}=rw:{}=ro+wh", top.display(), tree.path("").display());
+    let mut command = Command::new(RLAUNCH);
+    command.args(["--branches", &branches, "-d", "--name=union", "--pids-limit=77", "--cpus=0.5", "sleep", "1000"]);
+    printed(finish(&mut command));
+    let record = record("union");
+    let listed = record["unions"]["/"].as_array().unwrap();
+    assert_eq!(listed.first().unwrap(), &format!("{}=rw", top.display()));
+    assert!(listed.last().unwrap().as_str().unwrap().ends_with("=ro+wh"), "{listed:?}");
+    let limits = record["limits"].as_object().unwrap();
+    assert_eq!(limits["pids.max"], "77", "{limits:?}");
+    let half = limits.get("cpu.cfs_quota_us").is_some_and(|quota| quota == "50000");
+    assert!(half || limits.get("cpu.max").is_some_and(|quota| quota == "50000 100000"), "{limits:?}");
+    assert!(is_alive(pid(&record["daemon"])));
+    assert!(
+        record["mounts"].as_array().unwrap().iter().any(|mount| mount["target"] == "/" && mount["source"] == "rlaunch")
+    );
+    assert_eq!(printed(rlaunch(&["rm", "-f", "union"])), "");
 }
 
 #[test]

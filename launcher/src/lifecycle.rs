@@ -1,9 +1,8 @@
 //! What is done to containers that are there: looking at them, stopping them, and running more in them.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::str::FromStr as _;
-use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -19,16 +18,17 @@ use crate::state::{self, Process, Record};
 use crate::{rootless, scratch};
 
 mod exec;
+mod inspect;
+mod logs;
 mod resources;
 mod table;
 
 use self::exec::ExecOptions;
+use self::logs::LogOptions;
 use self::resources::{StatsOptions, UpdateOptions};
 
 /// How long a container may take to end once it was killed, and after what was in its way has ended.
 const ENDING: Duration = Duration::from_secs(5);
-/// How often a log is looked at for more.
-const LOOKING: Duration = Duration::from_millis(100);
 
 /// What can be done to containers.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
@@ -67,13 +67,7 @@ pub enum Lifecycle {
     /// Wait for the end of a container; the exit status is its command's
     Wait(Named),
     /// Print what a container in the background has printed
-    Logs {
-        /// Go on as long as it runs
-        #[arg(short, long)]
-        follow: bool,
-        /// The container
-        name: String,
-    },
+    Logs(LogOptions),
     /// Copy files to or from a container that runs: `cp SOURCE NAME:TARGET`, `cp NAME:SOURCE TARGET`
     Cp(CopyOptions),
     /// List the processes of a container
@@ -120,12 +114,12 @@ pub(crate) fn act(what: Lifecycle) -> Result<u8, Failure> {
     match what {
         Lifecycle::Exec(options) => exec::run(options),
         Lifecycle::Ps => print(&table::containers(&state::all()?)?),
-        Lifecycle::Inspect(Named { name }) => print(&table::details(&find(&name)?)?),
+        Lifecycle::Inspect(Named { name }) => print(&inspect::details(&find(&name)?)?),
         Lifecycle::Stop { time, name } => stop(&find(&name)?, Duration::from_secs(time.into())),
         Lifecycle::Kill { signal, name } => send(&find(&name)?, signal),
         Lifecycle::Start { attach, name } => run::start_again(find(&name)?, attach),
         Lifecycle::Wait(Named { name }) => wait(&find(&name)?),
-        Lifecycle::Logs { follow, name } => logs(&find(&name)?, follow),
+        Lifecycle::Logs(options) => logs::run(&options),
         Lifecycle::Cp(options) => copy::run(options),
         Lifecycle::Top(Named { name }) => print(&table::processes(&find(&name)?)?),
         Lifecycle::Pause(Named { name }) => resources::pause(&find(&name)?),
@@ -232,23 +226,6 @@ fn wait(record: &Record) -> Result<u8, Failure> {
     }
     let gone = || Failure::new(format!("the container {} has ended, and nobody was to remember how", record.name));
     state::find(&record.name)?.and_then(|record| record.status).ok_or_else(gone)
-}
-
-fn logs(record: &Record, follow: bool) -> Result<u8, Failure> {
-    let no_log = || Failure::new(format!("the container {} prints to its caller and has no log", record.name));
-    let mut log = state::open_log(&record.name)?.ok_or_else(no_log)?;
-    let launcher = record.open_launcher().doing("follow the log")?.filter(|_| follow);
-    loop {
-        // Asked before the log is read: what comes in between is read the next time.
-        let has_ended = launcher.as_ref().map_or(Ok(true), |launcher| poll_for(launcher, PollTimeout::ZERO))?;
-        let mut text = Vec::new();
-        log.read_to_end(&mut text).doing("read the log")?;
-        std::io::stdout().write_all(&text).doing("print the log")?;
-        if has_ended {
-            return Ok(0);
-        }
-        thread::sleep(LOOKING);
-    }
 }
 
 fn remove(names: &[String], force: bool, stale: bool) -> Result<u8, Failure> {

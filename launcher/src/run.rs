@@ -1,6 +1,7 @@
 //! One start: from the options to the exit status.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::prctl::{set_child_subreaper, set_name};
 use nix::unistd::chdir;
+use unionfs::options::BranchSpec;
 
 use crate::cgroup::Cgroups;
 use crate::child::Child;
@@ -97,7 +99,7 @@ fn start_here(request: Request, ids: Option<Ids>, mut ready: Option<&mut Ready>)
         None => Entry::create(name.as_deref(), record)?,
     };
     if ready.is_some() {
-        detach::print_to(&entry.log().doing("make the container's log")?)?;
+        detach::print_to(&entry.log()?)?;
     }
     let signals = Signals::take_over().doing("take over signals")?;
     let has_union = !matches!(spec.root, Root::Tree(_));
@@ -169,7 +171,9 @@ fn record(spec: &Spec, detached: bool) -> std::io::Result<Record> {
         daemon: None,
         detached,
         kept: false,
+        unions: BTreeMap::new(),
         files: None,
+        log: None,
         status: None,
         settings: Settings::of(spec, None)?,
     })
@@ -181,6 +185,7 @@ fn start_on(spec: &Spec, session: &mut Session<'_>) -> Result<u8, Failure> {
         Root::Branches(branches) => {
             let scratch = Scratch::create(&[])?;
             let stacks = vec![Stack::of_branches(branches, scratch.init()?, spec)];
+            session.entry.record.unions = in_words(&[Path::new("/")], &stacks);
             run_on_unions(spec, session, &scratch, &Plan { stacks, scratch: scratch.path(), memory: None })
         }
         Root::HostCopy { submounts, top, .. } => {
@@ -191,21 +196,30 @@ fn start_on(spec: &Spec, session: &mut Session<'_>) -> Result<u8, Failure> {
 }
 
 fn run_over_the_host(spec: &Spec, session: &mut Session<'_>, parts: Vec<&Path>, top: &Top) -> Result<u8, Failure> {
-    let own = session.entry.place_for_files()?;
-    let scratch = match (top, &own) {
-        (Top::OnDisk, Some(own)) => Scratch::keep(own, false, &parts)?,
-        (Top::OnDisk, None) => Scratch::create(&parts)?,
-        (Top::InMemory(_), _) => Scratch::create(&[])?,
-        (Top::Kept { path, force }, _) => Scratch::keep(path, *force, &parts)?,
+    let (scratch, is_kept) = match top {
+        Top::OnDisk => match session.entry.place_for_files()? {
+            Some(own) => (Scratch::keep(&own, false, &parts)?, true),
+            None => (Scratch::create(&parts)?, false),
+        },
+        Top::InMemory(_) => (Scratch::create(&[])?, false),
+        Top::Kept { path, force } => (Scratch::keep(path, *force, &parts)?, true),
     };
-    let is_kept = matches!(top, Top::Kept { .. }) || own.is_some();
     let stack = |part: &&Path| Stack::over_the_host(&scratch.top(part), part, is_kept);
-    let stacks = parts.iter().map(stack).collect();
+    let stacks: Vec<Stack> = parts.iter().map(stack).collect();
+    session.entry.record.unions = in_words(&parts, &stacks);
     let memory = match top {
         Top::InMemory(size) => Some(Memory { size, parts }),
         Top::OnDisk | Top::Kept { .. } => None,
     };
     run_on_unions(spec, session, &scratch, &Plan { stacks, scratch: scratch.path(), memory })
+}
+
+/// For people to read.
+fn in_words(places: &[&Path], stacks: &[Stack]) -> BTreeMap<String, Vec<String>> {
+    let branch =
+        |branch: &BranchSpec| unionfs::options::branches::print(std::slice::from_ref(branch)).display().to_string();
+    let words = |stack: &Stack| stack.branches.iter().map(branch).collect();
+    places.iter().zip(stacks).map(|(place, stack)| (place.display().to_string(), words(stack))).collect()
 }
 
 /// What of the host has a union of its own, in the order in which they are mounted.

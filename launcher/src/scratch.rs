@@ -226,6 +226,11 @@ pub(crate) fn remove_stale() {
     places().iter().for_each(|place| remove_leftovers(place));
 }
 
+/// The same in the folder that nobody else uses: one look.
+pub(crate) fn remove_stale_of_ours() {
+    folders::for_what_stays().iter().for_each(|place| remove_leftovers(place));
+}
+
 fn remove_leftovers(place: &Path) {
     // A place that is not there has no leftovers; what else is wrong with it shows when it is to be used.
     let Ok(entries) = fs::read_dir(place) else { return };
@@ -233,7 +238,7 @@ fn remove_leftovers(place: &Path) {
     let ours = entries.flatten().filter(|entry| begins(entry, PREFIX) && !begins(entry, KEPT_PREFIX));
     for path in ours.map(|entry| entry.path()).filter(|path| may_be_ours(path)) {
         let result = lock(&path, Kind::Exclusive).and_then(|lock| match lock {
-            Some(_held) => remove(&path),
+            Some(_held) => remove(&path).and_then(|()| folders::remove_empty_around(&path)),
             None => Ok(()),
         });
         if let Err(error) = result {

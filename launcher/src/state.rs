@@ -10,6 +10,7 @@
 //! left by a launcher that was killed, and the next start removes it. One of the second kind stays, for what was written in
 //! the container may be precious.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -71,8 +72,12 @@ pub struct Record {
     pub detached: bool,
     /// Whether it is there after its end, until it is removed.
     pub kept: bool,
+    /// The branches of its unions, the top first, by where they are mounted.
+    pub(crate) unions: BTreeMap<String, Vec<String>>,
     /// Where it is kept what is written, for one that is kept and a copy of this machine.
     pub(crate) files: Option<Word>,
+    /// What it has printed, for one that is not kept and runs in the background.
+    pub(crate) log: Option<Word>,
     /// The exit status of the command, once that has ended.
     pub status: Option<u8>,
     /// What it was started with.
@@ -114,6 +119,8 @@ pub(crate) struct Entry {
     is_remembered: bool,
     /// How it ended the time before, and when.
     before: (Option<u8>, Option<u64>),
+    /// Where the log of one is that is not kept.
+    log_place: Option<Scratch>,
     locks: Vec<Lock>,
 }
 
@@ -169,6 +176,7 @@ impl Entry {
         for _ in 0..ATTEMPTS {
             make_private(&all).doing(&format!("{doing} in {}", all.display()))?;
             remove_stale(&all);
+            scratch::remove_stale_of_ours();
             let running = all.join(&record.name);
             match DirBuilder::new().mode(0o700).create(&running) {
                 // Somebody who cleaned up has removed the directory of all.
@@ -178,7 +186,8 @@ impl Entry {
             }
             if let Some(lock) = lock(&running, Kind::Shared).doing(doing)? {
                 let (kept, is_remembered, before) = (None, false, (record.status, record.finished));
-                return Ok(Some(Entry { running, kept, record, is_remembered, before, locks: vec![lock] }));
+                let (log_place, locks) = (None, vec![lock]);
+                return Ok(Some(Entry { running, kept, record, is_remembered, before, log_place, locks }));
             }
         }
         Err(Failure::because(doing, "somebody keeps removing it"))
@@ -245,10 +254,22 @@ impl Entry {
         self.write()
     }
 
-    /// Opens the log for what the command prints.
-    pub(crate) fn log(&self) -> io::Result<File> {
-        let flags = OFlag::O_NOFOLLOW.bits();
-        OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(self.directory().join(LOG))
+    /// Opens the log for what the command prints. It lies on a disk also for one that is not kept: /run is in memory, and
+    /// whoever fills it stops more than one container.
+    pub(crate) fn log(&mut self) -> Result<File, Failure> {
+        let doing = "make the container's log";
+        let directory = match &self.kept {
+            Some(kept) => kept.clone(),
+            None => {
+                let place = self.log_place.insert(Scratch::create(&[])?).path().to_owned();
+                self.record.log = Some(Word::from(place.join(LOG).as_os_str()));
+                self.write().doing(doing)?;
+                place
+            }
+        };
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+        options.open(directory.join(LOG)).doing(doing)
     }
 
     /// Writes the record, whole or not at all.
@@ -311,10 +332,11 @@ pub(crate) fn find(name: &str) -> Result<Option<Record>, Failure> {
 }
 
 /// Opens the log of one; `None` where it has none.
-pub(crate) fn open_log(name: &str) -> Result<Option<File>, Failure> {
-    let doing = format!("read the log of {name}");
-    let Some((directory, _)) = find_in(&folders()?, name).doing(&doing)? else { return Ok(None) };
-    match File::open(directory.join(LOG)) {
+pub(crate) fn open_log(record: &Record) -> Result<Option<File>, Failure> {
+    let doing = format!("read the log of {}", record.name);
+    let own = containers()?.map(|all| all.join(&record.name).join(LOG));
+    let Some(path) = record.log.as_ref().map(Word::path).or(own) else { return Ok(None) };
+    match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         result => result.map(Some).doing(&doing),
     }

@@ -9,23 +9,13 @@ use super::resources;
 use crate::failure::{Doing as _, Failure};
 use crate::state::Record;
 
-/// See namespaces(7).
-const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
-
 /// One line for each.
 pub(super) fn containers(records: &[Record]) -> Result<String, Failure> {
     let mut lines = vec![["NAME", "PID", "STATUS", "ROOT", "COMMAND"].map(str::to_owned)];
     for record in records {
         let is_running = runs(record)?;
         let pid = record.init.filter(|_| is_running).map_or("-".to_owned(), |init| init.pid.to_string());
-        let status = match record.status {
-            Some(status) => format!("ended ({status})"),
-            None if is_running && is_paused(record) => "paused".to_owned(),
-            None if is_running => "runs".to_owned(),
-            None if record.open_launcher().doing("look at the container")?.is_some() => "starts or ends".to_owned(),
-            // Its launcher was killed, or the machine went down.
-            None => "ended (?)".to_owned(),
-        };
+        let status = status(record)?;
         lines.push(
             [record.name.clone(), pid, status, record.root.clone(), record.command.join(" ")].map(|text| plain(&text)),
         );
@@ -33,25 +23,17 @@ pub(super) fn containers(records: &[Record]) -> Result<String, Failure> {
     Ok(aligned(&lines))
 }
 
-/// A record, whether it runs, and its namespaces as lsns(8) numbers them.
-pub(super) fn details(record: &Record) -> Result<String, Failure> {
-    let doing = "print what is known of the container";
+/// What it does now, in a word.
+pub(super) fn status(record: &Record) -> Result<String, Failure> {
     let is_running = runs(record)?;
-    let mut value = serde_json::to_value(record).map_err(std::io::Error::from).doing(doing)?;
-    value["running"] = is_running.into();
-    // The environment may hold secrets, and is nobody's business but the command's.
-    for secret in ["environment", "origin"] {
-        value["settings"][secret] = serde_json::Value::Null;
-    }
-    if let Some(init) = record.init.filter(|_| is_running) {
-        for kind in NAMESPACES {
-            // A kernel may not have all of them.
-            let Ok(link) = fs::read_link(format!("/proc/{}/ns/{kind}", init.pid)) else { continue };
-            let number = link.to_str().and_then(|text| text.split_once('[')?.1.strip_suffix(']')?.parse::<u64>().ok());
-            value["namespaces"][kind] = number.into();
-        }
-    }
-    serde_json::to_string_pretty(&value).map(|text| text + "\n").map_err(std::io::Error::from).doing(doing)
+    Ok(match record.status {
+        Some(status) => format!("ended ({status})"),
+        None if is_running && is_paused(record) => "paused".to_owned(),
+        None if is_running => "runs".to_owned(),
+        None if record.open_launcher().doing("look at the container")?.is_some() => "starts or ends".to_owned(),
+        // Its launcher was killed, or the machine went down.
+        None => "ended (?)".to_owned(),
+    })
 }
 
 /// The processes that are in the container's own process namespace or, where it has none, below its first process.
