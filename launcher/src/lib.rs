@@ -37,7 +37,7 @@
 //! | [`namespace`], [`volume`], [`network`] | the container's own: kernel's views, files of the host, names |
 //! | [`cgroup`] | what it may use of the machine |
 //! | `child`, `rootfs`, `terminal` | doing the steps |
-//! | `rootless`, `apt` | root of a user namespace, for ordinary users; what apt needs there |
+//! | `rootless`, `apt`, `delegation` | root of a user namespace, for ordinary users; what apt needs there; a cgroup of theirs |
 //! | `union`, `scratch`, [`mount_table`] | unions, and the throw-away copy of the host |
 //! | `init_branch` | what is a container's own in a union of an image |
 //! | `process` | clone and fork, channel, signals, pid 1, supervisor; the only `unsafe` code |
@@ -63,6 +63,7 @@ pub mod volume;
 mod apt;
 mod child;
 mod copy;
+mod delegation;
 mod detach;
 mod folders;
 mod init_branch;

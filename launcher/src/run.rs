@@ -29,13 +29,14 @@ use crate::scratch::Scratch;
 use crate::spec::{Root, Spec, Top};
 use crate::state::{self, Entry, Origin, Process, Record, Settings};
 use crate::union::{Daemon, Memory, Plan, Stack};
-use crate::{apt, host, lock, network, process, steps};
+use crate::{apt, delegation, host, lock, network, process, steps};
 
 /// Runs a container to its end; the exit status is the command's.
 ///
 /// # Errors
 /// Where the command was not started, or lost its files.
 pub fn start(options: Options) -> Result<u8, Failure> {
+    delegation::enter(&options.limits)?;
     let ids = prepare()?;
     launch(Request { options, origin: Origin::here(), again: None }, ids)
 }
@@ -45,17 +46,18 @@ pub fn start(options: Options) -> Result<u8, Failure> {
 /// # Errors
 /// As for the first start, or where it runs already.
 pub(crate) fn start_again(record: Record, attach: bool) -> Result<u8, Failure> {
-    let ids = prepare()?;
     let doing = format!("start {} again", record.name);
     let missing = || Failure::because(&doing, "it is not one that is kept");
     let origin = record.settings.origin.ok_or_else(missing)?;
+    let Ok(Command::Run(mut options)) = options::parse(origin.words()) else {
+        return Err(Failure::because(&doing, "its record is of another version of this program"));
+    };
+    delegation::enter(&options.limits)?;
+    let ids = prepare()?;
     // Paths that were named count from there.
     if let Some(directory) = origin.directory() {
         chdir(&directory).doing(&format!("enter {}, where the container was made", directory.display()))?;
     }
-    let Ok(Command::Run(mut options)) = options::parse(origin.words()) else {
-        return Err(Failure::because(&doing, "its record is of another version of this program"));
-    };
     options.detach = !attach;
     launch(Request { options: *options, origin, again: Some(record.name) }, ids)
 }

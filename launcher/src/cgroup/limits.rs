@@ -116,6 +116,11 @@ impl Limits {
         !self.settings(|_| Version::V2).is_empty()
     }
 
+    /// Those that set what was asked for.
+    pub(crate) fn controllers(&self) -> Vec<Controller> {
+        self.settings(|_| Version::V2).iter().map(|setting| setting.controller).collect()
+    }
+
     /// All that is to be written for what was asked, in order.
     pub(crate) fn settings(&self, version: impl Fn(Controller) -> Version) -> Vec<Setting> {
         let mut settings = cpu::settings(self, version(Controller::Cpu));

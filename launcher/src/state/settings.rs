@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::confine::Recorded;
+use crate::delegation;
 use crate::spec::Spec;
 
 /// What a container was started with.
@@ -48,7 +49,7 @@ impl Origin {
         let word = |text: OsString| Word::from(text.as_os_str());
         Origin {
             words: std::env::args_os().skip(1).map(word).collect(),
-            environment: std::env::vars_os().map(|(name, value)| (word(name), word(value))).collect(),
+            environment: variables().map(|(name, value)| (word(name), word(value))).collect(),
             directory: std::env::current_dir().ok().map(|directory| word(directory.into())),
         }
     }
@@ -71,6 +72,11 @@ impl Origin {
     pub(crate) fn directory(&self) -> Option<PathBuf> {
         self.directory.as_ref().map(Word::path)
     }
+}
+
+/// The caller's, without what this program has told itself.
+fn variables() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| name != delegation::VARIABLE)
 }
 
 /// Bytes that are mostly text, and so are kept as text where they are.
