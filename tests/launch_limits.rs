@@ -195,6 +195,29 @@ fn hierarchies_of(process: Pid) -> Vec<String> {
     names.map(|(name, _)| name.to_owned()).collect()
 }
 
+/// Each hierarchy of v1 makes a start longer, so only who is going to be asked for has a cgroup in all.
+#[test]
+fn a_container_without_a_name_or_limits_is_counted_by_few_hierarchies_of_v1() {
+    let Some(tree) = Tree::new() else { return };
+    let Some((Version::V1, _)) = root_of("memory", "memory") else {
+        return sandbox::skip("the memory controller is not in a hierarchy of v1");
+    };
+    let name = format!("counted-{}", std::process::id());
+    let start = |options: &[&str]| Running::start(&mut with(&tree, options, STAY));
+    let (anonymous, named, limited) = (start(&[]), start(&["--rm", "--name", &name]), start(&["--pids-limit", "99"]));
+    let [few, all, also_all] = [&anonymous, &named, &limited].map(|running| hierarchies_of(init_of(running)));
+    assert_eq!(all, also_all);
+    assert!(all.iter().any(|name| name.contains("memory")), "{all:?}");
+    let is_needed = |name: &&String| name.ends_with(':') || name.contains("devices") || name.contains("freezer");
+    assert_eq!(few, all.iter().filter(is_needed).cloned().collect::<Vec<_>>());
+    let mut update = Command::new(RLAUNCH);
+    refused(
+        &finish(update.args(["update", "--memory", "64m", &container_of(init_of(&anonymous))])),
+        &["the container has no cgroup in", "start it with a name"],
+    );
+    printed(finish(Command::new(RLAUNCH).args(["update", "--memory", "64m", &name])));
+}
+
 /// Before Linux 5.7, and in containers that filter clone3(2).
 #[test]
 fn who_cannot_be_started_in_a_cgroup_is_moved_there() {

@@ -11,7 +11,7 @@ use nix::sys::prctl::{set_child_subreaper, set_name};
 use nix::unistd::chdir;
 use unionfs::options::BranchSpec;
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, Counting};
 use crate::child::Child;
 use crate::confine::{Recorded, Surroundings, restrict_helper, seal};
 use crate::detach::{self, Ready};
@@ -105,7 +105,9 @@ fn start_here(request: Request, ids: Option<Ids>, mut ready: Option<&mut Ready>)
     }
     let signals = Signals::take_over().doing("take over signals")?;
     let has_union = !matches!(spec.root, Root::Tree(_));
-    let mut cgroups = Cgroups::create(&spec.limits, &entry.record.id, has_union)?;
+    let is_anonymous = name.is_none() && ready.is_none();
+    let counting = if is_anonymous { Counting::Nothing } else { Counting::Everything };
+    let mut cgroups = Cgroups::create(&spec.limits, &entry.record.id, has_union, counting)?;
     (spec.cgroups, spec.joins) = (cgroups.view(), cgroups.to_join());
     if cgroups.devices_are_limited() {
         spec.confinement.rely_on_device_list();

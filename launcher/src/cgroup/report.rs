@@ -72,6 +72,10 @@ fn withheld(setting: &Setting, path: &Path, errno: Errno) -> Refusal {
         );
         return Refusal::new(setting, cause, remedy);
     }
+    if errno == Errno::ESRCH {
+        let cause = format!("the container has no cgroup in {}", path.display());
+        return Refusal::new(setting, cause, "on v1, start it with a name, in the background or with any limit");
+    }
     let remedy = match errno {
         Errno::EACCES | Errno::EPERM => {
             "start it by systemd-run --user --scope -p Delegate=yes, which gives an ordinary user a cgroup of v2; on v1 \
@@ -142,6 +146,7 @@ mod tests {
             (Controller::Memory, Errno::EOPNOTSUPP, Some((place, Errno::EBUSY)), "--cgroup-parent"),
             (Controller::Memory, Errno::EOPNOTSUPP, Some((place, Errno::EROFS)), "mount it writable"),
             (Controller::Memory, Errno::EOPNOTSUPP, Some((place, Errno::ENODEV)), "write +memory to"),
+            (Controller::Memory, Errno::EOPNOTSUPP, Some((place, Errno::ESRCH)), "start it with a name"),
             (Controller::Io, Errno::ENOENT, None, "no memory.max"),
             (Controller::Memory, Errno::EBUSY, None, "uses more than that now"),
             (Controller::Cpuset, Errno::EINVAL, None, "are not to be had"),

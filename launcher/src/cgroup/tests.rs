@@ -33,7 +33,7 @@ fn cgroups(limits: &Limits, union: bool) -> Option<(Cgroups, String)> {
         return None;
     }
     let id = unused_name();
-    Some((Cgroups::create(limits, &id, union).unwrap(), id))
+    Some((Cgroups::create(limits, &id, union, Counting::Everything).unwrap(), id))
 }
 
 #[test]
@@ -143,14 +143,14 @@ fn a_device_more_is_on_the_list() {
 #[test]
 fn a_name_is_used_once_and_free_again_afterwards() {
     let Some((first, id)) = cgroups(&Limits { pids: Some(5), ..Limits::default() }, false) else { return };
-    let second = Cgroups::create(&Limits { pids: Some(5), ..Limits::default() }, &id, false);
+    let second = Cgroups::create(&Limits { pids: Some(5), ..Limits::default() }, &id, false, Counting::Everything);
     let failure = second.map(drop).unwrap_err().to_string();
     assert!(failure.contains("a container of this one runs"), "{failure}");
     let paths = first.paths();
     assert!(paths.values().all(|path| path.exists()));
     drop(first);
     assert!(paths.values().all(|path| !path.exists()));
-    drop(Cgroups::create(&Limits { pids: Some(5), ..Limits::default() }, &id, true).unwrap());
+    drop(Cgroups::create(&Limits { pids: Some(5), ..Limits::default() }, &id, true, Counting::Everything).unwrap());
     assert!(paths.values().all(|path| !path.exists()));
 }
 
@@ -167,7 +167,7 @@ fn what_a_killed_launcher_left_is_removed_and_what_is_used_stays() {
             assert!(parent.exists());
         }
     }
-    let other = Cgroups::create(&Limits::default(), &unused_name(), false).unwrap();
+    let other = Cgroups::create(&Limits::default(), &unused_name(), false, Counting::Everything).unwrap();
     assert!(parents.iter().all(|parent| !parent.join(&name).exists()));
     assert!(used.paths().values().chain(other.paths().values()).all(|path| path.exists()));
 }
