@@ -169,12 +169,18 @@ impl Daemon {
             return None;
         }
         self.ended = true;
+        self.explain(status)
+    }
+
+    /// Why it has ended, unless it was by itself. It says nothing more, so this does not wait.
+    fn explain(&self, status: WaitStatus) -> Option<Failure> {
         // Its connection was ended by the kernel, because the last process of the container has let go of the union:
         // that is a little earlier than its parent is told.
         if matches!(status, WaitStatus::Exited(_, 0)) {
+            self.hear_of_full_tops();
             return None;
         }
-        // It may have said why, and a daemon that has ended says nothing more: this does not wait.
+        // It may have said why.
         if let Ok(Some(Message::Refused(why))) = self.channel.receive() {
             return Some(Failure::because(MAKING, why));
         }
@@ -204,18 +210,17 @@ impl Daemon {
         self.ended
     }
 
-    /// Waits for its end, once the container is gone.
+    /// Waits for its end, once the container is gone. One that has failed may be why: a command dies of the files that it
+    /// has lost before its parent can see that the daemon has ended.
     pub(crate) fn finish(mut self) -> Result<(), Failure> {
         let doing = "wait for the end of the union's daemon";
         // One that has nothing to serve, because the start has failed before that, waits for a word.
         self.channel.finish().doing(doing)?;
         // It holds its end of the channel for as long as it lives.
         if !self.ended && self.wait_for_word().doing(doing)? {
-            waitpid(self.pid, None).doing(doing)?;
+            let status = waitpid(self.pid, None).doing(doing)?;
             self.ended = true;
-        }
-        if self.ended {
-            self.hear_of_full_tops();
+            return self.explain(status).map_or(Ok(()), Err);
         }
         Ok(())
     }
