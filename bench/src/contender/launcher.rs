@@ -29,13 +29,13 @@ const STAY: [&str; 2] = ["sleep", "1000"];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {
     /// `true` in a directory.
-    InTree,
+    Tree,
     /// `true` in a union of five branches, the lowest of which is that directory.
-    InUnion,
+    Union,
     /// `true` in a container that runs.
-    InContainer,
+    Container,
     /// `true` in a throw-away copy of this machine.
-    InCopy,
+    Copy,
 }
 
 /// A program that starts containers.
@@ -102,7 +102,7 @@ impl Launcher {
     /// Whether it can do that at all.
     pub(crate) fn can(&self, start: Start) -> bool {
         match (self.dialect, start) {
-            (Dialect::Rlaunch, _) | (_, Start::InTree) | (Dialect::Crun, Start::InContainer) => true,
+            (Dialect::Rlaunch, _) | (_, Start::Tree) | (Dialect::Crun, Start::Container) => true,
             (Dialect::Bubblewrap | Dialect::Crun | Dialect::Unshare, _) => false,
         }
     }
@@ -114,11 +114,9 @@ impl Launcher {
         }
         let (mut command, mut undo) = (self.command(), Vec::new());
         match (self.dialect, start) {
-            (Dialect::Rlaunch, Start::InUnion) => {
-                command.args(["--net", "none", "--branches"]).arg(union(root, notes)?)
-            }
-            (Dialect::Rlaunch, Start::InCopy) => command.args(["--no-submounts", "--"]),
-            (Dialect::Rlaunch, Start::InContainer) => {
+            (Dialect::Rlaunch, Start::Union) => command.args(["--net", "none", "--branches"]).arg(union(root, notes)?),
+            (Dialect::Rlaunch, Start::Copy) => command.args(["--no-submounts", "--"]),
+            (Dialect::Rlaunch, Start::Container) => {
                 let mut running = self.command();
                 running.args(["--detach", "--rm", "--name", NAME, "--rootfs"]).arg(root);
                 succeed(running.args(STAY))?;
@@ -149,7 +147,7 @@ impl Launcher {
         };
         let mut undo: Vec<Undo> = hide_unified(&notes.join("unified"))?.into_iter().collect();
         let mut command = crun();
-        if start == Start::InContainer {
+        if start == Start::Container {
             self.describe(root, notes, &STAY)?;
             succeed(crun().args(["run", "--detach", "--bundle"]).arg(notes).arg(NAME))?;
             let mut end = crun();

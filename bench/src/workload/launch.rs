@@ -12,10 +12,10 @@ use crate::tree::Tree;
 const FAMILY: &str = "launch";
 
 pub(super) const WORKLOADS: &[Workload] = &[
-    launch("launch-tree", "start and end `true` in a directory, all namespaces new", Start::InTree, in_tree),
-    launch("launch-union", "the same in a union of 5 branches", Start::InUnion, in_union),
-    launch("launch-exec", "run `true` in a container that runs", Start::InContainer, in_container),
-    launch("launch-copy", "start and end `true` in a copy of this machine's /", Start::InCopy, in_copy),
+    launch("launch-tree", "start and end `true` in a directory, all namespaces new", Start::Tree, in_tree),
+    launch("launch-union", "the same in a union of 5 branches", Start::Union, in_union),
+    launch("launch-exec", "run `true` in a container that runs", Start::Container, in_container),
+    launch("launch-copy", "start and end `true` in a copy of this machine's /", Start::Copy, in_copy),
 ];
 
 const fn launch(
@@ -29,19 +29,19 @@ const fn launch(
 }
 
 fn in_tree(place: &Place<'_>) -> io::Result<Job<f64>> {
-    start(place, Start::InTree)
+    start(place, Start::Tree)
 }
 
 fn in_union(place: &Place<'_>) -> io::Result<Job<f64>> {
-    start(place, Start::InUnion)
+    start(place, Start::Union)
 }
 
 fn in_container(place: &Place<'_>) -> io::Result<Job<f64>> {
-    start(place, Start::InContainer)
+    start(place, Start::Container)
 }
 
 fn in_copy(place: &Place<'_>) -> io::Result<Job<f64>> {
-    start(place, Start::InCopy)
+    start(place, Start::Copy)
 }
 
 /// Says how long one start takes.
