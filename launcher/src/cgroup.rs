@@ -109,7 +109,7 @@ impl Cgroups {
         let mut in_use = HashSet::new();
         for mounted in v2_first(detect::observe()?) {
             hierarchy::remove_stale(&mounted, wanted.parent, &mut in_use);
-            if !is_useful(&mounted, limits, counting, cgroups.life().is_ok()) {
+            if !is_useful(&mounted, limits, counting, || cgroups.life().is_ok()) {
                 continue;
             }
             match Hierarchy::create(&mounted, &wanted) {
@@ -453,10 +453,10 @@ fn v2_first(mut mounted: Vec<Mounted>) -> Vec<Mounted> {
 }
 
 /// Whether a container has a cgroup in this hierarchy. `has_life`: it can be stopped and killed by another one.
-fn is_useful(mounted: &Mounted, limits: &Limits, counting: Counting, has_life: bool) -> bool {
+fn is_useful(mounted: &Mounted, limits: &Limits, counting: Counting, has_life: impl FnOnce() -> bool) -> bool {
     match mounted.controllers.as_slice() {
         [Controller::NetworkClass] => limits.net_class.is_some(),
-        [Controller::Freezer] => !has_life,
+        [Controller::Freezer] => !has_life(),
         _ if mounted.version == Version::V2 || counting == Counting::Everything || limits.is_some() => true,
         controllers => controllers.contains(&Controller::Devices) || controllers.contains(&Controller::Freezer),
     }

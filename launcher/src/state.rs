@@ -146,7 +146,10 @@ impl Entry {
             } else if !entry.keep(directory)? {
                 continue;
             }
-            entry.write().doing(doing)?;
+            // One that is kept outlives its launcher, and has to be known at every moment. Others are once they have a process.
+            if entry.record.kept {
+                entry.write().doing(doing)?;
+            }
             return Ok(entry);
         }
         Err(Failure::because(doing, "somebody keeps removing it"))
