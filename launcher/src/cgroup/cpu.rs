@@ -76,13 +76,50 @@ pub(crate) fn settings(limits: &Limits, version: Version) -> Vec<Setting> {
 /// The weight of v2 for shares of v1. Both defaults and both ends meet: 2 is 1, 1024 is 100, 262144 is 10000. The curve
 /// between is what the other runtimes have agreed on; a straight line would make 39 of 1024.
 fn weight(shares: u64) -> u64 {
-    #[allow(clippy::cast_precision_loss)]
-    let logarithm = (shares.clamp(2, 262_144) as f64).log2();
+    let logarithm = logarithm(shares.clamp(2, 262_144));
     let exponent = (logarithm * logarithm + 125.0 * logarithm) / 612.0 - 7.0 / 34.0;
-    // The range of shares gives a result between 1 and 10000.
+    // Both ends and the default are whole, but for what the arithmetic leaves. The range of shares gives a result between 1
+    // and 10000.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let weight = 10_f64.powf(exponent).ceil() as u64;
+    let weight = (power_of_ten(exponent) - 1e-9).ceil() as u64;
     weight.clamp(1, 10_000)
+}
+
+/// As many bits of a result as count.
+const BITS: u32 = 50;
+
+/// To the base of 2, as `f64::log2` gives it. That one would be the only reason to load the mathematical library, which takes
+/// longer at each start than all that is computed here.
+#[allow(clippy::cast_precision_loss)]
+fn logarithm(number: u64) -> f64 {
+    let whole = number.ilog2();
+    let mut rest = number as f64 / (1_u64 << whole) as f64;
+    let mut result = f64::from(whole);
+    let mut bit = 1.0;
+    for _ in 0..BITS {
+        bit /= 2.0;
+        rest *= rest;
+        if rest >= 2.0 {
+            rest /= 2.0;
+            result += bit;
+        }
+    }
+    result
+}
+
+/// As `f64::powf` gives it, for exponents that are not negative.
+fn power_of_ten(exponent: f64) -> f64 {
+    let mut result = (0..exponent as u32).fold(1.0, |power, _| power * 10.0);
+    let (mut rest, mut root) = (exponent.fract(), 10.0_f64);
+    for _ in 0..BITS {
+        root = root.sqrt();
+        rest *= 2.0;
+        if rest >= 1.0 {
+            rest -= 1.0;
+            result *= root;
+        }
+    }
+    result
 }
 
 #[cfg(test)]
@@ -147,5 +184,17 @@ mod tests {
             Limits { bandwidth: Some(("--cpu-period", Bandwidth { quota: None, period: 5_000 })), ..limits };
         assert_eq!(settings(&unlimited, Version::V2)[0].files, [("cpu.max", "max 5000".to_owned())]);
         assert_eq!(settings(&unlimited, Version::V1)[1].files, [("cpu.cfs_quota_us", "-1".to_owned())]);
+    }
+
+    #[test]
+    fn the_curve_is_that_of_the_mathematical_library() {
+        for shares in (2..=262_144_u64).step_by(131) {
+            let expected = (shares as f64).log2();
+            assert!((logarithm(shares) - expected).abs() < 1e-12, "{shares}");
+            let exponent = (expected * expected + 125.0 * expected) / 612.0 - 7.0 / 34.0;
+            let (power, expected) = (power_of_ten(exponent.max(0.0)), 10_f64.powf(exponent));
+            assert!((power / expected - 1.0).abs() < 1e-12, "{shares}");
+            assert_eq!(weight(shares), (expected - 1e-9).ceil() as u64, "{shares}");
+        }
     }
 }
