@@ -3,7 +3,7 @@
 //! A subcommand is one only as the first word. After any option, or after `--`, the first word that is no option is the
 //! command, so every program can be run whatever its name is: `rlaunch -- run`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::error::ContextKind;
@@ -47,7 +47,7 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, clap:
     let program = OsString::from("rlaunch");
     let rest = match arguments.split_first() {
         Some((first, rest)) if first == "run" => rest,
-        Some((first, _)) if Manage::command().find_subcommand(first).is_some() => {
+        Some((first, _)) if is_subcommand(first) => {
             let parsed = Manage::try_parse_from([program].iter().chain(&arguments));
             return parsed.map(|manage| Command::Manage(manage.what, arguments.clone())).map_err(|error| {
                 match error.use_stderr() {
@@ -68,6 +68,11 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, clap:
 fn without_wrong_advice(mut error: clap::Error) -> clap::Error {
     error.remove(ContextKind::Suggested);
     error
+}
+
+/// To ask clap, all subcommands have to be built, with all of their options.
+fn is_subcommand(word: &OsStr) -> bool {
+    !word.as_encoded_bytes().starts_with(b"-") && Manage::command().find_subcommand(word).is_some()
 }
 
 fn first_line(error: &clap::Error) -> String {
