@@ -219,6 +219,21 @@ fn our_program_cannot_be_written_through_a_process_of_ours() {
     assert!(outcome.stderr.contains("Read-only file system"), "{outcome:?}");
 }
 
+/// What the kernel runs then is the loader, whose file must not be put in the place of ours.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_loader_that_is_started_by_hand_is_not_taken_for_our_program() {
+    const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
+    let Some(tree) = tree() else { return };
+    if !std::path::Path::new(LOADER).exists() {
+        return harness::sandbox::skip("there is no loader of the GNU C library");
+    }
+    let mut command = std::process::Command::new(LOADER);
+    let outcome = finish(command.arg(launch::RLAUNCH).arg("--rootfs").arg(tree.path("")).arg("true"));
+    // It cannot run the program once more, because it does not know the words; but it was not killed.
+    assert!(outcome.status.is_some(), "{outcome:?}");
+}
+
 /// A launcher that may not exchange the file that it runs in place, so that it runs itself again; what strace saw of that.
 #[cfg(target_arch = "x86_64")]
 fn which_runs_itself_again(tree: &Tree, strace: &std::path::Path) -> (std::process::Command, std::path::PathBuf) {

@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
 use std::ptr::null_mut;
 
 use nix::errno::Errno;
@@ -27,11 +28,15 @@ struct Segment {
 /// Makes `program`, another handle of the file that this process runs, the one that it runs.
 ///
 /// # Errors
-/// Where the kernel refuses: EPERM without CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN, EINVAL where it is built without
+/// ENOEXEC where it is another file. Where the kernel refuses: EPERM without CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN, EINVAL where it is built without
 /// CONFIG_CHECKPOINT_RESTORE. The process goes on as before.
 pub(crate) fn run_from(program: &File) -> Result<(), Errno> {
     super::assert_single_threaded();
-    for segment in segments()? {
+    let segments = segments()?;
+    if !is_file_of(&segments, program)? {
+        return Err(Errno::ENOEXEC);
+    }
+    for segment in segments {
         // SAFETY: the segment is mapped from the file that this is a handle of, and this process has one thread.
         unsafe { if segment.is_own { copy(&segment)? } else { map_again(&segment, program)? } }
     }
@@ -44,6 +49,17 @@ pub(crate) fn run_from(program: &File) -> Result<(), Errno> {
         libc::prctl(libc::PR_SET_MM, libc::PR_SET_MM_MAP, &raw const layout, size_of::<Layout>(), 0_usize)
     };
     Errno::result(result).map(drop)
+}
+
+/// Whether the segments are those of this file, by its first page, which has the headers and the identity of the build: a loader
+/// that was started by hand is what the kernel runs, and this program is not.
+fn is_file_of(segments: &[Segment], program: &File) -> Result<bool, Errno> {
+    let first = segments.iter().find(|segment| segment.offset == 0 && !segment.is_own).ok_or(Errno::ENOEXEC)?;
+    let mut bytes = vec![0; first.memory.len().min(4096)];
+    program.read_exact_at(&mut bytes, 0).map_err(|error| crate::failure::errno_of(&error))?;
+    let memory = std::ptr::with_exposed_provenance::<u8>(first.memory.start);
+    // SAFETY: the segment is mapped, and is never written.
+    Ok(unsafe { std::slice::from_raw_parts(memory, bytes.len()) } == bytes)
 }
 
 /// What the kernel keeps of a process's memory beside its mappings: `struct prctl_mm_map` of linux/prctl.h.
