@@ -40,6 +40,9 @@ impl Rootfs {
         }
         let is_directory = std::fs::metadata(source).map_err(|error| crate::failure::errno_of(&error))?.is_dir();
         let place = self.open_target(target, is_directory)?;
+        if is_directory != (super::kind(&place)? == SFlag::S_IFDIR) {
+            return Err(Errno::ENOTDIR);
+        }
         let attributes = attributes(*flags);
         // What cannot be set for all mounts below must not come along.
         let all = flags.is_empty() || set_mount_attributes(&place, 0) != Err(Errno::ENOSYS);
@@ -92,7 +95,7 @@ impl Rootfs {
             return Ok(());
         }
         self.mount(&OWN_FILES)?;
-        let memory = Rootfs { directory: self.walk_directories(Path::new(OWN_FILES.at))? };
+        let memory = Rootfs::from(self.walk_directories(Path::new(OWN_FILES.at))?);
         places.iter().try_for_each(|(file, place)| cover_one(&memory, file, place))?;
         umount2(&path_of(memory.directory()), MntFlags::MNT_DETACH)
     }
