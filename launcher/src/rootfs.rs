@@ -3,8 +3,9 @@
 //! What lies in a root is not to be trusted: its `/dev` may be a link that leads to the host's. So every path is walked
 //! component by component, no link is ever followed, and a mount goes onto the descriptor that the walk ended with.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -20,6 +21,7 @@ use crate::process::kernel_calls::set_mount_attributes;
 use crate::steps::{Device, FileSystem};
 
 mod confined;
+mod fresh;
 mod propagation;
 mod volumes;
 
@@ -27,17 +29,29 @@ pub(crate) use propagation::open_shared;
 
 const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
+/// File systems whose content decides what a container may do: what is hidden there, and which devices it has.
+const HELD: [&str; 3] = ["/proc", "/sys", "/dev"];
+
 /// An open root directory.
 #[derive(Debug)]
 pub(crate) struct Rootfs {
     directory: OwnedFd,
+    /// Where we have mounted something, and what. All that lies in there is found through these: others who may write to the
+    /// root can exchange the directories below such a mount at any time (CVE-2025-31133, CVE-2025-52565).
+    held: RefCell<Vec<(&'static Path, OwnedFd)>>,
+}
+
+impl From<OwnedFd> for Rootfs {
+    fn from(directory: OwnedFd) -> Rootfs {
+        Rootfs { directory, held: RefCell::default() }
+    }
 }
 
 impl Rootfs {
     /// Opens a directory of the host as the root; what is mounted there now is what counts.
     pub(crate) fn open(path: &Path) -> Result<Rootfs, Errno> {
         let directory = openat(AT_FDCWD, path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-        Ok(Rootfs { directory })
+        Ok(Rootfs::from(directory))
     }
 
     pub(crate) fn directory(&self) -> &OwnedFd {
@@ -47,31 +61,53 @@ impl Rootfs {
     /// Mounts a fresh file system; its directory is made where it is missing.
     pub(crate) fn mount(&self, file_system: &FileSystem) -> Result<(), Errno> {
         let target = self.make_directories(Path::new(file_system.at), Mode::from_bits_truncate(0o755))?;
-        let FileSystem { kind, flags, data, .. } = *file_system;
-        match mount(Some(kind), &path_of(&target), Some(kind), flags, Some(data)) {
+        let FileSystem { kind, at, flags, data } = *file_system;
+        match self.mount_and_hold(file_system, &target) {
             // Its group is not there in a user namespace with one id.
             Err(Errno::EINVAL) if kind == "devpts" => {
                 mount(Some(kind), &path_of(&target), Some(kind), flags, Some(data.trim_end_matches(",gid=5")))
             }
             // It belongs to the owner of the network, and the host's network to somebody outside of a user namespace.
-            Err(Errno::EPERM) if kind == "sysfs" => self.show_all_of(Path::new(file_system.at)),
+            Err(Errno::EPERM) if kind == "sysfs" => self.show_all_of(Path::new(at)),
             // Where something is mounted in the /proc around us, a user namespace gets none without it: mount_namespaces(7).
             Err(Errno::EPERM) if kind == "proc" => {
                 warn(
                     "the container cannot have a /proc of its own, because the machine hides parts of its /proc, or the \
                      processes are the machine's; it is shown that one, read-only",
                 );
-                self.show_all_of(Path::new(file_system.at))
+                self.show_all_of(Path::new(at))
             }
             result => result,
         }
     }
 
+    fn mount_and_hold(&self, file_system: &FileSystem, target: &OwnedFd) -> Result<(), Errno> {
+        let FileSystem { kind, at, flags, data } = *file_system;
+        let is_held = HELD.contains(&at);
+        match if is_held { fresh::make(file_system) } else { Err(Errno::ENOSYS) } {
+            Ok(made) => self.place_and_hold(made, Path::new(at), target),
+            Err(Errno::ENOSYS) => mount(Some(kind), &path_of(target), Some(kind), flags, Some(data)),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn place_and_hold(&self, made: OwnedFd, at: &'static Path, target: &OwnedFd) -> Result<(), Errno> {
+        propagation::attach(&made, target)?;
+        self.held.borrow_mut().push((at, made));
+        Ok(())
+    }
+
     /// Binds what the host has at `path`, with all that is mounted there, and makes it read-only. In a user namespace it
     /// cannot be had without what is mounted there; what that allows is the host's to say.
-    fn show_all_of(&self, path: &Path) -> Result<(), Errno> {
+    fn show_all_of(&self, path: &'static Path) -> Result<(), Errno> {
         let target = self.walk_directories(path)?;
-        mount(Some(path), &path_of(&target), None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+        match propagation::clone(path, true) {
+            Ok(tree) => self.place_and_hold(tree, path, &target)?,
+            Err(Errno::ENOSYS) => {
+                mount(Some(path), &path_of(&target), None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+            }
+            Err(errno) => return Err(errno),
+        }
         self.make_all_read_only(path)
     }
 
@@ -159,7 +195,8 @@ impl Rootfs {
 
     /// Opens what is at `path`; the last component may be anything, also a link itself.
     fn walk(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        let Ok(name) = path.file_name().ok_or(Errno::EINVAL) else { return self.walk_directories(path) };
+        let is_held = self.with_start(path, |_, below| below.as_os_str().is_empty());
+        let Some(name) = path.file_name().filter(|_| !is_held) else { return self.walk_directories(path) };
         let slowly = || openat(&self.parent_of(path)?.0, name, HANDLE, Mode::empty());
         self.walk_at_once(path, HANDLE).unwrap_or_else(slowly)
     }
@@ -175,22 +212,31 @@ impl Rootfs {
 
     /// The kernel's own walk, Linux 5.6. `None` where it does not say what is wrong as exactly as ours.
     fn walk_at_once(&self, path: &Path, flags: OFlag) -> Option<Result<OwnedFd, Errno>> {
-        let below = path.strip_prefix("/").ok().filter(|below| !below.as_os_str().is_empty())?;
         let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
         // RESOLVE_BENEATH allows `..` below the root, which no path of ours has.
         components(path).ok()?;
-        match openat2(&self.directory, below, OpenHow::new().flags(flags).resolve(resolve)) {
-            Err(Errno::ENOENT) => Some(Err(Errno::ENOENT)),
-            result => result.ok().map(Ok),
-        }
+        self.with_start(path, |start, below| {
+            let below = Some(below).filter(|below| !below.as_os_str().is_empty())?;
+            match openat2(start, below, OpenHow::new().flags(flags).resolve(resolve)) {
+                Err(Errno::ENOENT) => Some(Err(Errno::ENOENT)),
+                result => result.ok().map(Ok),
+            }
+        })
     }
 
     fn walk_one_by_one(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        let mut directory = self.directory.try_clone().map_err(|error| crate::failure::errno_of(&error))?;
-        for name in components(path)? {
-            directory = open_directory(&directory, name)?;
-        }
-        Ok(directory)
+        self.with_start(path, |start, below| {
+            let start = start.try_clone_to_owned().map_err(|error| crate::failure::errno_of(&error))?;
+            components(below)?.into_iter().try_fold(start, |directory, name| open_directory(&directory, name))
+        })
+    }
+
+    /// Walks a path from where its walk begins: from what we have mounted on the way, or from the root.
+    fn with_start<T>(&self, path: &Path, walk: impl FnOnce(BorrowedFd<'_>, &Path) -> T) -> T {
+        let held = self.held.borrow();
+        let in_it = held.iter().rev().find_map(|(at, mount)| Some((mount, path.strip_prefix(at).ok()?)));
+        let (start, below) = in_it.unwrap_or_else(|| (&self.directory, path.strip_prefix("/").unwrap_or(path)));
+        walk(start.as_fd(), below)
     }
 
     fn make_directories(&self, path: &Path, mode: Mode) -> Result<OwnedFd, Errno> {
@@ -209,7 +255,7 @@ impl Rootfs {
     }
 }
 
-/// The names in an absolute path. One that could lead upwards is refused.
+/// The names in a path. One that could lead upwards is refused.
 fn components(path: &Path) -> Result<Vec<&OsStr>, Errno> {
     let name = |component| match component {
         Component::RootDir => None,
