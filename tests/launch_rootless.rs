@@ -229,3 +229,34 @@ fn where_the_machine_hides_parts_of_proc_the_container_has_what_is_left_of_it() 
         assert!(!outcome.stdout.contains("was written"), "{outcome:?}");
     }
 }
+
+#[test]
+fn a_root_that_only_its_owner_may_use_says_so_to_other_users() {
+    const THIS: &str = "a_root_that_only_its_owner_may_use_says_so_to_other_users";
+    if !again(Way::Fusermount, THIS) {
+        return;
+    }
+    let tree = Tree::new().expect("it can run");
+    let (mount_point, top, source) = (tree.beside("union"), tree.beside("top"), tree.path(""));
+    fs::create_dir(&mount_point).unwrap();
+    fs::create_dir(&top).unwrap();
+    let branches = format!("{}=rw:{}=ro", top.display(), source.display());
+    for (options, status) in [(&[][..], Some(126)), (&["-o", "allow_other"], Some(0))] {
+        let mut mount = Command::new(Path::new(RLAUNCH).with_file_name("runionfs"));
+        mount.args(["mount", &branches]).arg(&mount_point).args(options);
+        printed(finish(&mut mount));
+        let run = |user: &str| {
+            let mut command = Command::new(RLAUNCH);
+            finish(command.arg("--rootfs").arg(&mount_point).args(["--user", user, "busybox", "id", "-u"]))
+        };
+        let (owner, other) = (run("0"), run("5"));
+        printed(finish(Command::new("fusermount3").arg("-u").arg(&mount_point)));
+        assert_eq!(printed(owner), "0\n");
+        assert_eq!((other.status, other.stderr.lines().count()), (status, usize::from(status != Some(0))), "{other:?}");
+        if status != Some(0) {
+            for word in ["cannot run 'busybox'", "-o allow_other", "leave --user out"] {
+                assert!(other.stderr.contains(word), "{word}: {other:?}");
+            }
+        }
+    }
+}

@@ -62,6 +62,8 @@ pub(crate) struct Mount {
     pub(crate) target: PathBuf,
     flags: MsFlags,
     kind: String,
+    /// Those of the file system itself.
+    options: String,
 }
 
 /// A mount below `/` that holds files, and how a copy of the host shows it.
@@ -96,9 +98,11 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let target = unescape(fields.nth(2)?);
     let flags = fields.next().map(flags)?;
     // A variable number of optional fields ends with a single dash.
-    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+    let kind = String::from_utf8_lossy(fields.next()?).into();
+    let options = fields.nth(1).map(String::from_utf8_lossy).unwrap_or_default().into();
     let target = OsString::from_vec(target).into();
-    Some(Mount { id, parent, target, flags, kind: String::from_utf8_lossy(kind).into() })
+    Some(Mount { id, parent, target, flags, kind, options })
 }
 
 fn flags(words: &[u8]) -> MsFlags {
@@ -110,6 +114,18 @@ fn flags(words: &[u8]) -> MsFlags {
         _ => MsFlags::empty(),
     };
     words.split(|byte| *byte == b',').map(flag).collect()
+}
+
+/// Whether a path lies on a FUSE file system that answers nobody but the user who has mounted it; see `allow_other` in
+/// fuse(4).
+pub(crate) fn is_private(table: &[Mount], path: &Path) -> bool {
+    let covers = |mount: &&Mount| path.starts_with(&mount.target);
+    // Of those at the same place, the last one is on top.
+    let found = table.iter().filter(covers).max_by_key(|mount| mount.target.components().count());
+    found.is_some_and(|mount| {
+        let is_fuse = mount.kind == "fuse" || mount.kind == "fuseblk" || mount.kind.starts_with("fuse.");
+        is_fuse && !mount.options.split(',').any(|option| option == "allow_other")
+    })
 }
 
 /// The kernel writes space, tab, newline and backslash as a backslash and three octal digits.
@@ -188,6 +204,19 @@ fn hidden(table: &[Mount]) -> HashSet<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_system_of_one_user_is_known() {
+        let table = parse(
+            b"1 0 8:1 / / rw shared:1 - ext4 /dev/vda rw\n\
+              2 1 0:40 / /mnt/mine rw,nosuid - fuse.runionfs runionfs rw,user_id=1000,group_id=1000\n\
+              3 1 0:41 / /mnt/ours rw - fuse.runionfs runionfs rw,user_id=1000,group_id=1000,allow_other\n\
+              4 1 0:42 / /mnt/covered rw - fuse.x x rw\n5 4 0:43 / /mnt/covered rw - tmpfs t rw\n",
+        );
+        let private = |path: &str| is_private(&table, Path::new(path));
+        assert!(private("/mnt/mine") && private("/mnt/mine/below"));
+        assert!(!private("/mnt/ours") && !private("/mnt/minefield") && !private("/mnt/covered") && !private("/"));
+    }
     use std::os::unix::ffi::OsStrExt as _;
 
     const FRESH: [&str; 3] = ["/proc", "/run", "/tmp"];

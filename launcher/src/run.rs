@@ -15,7 +15,7 @@ use crate::cgroup::{Cgroups, Counting};
 use crate::child::Child;
 use crate::confine::{Recorded, Surroundings, restrict_helper, seal};
 use crate::detach::{self, Ready};
-use crate::failure::{Doing as _, Failure, OWN_FAILURE};
+use crate::failure::{CANNOT_EXECUTE, Doing as _, Failure, OWN_FAILURE};
 use crate::host::Host;
 use crate::message::say;
 use crate::mount_table::{Shown, Submount};
@@ -29,7 +29,7 @@ use crate::scratch::Scratch;
 use crate::spec::{Root, Spec, Top};
 use crate::state::{self, Entry, Origin, Process, Record, Settings};
 use crate::union::{Daemon, Memory, Plan, Stack};
-use crate::{apt, delegation, host, lock, network, process, steps};
+use crate::{apt, delegation, host, lock, mount_table, network, process, steps};
 
 /// Runs a container to its end; the exit status is the command's.
 ///
@@ -185,7 +185,7 @@ fn record(spec: &Spec, detached: bool) -> std::io::Result<Record> {
 
 fn start_on(spec: &Spec, session: &mut Session<'_>) -> Result<u8, Failure> {
     match &spec.root {
-        Root::Tree(_) => run(spec, session, None),
+        Root::Tree(tree) => run(spec, session, None).map_err(|failure| explain(failure, spec, tree)),
         Root::Branches(branches) => {
             let scratch = Scratch::create(&[])?;
             let stacks = vec![Stack::of_branches(branches, scratch.init()?, spec)];
@@ -196,6 +196,22 @@ fn start_on(spec: &Spec, session: &mut Session<'_>) -> Result<u8, Failure> {
             submounts.iter().for_each(tell);
             run_over_the_host(spec, session, parts(submounts), top)
         }
+    }
+}
+
+/// A command that could not be executed because its user may not even look at the root.
+fn explain(failure: Failure, spec: &Spec, tree: &Path) -> Failure {
+    if failure.status != CANNOT_EXECUTE || spec.confinement.user.is_none() {
+        return failure;
+    }
+    // Only to explain: without the table, it stays as it is.
+    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    match mount_table::is_private(&mount_table::parse(&table), tree) {
+        true => failure.remedy(
+            "the root is a FUSE file system that only the user who has mounted it may use: mount it with -o allow_other, \
+             or leave --user out",
+        ),
+        false => failure,
     }
 }
 
