@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::MsFlags;
-use nix::sys::prctl::{set_child_subreaper, set_pdeathsig};
+use nix::sys::prctl::{set_child_subreaper, set_dumpable, set_pdeathsig};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{
@@ -30,7 +30,7 @@ use crate::rootfs::{Rootfs, open_shared};
 use crate::steps::{Action, Step};
 use crate::terminal::{self, Terminal};
 use crate::volume::Propagation;
-use crate::{cgroup, namespace, union};
+use crate::{cgroup, idmap, namespace, union};
 
 /// Where commands are looked for when the environment has no PATH; see execvp(3).
 const FALLBACK_PATH: &[u8] = b"/bin:/usr/bin";
@@ -91,6 +91,7 @@ impl<'a> Child<'a> {
         match action {
             Action::JoinCgroup(tasks) => cgroup::join(tasks)?,
             Action::Join(target) => target.enter()?,
+            Action::BecomeRoot => self.become_root()?,
             Action::Isolate => namespace::isolate_mounts()?,
             Action::IsolateCgroups => namespace::isolate_cgroups()?,
             Action::ShowCgroups(view) => view.show(root?)?,
@@ -147,6 +148,15 @@ impl<'a> Child<'a> {
             Action::Execute(command, environment) => match self.execute(command, environment, number, progress)? {},
         }
         Ok(())
+    }
+
+    /// Becomes another user of the machine, with which the kernel forgets who ends this process, and whose it is in /proc.
+    fn become_root(&self) -> Result<(), Errno> {
+        idmap::become_root()?;
+        set_dumpable(true)?;
+        set_pdeathsig(Signal::SIGKILL)?;
+        // A parent that has ended in between.
+        if self.channel.is_closed()? { Err(Errno::ECANCELED) } else { Ok(()) }
     }
 
     /// Mounts a union in the root or, where there is none yet, as the root.

@@ -37,6 +37,7 @@
 //! | [`namespace`], [`volume`], [`network`] | the container's own: kernel's views, files of the host, names |
 //! | [`cgroup`] | what it may use of the machine |
 //! | `child`, `rootfs`, `terminal` | doing the steps |
+//! | [`idmap`] | which users of the machine its users are |
 //! | `rootless`, `apt`, `delegation` | root of a user namespace, for ordinary users; what apt needs there; a cgroup of theirs |
 //! | `union`, `scratch`, [`mount_table`] | unions, and the throw-away copy of the host |
 //! | `init_branch` | what is a container's own in a union of an image |
@@ -49,6 +50,7 @@ pub mod cgroup;
 pub mod confine;
 pub mod failure;
 pub mod host;
+pub mod idmap;
 pub mod lifecycle;
 pub mod mount_table;
 pub mod namespace;

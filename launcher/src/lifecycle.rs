@@ -238,7 +238,7 @@ fn remove(names: &[String], force: bool, stale: bool) -> Result<u8, Failure> {
     let records = names.iter().map(|name| find(name)).collect::<Result<Vec<_>, _>>()?;
     if records.iter().any(|record| record.files.is_some()) {
         // What was written may belong to users whom only the namespace of the container knew.
-        rootless::enter()?;
+        rootless::enter(None)?;
     }
     for record in &records {
         if let Ok((_, init)) = running(record) {

@@ -13,7 +13,8 @@ use nix::sys::prctl::set_dumpable;
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 
-use crate::failure::errno_of;
+use crate::failure::{Failure, errno_of};
+use crate::idmap::{IdMaps, IdRange};
 use crate::message::warn;
 use crate::mount_table::{self, Mount};
 use crate::rootfs::Rootfs;
@@ -38,6 +39,14 @@ pub struct NamespaceOptions {
     /// Whose network it has: the host's, none but the loopback interface, or its own with a way out by pasta(1)
     #[arg(long, visible_alias = "network", value_name = "WHICH", default_value = "host")]
     pub net: Network,
+
+    /// Users of the container are these of the machine, in a user namespace of its own; may be repeated
+    #[arg(long, value_name = "CONTAINER:HOST:SIZE")]
+    pub uidmap: Vec<IdRange>,
+
+    /// The same for groups; without it, they are mapped as the users are
+    #[arg(long, value_name = "CONTAINER:HOST:SIZE")]
+    pub gidmap: Vec<IdRange>,
 
     /// Whose clocks of the time since the start it has
     #[arg(long, value_name = "WHOSE", default_value = "host")]
@@ -84,6 +93,14 @@ pub struct ClockOffsets {
 }
 
 impl NamespaceOptions {
+    /// Who its users and groups are, where that was said.
+    ///
+    /// # Errors
+    /// Where it cannot be so.
+    pub fn id_maps(&self) -> Result<Option<IdMaps>, Failure> {
+        IdMaps::new(&self.uidmap, &self.gidmap)
+    }
+
     /// The offsets of the container's own clocks, if it has such.
     #[must_use]
     pub fn clocks(&self) -> Option<ClockOffsets> {

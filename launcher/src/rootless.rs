@@ -17,6 +17,7 @@ use nix::unistd::{Gid, Pid, Uid, User, getegid, geteuid, setgroups, setresgid, s
 
 use crate::confine::seal::{PROGRAM, run_again};
 use crate::failure::{Doing as _, Failure};
+use crate::idmap::{IdMaps, IdRange};
 use crate::message::say;
 use crate::process;
 
@@ -79,12 +80,12 @@ fn outside(map: &str) -> Option<u32> {
 
 /// Makes this process, which has one thread, root of a user namespace; nothing if it is root already.
 ///
-/// It runs the program once more in there: memory belongs to the namespace in which a program was started, and the user
+/// Its ids are those of the maps; without them, all that the machine gives. It runs the program once more in there: memory belongs to the namespace in which a program was started, and the user
 /// could not reach the container's first process later, see ptrace(2), "Ptrace access mode checking".
 ///
 /// # Errors
 /// Where this machine does not let ordinary users do that.
-pub(crate) fn enter() -> Result<Option<Ids>, Failure> {
+pub(crate) fn enter(maps: Option<&IdMaps>) -> Result<Option<Ids>, Failure> {
     if let Some(ids) = Ids::of_this_run() {
         return Ok(Some(ids));
     }
@@ -92,12 +93,9 @@ pub(crate) fn enter() -> Result<Option<Ids>, Failure> {
     if user.is_root() {
         return Ok(None);
     }
-    let (users, groups) = (ranges("/etc/subuid", user), ranges("/etc/subgid", user));
-    let ids = if users.is_empty() || groups.is_empty() {
-        make_namespace()?;
-        Ids::Single
-    } else {
-        enter_with([("newuidmap", map(user.as_raw(), &users)), ("newgidmap", map(group.as_raw(), &groups))])?
+    let ids = match maps {
+        Some(maps) => enter_as_asked(maps, user, group)?,
+        None => enter_with_all(user, group)?,
     };
     if ids == Ids::Single {
         map_one(user, group).doing("map this user's id")?;
@@ -105,6 +103,41 @@ pub(crate) fn enter() -> Result<Option<Ids>, Failure> {
     become_root(ids).doing("become root of the user namespace")?;
     let program = fs::File::open(PROGRAM).doing("open this program itself")?;
     Err(Failure::because("run this program in the user namespace", run_again(program, Some(ids.name())).desc()))
+}
+
+/// With all the ids that the machine gives.
+fn enter_with_all(user: Uid, group: Gid) -> Result<Ids, Failure> {
+    let (users, groups) = (ranges("/etc/subuid", user), ranges("/etc/subgid", user));
+    if users.is_empty() || groups.is_empty() {
+        make_namespace()?;
+        return Ok(Ids::Single);
+    }
+    let maps = [("newuidmap", map(user.as_raw(), &users)), ("newgidmap", map(group.as_raw(), &groups))];
+    let ids = enter_with(maps)?;
+    if ids == Ids::Single {
+        say("note: newuidmap and newgidmap, of Debian's package uidmap, gave no further ids; there is root alone");
+    }
+    Ok(ids)
+}
+
+/// With those that were asked for, and no others.
+fn enter_as_asked(maps: &IdMaps, user: Uid, group: Gid) -> Result<Ids, Failure> {
+    const DOING: &str = "map the ids of the container";
+    if !maps.root_is(user, group) {
+        let failure = Failure::because(DOING, "its root has to be the caller, whose files it works on");
+        return Err(failure.remedy(&format!("begin with --uidmap 0:{user}:1 --gidmap 0:{group}:1")));
+    }
+    let words = |ranges: &[IdRange]| {
+        let text: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+        text.iter().flat_map(|range| range.split(' ')).map(str::to_owned).collect()
+    };
+    match enter_with([("newuidmap", words(&maps.users)), ("newgidmap", words(&maps.groups))])? {
+        Ids::Ranges => Ok(Ids::Ranges),
+        Ids::Single => Err(Failure::because(DOING, "newuidmap and newgidmap refuse them, or are missing").remedy(
+            "they are in Debian's package uidmap, and map what /etc/subuid and /etc/subgid give to a user, beside the user's \
+             own id",
+        )),
+    }
 }
 
 fn make_namespace() -> Result<(), Failure> {
@@ -121,7 +154,7 @@ fn make_namespace() -> Result<(), Failure> {
     })
 }
 
-/// Makes the namespace while a helper, which stays outside, waits to map the ids.
+/// Makes the namespace while a helper, which stays outside, waits to map the ids; single where it could not.
 fn enter_with(maps: [(&str, Vec<String>); 2]) -> Result<Ids, Failure> {
     let (ours, theirs) = UnixStream::pair().doing(MAKING)?;
     let (mut ours, mut theirs) = (Some(ours), Some(theirs));
@@ -145,7 +178,6 @@ fn enter_with(maps: [(&str, Vec<String>); 2]) -> Result<Ids, Failure> {
     if matches!(status, WaitStatus::Exited(_, 0)) {
         return Ok(Ids::Ranges);
     }
-    say("note: newuidmap and newgidmap, of Debian's package uidmap, gave no further ids; there is root alone");
     Ok(Ids::Single)
 }
 
@@ -186,8 +218,11 @@ fn map_one(user: Uid, group: Gid) -> std::io::Result<()> {
 fn become_root(ids: Ids) -> Result<(), Errno> {
     let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
     if ids == Ids::Ranges {
-        // With one id the kernel does not let them go; they are nobody's in there.
-        setgroups(&[])?;
+        match setgroups(&[]) {
+            // With one id the kernel does not let them go, and newgidmap sees to that as well; they are nobody's in there.
+            Ok(()) | Err(Errno::EPERM) => {}
+            result => result?,
+        }
     }
     setresgid(group, group, group)?;
     setresuid(user, user, user)

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use nix::sys::prctl::{set_child_subreaper, set_name};
 use nix::unistd::chdir;
 use unionfs::options::BranchSpec;
@@ -37,7 +38,7 @@ use crate::{apt, delegation, host, lock, mount_table, network, process, steps};
 /// Where the command was not started, or lost its files.
 pub fn start(options: Options) -> Result<u8, Failure> {
     delegation::enter(&options.limits)?;
-    let ids = prepare()?;
+    let ids = prepare(&options)?;
     launch(Request { options, origin: Origin::here(), again: None }, ids)
 }
 
@@ -53,7 +54,7 @@ pub(crate) fn start_again(record: Record, attach: bool) -> Result<u8, Failure> {
         return Err(Failure::because(&doing, "its record is of another version of this program"));
     };
     delegation::enter(&options.limits)?;
-    let ids = prepare()?;
+    let ids = prepare(&options)?;
     // Paths that were named count from there.
     if let Some(directory) = origin.directory() {
         chdir(&directory).doing(&format!("enter {}, where the container was made", directory.display()))?;
@@ -70,10 +71,11 @@ struct Request {
     again: Option<String>,
 }
 
-fn prepare() -> Result<Option<Ids>, Failure> {
+fn prepare(options: &Options) -> Result<Option<Ids>, Failure> {
+    let maps = options.namespaces.id_maps()?;
     process::close_all_descriptors().doing("close what was left open for this program")?;
     seal::ensure()?;
-    let ids = rootless::enter()?;
+    let ids = rootless::enter(maps.as_ref())?;
     set_name(c"rlaunch").doing("set this process's name")?;
     Ok(ids)
 }
@@ -93,6 +95,11 @@ fn start_here(request: Request, ids: Option<Ids>, mut ready: Option<&mut Ready>)
     let name = options.name.clone();
     let is_kept = !options.rm && (name.is_some() || options.detach);
     let mut spec = Spec::new(options, Host { surroundings, ..host })?;
+    if ids.is_some() {
+        // They are those of the namespace in which this process is already.
+        spec.id_maps = None;
+    }
+    check_maps(&spec)?;
     spec.confinement.clamp_limits(capabilities)?;
     let mut record = record(&spec, ready.is_some()).doing("look at this process")?;
     (record.kept, record.settings.origin) = (is_kept, is_kept.then_some(origin));
@@ -128,6 +135,15 @@ fn start_here(request: Request, ids: Option<Ids>, mut ready: Option<&mut Ready>)
     };
     noted.doing("remember how the container has ended")?;
     result
+}
+
+/// The daemon of a union works for the users of its own namespace, and that is made with the container.
+fn check_maps(spec: &Spec) -> Result<(), Failure> {
+    if spec.id_maps.is_none() || matches!(spec.root, Root::Tree(_)) {
+        return Ok(());
+    }
+    let failure = Failure::new("a union cannot serve a container with users of its own that root starts");
+    Err(failure.remedy("give it a directory by --rootfs, or start it as the user whom its root is to be"))
 }
 
 fn observe(options: &mut Options, ids: Option<Ids>, environment: Vec<(OsString, OsString)>) -> Result<Host, Failure> {
@@ -304,7 +320,9 @@ fn run(spec: &Spec, session: &mut Session<'_>, unions: Option<Unions<'_>>) -> Re
     // The child works on its own copy of this memory: what it takes stays here, and what it drops closes only its own
     // descriptors. It drops the launcher's end, so that it notices when the launcher ends.
     let birthplace = session.cgroups.birthplace();
-    let init = process::clone_into(spec.namespaces.made_with_the_process(), birthplace, || {
+    let mut namespaces = spec.namespaces.made_with_the_process();
+    namespaces.set(CloneFlags::CLONE_NEWUSER, spec.id_maps.is_some());
+    let init = process::clone_into(namespaces, birthplace, || {
         drop(ours.take());
         let channel = theirs.take();
         let devices = std::mem::take(&mut devices).into_iter();
@@ -314,12 +332,13 @@ fn run(spec: &Spec, session: &mut Session<'_>, unions: Option<Unions<'_>>) -> Re
     })
     .map_err(namespaces_failed)?;
     let process::Started { pid: init, is_in_cgroup } = init;
+    let mapped = spec.id_maps.as_ref().map_or(Ok(()), |maps| maps.give_to(init));
     let admitted = if is_in_cgroup { Ok(()) } else { session.cgroups.admit(init) };
     let connect = || {
         let is_connected = spec.namespaces.net == Network::Pasta;
         is_connected.then(|| network::connect(init, &spec.published, signals)).transpose()
     };
-    let pasta = match admitted.and_then(|()| connect()) {
+    let pasta = match mapped.and(admitted).and_then(|()| connect()) {
         Ok(pasta) => pasta,
         Err(failure) => {
             // It has not been told to go on, and ends with the channel.

@@ -11,6 +11,7 @@ use crate::cgroup::view::View;
 use crate::confine::{ConfineOptions, Confinement, set_variables};
 use crate::failure::{Doing as _, Failure};
 use crate::host::{Host, StandardStreams};
+use crate::idmap::IdMaps;
 use crate::mount_table::Submount;
 use crate::namespace::{NamespaceOptions, Network, Share};
 use crate::network::OwnFile;
@@ -41,6 +42,8 @@ pub struct Spec {
     pub namespaces: NamespaceOptions,
     /// What the root holds beside its own files.
     pub volumes: VolumeOptions,
+    /// Who its users are, where it has a user namespace that is made with it.
+    pub id_maps: Option<IdMaps>,
     /// Ports of this machine that lead into it.
     pub published: Vec<Published>,
     /// Files in `/etc` of its own.
@@ -144,6 +147,7 @@ impl Spec {
         volumes.check()?;
         let (cgroups, joins) = (None, Vec::new());
         let published = network.publish;
+        let id_maps = namespaces.id_maps()?;
         Ok(Spec {
             root,
             command,
@@ -152,6 +156,7 @@ impl Spec {
             hostname,
             namespaces,
             volumes,
+            id_maps,
             published,
             files,
             terminal,

@@ -28,6 +28,8 @@ pub enum Action {
     JoinCgroup(PathBuf),
     /// Enter a container that runs.
     Join(Rc<Target>),
+    /// Become root of the user namespace, whose ids the launcher has mapped.
+    BecomeRoot,
     /// Cut off mount propagation to the host.
     Isolate,
     /// Make the container's cgroups the root of what it sees of them.
@@ -134,6 +136,7 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
     let shared: Vec<_> = spec.volumes.volume.iter().filter(is_shared).collect();
     let mut steps = join_cgroups(&spec.joins);
     steps.extend(shared.iter().map(|volume| must(Action::OpenShared((*volume).clone()))));
+    steps.extend(spec.id_maps.is_some().then(|| must(Action::BecomeRoot)));
     steps.push(must(Action::Isolate));
     steps.extend(spec.namespaces.clocks().map(|offsets| must(Action::Clocks(offsets))));
     if spec.namespaces.net != Network::Host {
@@ -383,6 +386,7 @@ impl Action {
                 format!("put the container into the cgroup {}", cgroup.display())
             }
             Action::Join(_) => "enter the container".into(),
+            Action::BecomeRoot => "become root of the container's user namespace".into(),
             Action::Isolate => "separate the container's mounts from the host's".into(),
             Action::IsolateCgroups => "separate the container's cgroups from the host's".into(),
             Action::ShowCgroups(_) => "show the container its cgroups".into(),
@@ -439,6 +443,9 @@ impl Action {
                 Some("the directory is missing and the root is read-only; make it there first")
             }
             (Action::Mount(_) | Action::Bind(_), Errno::ENOTDIR) => Some("something else has that name in the root"),
+            (Action::BindRoot(_), Errno::EACCES) => Some(
+                "the container's root, an ordinary user of this machine, has to get there: see the modes of the directories above",
+            ),
             (Action::Clocks(_), Errno::EINVAL) => Some("this kernel has no time namespaces; leave the option out"),
             (Action::Clocks(_), Errno::ERANGE) => Some("a clock would go below zero, or too far"),
             (Action::OpenShared(_), Errno::EINVAL) => Some(

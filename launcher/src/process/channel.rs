@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, shutdown, socketpair,
@@ -66,6 +67,13 @@ impl Channel {
     /// Says that there is nothing more to say. What the other side says is still heard.
     pub(crate) fn finish(&self) -> Result<(), Errno> {
         shutdown(&self.0, Shutdown::Write).map_err(errno)
+    }
+
+    /// Whether nobody has the other end any more.
+    pub(crate) fn is_closed(&self) -> Result<bool, Errno> {
+        let mut source = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
+        poll(&mut source, PollTimeout::ZERO)?;
+        Ok(source.iter().any(|source| source.any().unwrap_or(true)))
     }
 
     /// Waits for a message; `None` when the other end is closed.
@@ -181,7 +189,7 @@ mod tests {
         drop(child);
         assert!(matches!(parent.receive(), Ok(Some(Message::Mounted))));
         assert!(matches!(parent.receive(), Ok(None)));
-        assert_eq!(parent.send(&Message::Go), Err(Errno::EPIPE));
+        assert_eq!((parent.is_closed(), parent.send(&Message::Go)), (Ok(true), Err(Errno::EPIPE)));
     }
 
     #[test]
@@ -189,6 +197,7 @@ mod tests {
         let (parent, child) = Channel::pair().unwrap();
         parent.send(&Message::Go).unwrap();
         parent.finish().unwrap();
+        assert_eq!(child.is_closed(), Ok(false));
         child.send(&Message::Full).unwrap();
         assert!(matches!(child.receive(), Ok(Some(Message::Go))));
         assert!(matches!(child.receive(), Ok(None)));

@@ -12,6 +12,7 @@ fn spec(root: Root) -> Spec {
         hostname: Some("box".into()),
         namespaces: NamespaceOptions::default(),
         volumes: VolumeOptions::default(),
+        id_maps: None,
         published: Vec::new(),
         files: Vec::new(),
         terminal: None,
