@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use harness::mount::finish;
+use harness::rootless::{self, Way};
 use harness::sandbox::{self, Sandbox, run};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::Pid;
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 const HYBRID: &str = "/sys/fs/cgroup/unified";
@@ -56,6 +59,8 @@ impl<'a> Podman<'a> {
         let at = store.display();
         let program = sandbox.path().join("fuse-overlayfs");
         let mut storage = format!("[storage]\ndriver=\"overlay\"\ngraphroot=\"{at}/graph\"\nrunroot=\"{at}/run\"\n");
+        // of ordinary users it says so by another word
+        storage += &format!("rootless_storage_path=\"{at}/graph\"\n");
         if driver != Driver::Kernel {
             storage += &format!("[storage.options.overlay]\nmount_program=\"{}\"\n", program.display());
         }
@@ -81,6 +86,7 @@ impl<'a> Podman<'a> {
             .env("CONTAINERS_STORAGE_CONF", self.store().join("storage.conf"))
             .env("CONTAINERS_CONF", self.store().join("containers.conf"))
             .env("TMPDIR", self.store().join("tmp"))
+            .env("HOME", self.store())
             .current_dir(self.sandbox.path());
         command
     }
@@ -96,7 +102,8 @@ impl<'a> Podman<'a> {
     /// Runs a shell in a container.
     #[track_caller]
     fn shell(&self, options: &[&str], image: &str, script: &str) -> String {
-        let fixed = ["run", "--network", "none", "--cgroup-parent", &self.parent];
+        let group: &[&str] = if rootless::inside().is_none() { &["--cgroup-parent", &self.parent] } else { &[] };
+        let fixed = [&["run", "--network", "none"], group].concat();
         self.call(&[&fixed[..], &LIMITS, options, &[image, "sh", "-c", script]].concat())
     }
 
@@ -106,7 +113,12 @@ impl<'a> Podman<'a> {
         fs::write(context.join("Containerfile"), file).unwrap();
         // it is the container's own group, which must have no others in it
         let group = format!("{}-build", self.parent);
-        let fixed = ["build", "-q", "--network", "none", "--cgroup-parent", &group];
+        let isolation: &[&str] = match rootless::inside() {
+            None => &["--network", "none", "--cgroup-parent", &group],
+            // without a namespace for the network, which takes more than is everywhere
+            Some(_) => &["--isolation", "chroot"],
+        };
+        let fixed = [&["build", "-q"], isolation].concat();
         self.call(&[&fixed[..], &LIMITS, options, &[context.to_str().unwrap()]].concat());
     }
 
@@ -137,6 +149,10 @@ impl Drop for Podman<'_> {
         for words in [&["rm", "-a", "-f", "-t", "0"][..], &["rmi", "-a", "-f"]] {
             finish(&mut self.command(words));
         }
+        if rootless::inside().is_some() {
+            end_pause(&self.store().join("tmp"));
+            return;
+        }
         let root = Path::new("/sys/fs/cgroup");
         let hierarchies = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
         for hierarchy in hierarchies.chain([root.to_owned()]) {
@@ -144,6 +160,12 @@ impl Drop for Podman<'_> {
             remove_groups(&hierarchy.join(format!("{}-build", self.parent)));
         }
     }
+}
+
+/// Ends the process that keeps an ordinary user's namespaces for the next call of podman.
+fn end_pause(tmp: &Path) {
+    let number = fs::read_to_string(tmp.join("pause.pid")).unwrap();
+    kill(Pid::from_raw(number.trim().parse().unwrap()), Signal::SIGKILL).unwrap();
 }
 
 /// Removes a control group and those in it, where there is one.
@@ -220,18 +242,25 @@ fn prepare(sandbox: &Sandbox) -> bool {
             return false;
         }
     }
-    if Path::new(HYBRID).join("cgroup.controllers").exists() {
-        umount2(HYBRID, MntFlags::MNT_DETACH).unwrap();
+    if rootless::inside().is_none() {
+        leave_hybrid();
+        let null = sandbox.path().join("null");
+        mknod(&null, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3)).unwrap();
+        fs::set_permissions(&null, PermissionsExt::from_mode(0o666)).unwrap();
+        mount(Some(&null), "/dev/null", None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
     }
-    let null = sandbox.path().join("null");
-    mknod(&null, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3)).unwrap();
-    fs::set_permissions(&null, PermissionsExt::from_mode(0o666)).unwrap();
-    mount(Some(&null), "/dev/null", None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
     symlink(BIN, sandbox.path().join("fuse-overlayfs")).unwrap();
     make_root(&sandbox.path().join("root"));
     fs::create_dir(sandbox.path().join("context")).unwrap();
     fs::write(sandbox.path().join("context/hello"), "hello").unwrap();
     true
+}
+
+/// crun refuses two kinds of control groups at a time.
+fn leave_hybrid() {
+    if Path::new(HYBRID).join("cgroup.controllers").exists() {
+        umount2(HYBRID, MntFlags::MNT_DETACH).unwrap();
+    }
 }
 
 /// A root file system of busybox alone, and its archive beside it.
@@ -256,14 +285,18 @@ fn make_root(root: &Path) {
         fs::write(root.join(file), content).unwrap();
     }
     fs::set_permissions(root.join("tmp"), PermissionsExt::from_mode(0o1777)).unwrap();
-    chown(root.join("data/a"), Some(7), Some(8)).unwrap();
-    run(Command::new("tar").arg("-C").arg(root).args(["-c", "-f"]).arg(root.with_extension("tar")).arg("."));
+    let mut tar = Command::new("tar");
+    match rootless::inside() {
+        None => chown(root.join("data/a"), Some(7), Some(8)).unwrap(),
+        Some(_) => drop(tar.args(["--owner=root:0", "--group=root:0"])),
+    }
+    run(tar.arg("-C").arg(root).args(["-c", "-f"]).arg(root.with_extension("tar")).arg("."));
 }
 
-/// Imports, and builds an image of a layer for each step.
-fn build(podman: &Podman<'_>) {
+/// Imports, and builds an image, of a layer for each step or of one for all.
+fn build(podman: &Podman<'_>, layers: &str) {
     podman.call(&["import", "-q", "root.tar", "base"]);
-    podman.build(&["--layers", "-t", "built"], &format!("FROM localhost/base\n{}\n", STEPS.join("\n")));
+    podman.build(&[layers, "-t", "built"], &format!("FROM localhost/base\n{}\n", STEPS.join("\n")));
 }
 
 #[test]
@@ -274,8 +307,8 @@ fn each_layer_of_a_build_holds_what_overlayfs_makes_of_it() {
     }
     let kernel = Podman::new(&sandbox, "kernel", Driver::Kernel);
     let ours = Podman::new(&sandbox, "ours", Driver::Ours);
-    build(&kernel);
-    build(&ours);
+    build(&kernel, "--layers");
+    build(&ours, "--layers");
     let (expected, found) = (kernel.states("built"), ours.states("built"));
     assert_eq!(expected.len(), 1 + STEPS.len());
     assert_eq!(found.len(), expected.len());
@@ -286,6 +319,36 @@ fn each_layer_of_a_build_holds_what_overlayfs_makes_of_it() {
     assert_eq!(last["etc/linked"], "-rw-r--r-- 33/34 30 also etc/linked");
     assert_eq!((last["root/fifo"].as_str(), last["empty"].as_str()), ("prw-r----- 0/0 0", "drwxrws--- 0/0 0"));
     assert!(!last.contains_key("opt/dir/new") && last["opt/dir"].starts_with('-'));
+}
+
+#[test]
+fn ordinary_users_build_run_and_commit() {
+    const NAME: &str = "ordinary_users_build_run_and_commit";
+    if rootless::inside().is_none() {
+        let Some(_sandbox) = sandbox::enter() else { return };
+        leave_hybrid();
+        // in a namespace of its own below this one
+        assert!(!rootless::again(Way::Fusermount, NAME));
+        return;
+    }
+    let Some(sandbox) = sandbox::enter() else { return };
+    if !prepare(&sandbox) {
+        return;
+    }
+    let podman = Podman::new(&sandbox, "ours", Driver::Ours);
+    build(&podman, "--layers=false");
+    let script = "rm /moved/deep/b; echo z > /opt/z; chown 5:6 /opt/z; mkdir -p /srv/new; ls /moved/deep";
+    assert_eq!(podman.shell(&["--name", "one"], "built", script), "");
+    podman.call(&["commit", "-q", "one", "two"]);
+    let states = podman.states("two");
+    let last = states.last().unwrap();
+    assert_eq!(last["etc/linked"], "-rw-r--r-- 33/34 30 also etc/linked");
+    assert_eq!((&*last["opt/z"], &*last["empty"]), ("-rw-r--r-- 5/6 2", "drwxrws--- 0/0 0"));
+    assert!(!last.contains_key("moved/deep/b") && last.contains_key("moved/deep"), "{last:?}");
+    assert_eq!(
+        podman.shell(&["--rm"], "two", "stat -c %u:%g:%a /opt/z /tmp /etc/linked"),
+        "5:6:644\n0:0:1777\n33:34:644"
+    );
 }
 
 #[test]
