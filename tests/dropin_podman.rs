@@ -41,6 +41,8 @@ enum Driver {
     Ours,
     /// Ours, with owners and modes kept in an attribute.
     Masked,
+    /// fuse-overlayfs as Debian has it.
+    Debians,
 }
 
 /// podman with a storage of its own.
@@ -57,7 +59,10 @@ impl<'a> Podman<'a> {
             fs::create_dir_all(store.join(dir)).unwrap();
         }
         let at = store.display();
-        let program = sandbox.path().join("fuse-overlayfs");
+        let program = match driver {
+            Driver::Debians => PathBuf::from("/usr/bin/fuse-overlayfs"),
+            _ => sandbox.path().join("fuse-overlayfs"),
+        };
         let mut storage = format!("[storage]\ndriver=\"overlay\"\ngraphroot=\"{at}/graph\"\nrunroot=\"{at}/run\"\n");
         // of ordinary users it says so by another word
         storage += &format!("rootless_storage_path=\"{at}/graph\"\n");
@@ -390,6 +395,71 @@ fn containers_run_are_changed_and_committed() {
     podman.build(&["--squash-all", "-t", "flat"], "FROM localhost/two\nRUN rm /opt/dir/given\n");
     let [flat] = &podman.states("flat")[..] else { panic!("one layer") };
     assert!(flat.contains_key("opt/dir/z") && !flat.contains_key("opt/dir/given"));
+}
+
+/// All that stands below a directory, and what files hold.
+fn tree(root: &Path) -> State {
+    let told = finish(Command::new("find").arg(root).args(["-mindepth", "1", "-printf", "%P\t%y %m %U:%G %n %l\n"]));
+    assert_eq!((told.status, &*told.stderr), (Some(0), ""));
+    let entry = |line: &str| {
+        let (path, about) = line.split_once('\t').unwrap();
+        let content = if about.starts_with('f') { fs::read(root.join(path)).unwrap() } else { Vec::new() };
+        (path.to_owned(), format!("{about} {} {:?}", content.len(), content.get(..16).unwrap_or(&content)))
+    };
+    told.stdout.lines().map(entry).collect()
+}
+
+#[test]
+fn a_store_of_fuse_overlayfs_is_read_and_given_back() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    if !prepare(&sandbox) {
+        return;
+    }
+    // both of one store
+    let ours = Podman::new(&sandbox, "store", Driver::Ours);
+    let ours_conf = fs::read_to_string(ours.store().join("storage.conf")).unwrap();
+    let debians = Podman::new(&sandbox, "store", Driver::Debians);
+    let debians_conf = fs::read_to_string(ours.store().join("storage.conf")).unwrap();
+    let changed = |conf: &str, change: &dyn Fn(&Path)| {
+        fs::write(ours.store().join("storage.conf"), conf).unwrap();
+        let at = PathBuf::from(ours.call(&["mount", "one"]));
+        change(&at);
+        let seen = tree(&at);
+        ours.call(&["umount", "one"]);
+        seen
+    };
+    debians.call(&["import", "-q", "root.tar", "base"]);
+    debians.call(&["create", "--name", "one", "base", "sh"]);
+    let theirs = changed(&debians_conf, &|at| {
+        fs::remove_dir_all(at.join("opt/dir")).unwrap();
+        fs::create_dir(at.join("opt/dir")).unwrap();
+        fs::write(at.join("opt/dir/z"), "z").unwrap();
+        fs::remove_file(at.join("srv/file")).unwrap();
+        fs::write(at.join("etc/group"), "changed").unwrap();
+    });
+    assert!(theirs.contains_key("opt/dir/z") && !theirs.contains_key("opt/dir/a") && !theirs.contains_key("srv/file"));
+    assert_eq!(without_links(&changed(&ours_conf, &|_| {})), without_links(&theirs));
+    let more = changed(&ours_conf, &|at| {
+        fs::remove_dir_all(at.join("data")).unwrap();
+        fs::create_dir(at.join("data")).unwrap();
+        fs::write(at.join("data/new"), "new").unwrap();
+        fs::remove_file(at.join("opt/dir/z")).unwrap();
+        fs::write(at.join("srv/file"), "again").unwrap();
+        fs::remove_file(at.join("etc/group")).unwrap();
+    });
+    assert!(more.contains_key("data/new") && !more.contains_key("data/a") && !more.contains_key("etc/group"));
+    assert_eq!(without_links(&changed(&debians_conf, &|_| {})), without_links(&more));
+    assert_eq!(without_links(&changed(&ours_conf, &|_| {})), without_links(&more));
+}
+
+/// Without the link counts of directories, of which each says what it likes.
+fn without_links(tree: &State) -> State {
+    let mut tree = tree.clone();
+    for told in tree.values_mut().filter(|told| told.starts_with('d')) {
+        let words: Vec<&str> = told.split(' ').collect();
+        *told = words[..3].join(" ");
+    }
+    tree
 }
 
 #[test]
