@@ -177,7 +177,8 @@ fn without_an_upper_directory_nothing_changes_and_the_former_upper_hides_what_it
 fn unknown_options_are_told_of_once_and_ignored() {
     let Some(ground) = Ground::new() else { return };
     let known = "nofail,_netdev,x-systemd.automount,comment=a,fast_ino=1,noacl,static_nlink,xino=off,redirect_dir=off,\
-                 metacopy=off,index=off,userxattr,shared,auto_unmount,max_read=131072,timeout=1000000000,clone_fd";
+                 metacopy=off,index=off,userxattr,shared,auto_unmount,max_read=131072,timeout=1000000000,clone_fd,\
+                 context=\"system_u:object_r:container_file_t:s0:c1,c2\"";
     ground.mount(&format!("lowerdir=l2,{known}"));
     ground.umount();
     let outcome = ground.call(["-o", "lowerdir=l2,bogus,bogus=2", "-o", "other=3", "m"]);

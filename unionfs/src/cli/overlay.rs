@@ -30,6 +30,9 @@ const HELPERS: &[&str] = &["mount.fuse-overlayfs", "mount.fuse.fuse-overlayfs"];
 /// What scripts look for, in the form in which fuse-overlayfs tells it: what this is no worse than.
 const EQUIVALENT: &str = "2.0.0";
 
+/// Where SELinux is at work.
+const SELINUX: &str = "/sys/fs/selinux/enforce";
+
 const HELP: &str = "\
 usage: fuse-overlayfs [-f] [-d] -o lowerdir=DIR[:DIR]...[,upperdir=DIR,workdir=DIR][,OPTION]... [SOURCE] MOUNTPOINT
 
@@ -136,7 +139,8 @@ fn request(overlay: Overlay, target: OsString, as_fuse_overlayfs: bool) -> Resul
         options,
         flags: overlay.flags(),
         allow_other: overlay.words.allow_other || geteuid().is_root(),
-        labels: overlay.labels,
+        // without SELinux the kernel takes none
+        labels: overlay.labels.into_iter().filter(|_| Path::new(SELINUX).exists()).collect(),
         stacks: true,
     })
 }
