@@ -409,7 +409,7 @@ fn daemon_of(running: &Running) -> Pid {
 fn the_unions_daemon_shares_the_cpu_and_has_a_bound_of_its_own() {
     let Some(sandbox) = sandbox::enter() else { return };
     let mut command = Command::new(RLAUNCH);
-    let script = format!("dd if=/dev/zero of=big bs=1M count=100 2> /dev/null; {STAY}");
+    let script = format!("dd if=/dev/zero of=big bs=1M count=72 2> /dev/null; {STAY}");
     command.args(["-m", "64m", "--cpus", "0.9", "--pids-limit", "50", "sh", "-c", &script]).current_dir(sandbox.path());
     let running = Running::start(&mut command);
     let (init, daemon) = (init_of(&running), daemon_of(&running));

@@ -129,10 +129,13 @@ fn a_users_container_is_entered_paused_counted_changed_and_stopped() {
     let test = "a_users_container_is_entered_paused_counted_changed_and_stopped";
     let Some(tree) = as_user(test, ALL) else { return };
     let tree = Recorded(tree);
-    let rlaunch = |arguments: &[&str]| finish(Command::new(RLAUNCH).args(arguments));
-    let started = finish(&mut with(&tree, &["-d", "--name", "mine", "-m", "64m", "--pids-limit", "20"], STAY));
-    assert_eq!(printed(started), "mine\n");
-    let group = delegated().join("rlaunch/mine");
+    // What is kept of it belongs to the user as well.
+    let home = tree.beside("data");
+    let rlaunch = |arguments: &[&str]| finish(Command::new(RLAUNCH).args(arguments).env("XDG_DATA_HOME", &home));
+    let options = ["-d", "--name", "mine", "-m", "64m", "--pids-limit", "20"];
+    assert_eq!(printed(finish(with(&tree, &options, STAY).env("XDG_DATA_HOME", &home))), "mine\n");
+    let record: serde_json::Value = serde_json::from_str(&printed(rlaunch(&["inspect", "mine"]))).expect("JSON");
+    let group = delegated().join("rlaunch").join(record["id"].as_str().expect("an id"));
     let file = |name: &str| fs::read_to_string(group.join(name)).expect("read a file of the cgroup").trim().to_owned();
     assert_eq!(printed(rlaunch(&["exec", "mine", "cat", "/proc/self/cgroup"])), "0::/\n");
     let cgroup = printed(rlaunch(&["exec", "mine", "cat", "/sys/fs/cgroup/memory.max"]));
