@@ -260,3 +260,28 @@ fn a_root_that_only_its_owner_may_use_says_so_to_other_users() {
         }
     }
 }
+
+#[test]
+fn root_alone_gives_files_to_others_without_effect() {
+    if !again(Way::Fusermount, "root_alone_gives_files_to_others_without_effect") {
+        return;
+    }
+    let tree = Tree::new().expect("it can run");
+    let script =
+        "cd /; touch f; ln -s f l; chown 3 f && chown :4 f && chown 3:4 f && chown -h 3:4 l && stat -c %u:%g f l
+        chown 0:0 f && chown 0 missing; chmod 4755 f && stat -c %a f; grep Seccomp: /proc/self/status";
+    let outcome = alone(tree.rlaunch().args(["sh", "-c", script]));
+    assert!(outcome.stderr.contains("chown: missing: No such file"), "{outcome:?}");
+    assert_eq!(output(outcome), "0:0\n0:0\n4755\nSeccomp:\t2\n");
+    // Who wants to know it gets the kernel's answer.
+    let plain = alone(tree.rlaunch().args(["--security-opt=seccomp=unconfined", "sh", "-c", "chown 3 /f"]));
+    assert!(plain.stderr.contains("Invalid argument"), "{plain:?}");
+    // A further command is not told otherwise.
+    let mut command = tree.rlaunch();
+    command.args(["--name", "alone", "--rm", "sh", "-c", "echo ready; while :; do sleep 0.1; done"]);
+    let home = tree.beside("home");
+    let _running = launch::Running::start(command.env("PATH", NO_HELPERS).env("XDG_DATA_HOME", &home));
+    let mut further = Command::new(RLAUNCH);
+    further.args(["exec", "alone", "sh", "-c", "chown 3:4 /f && stat -c %u:%g /f"]).env("XDG_DATA_HOME", &home);
+    assert_eq!(printed(finish(&mut further)), "0:0\n");
+}

@@ -62,8 +62,12 @@ impl Place {
         let fields = "Version: 1\nArchitecture: all\nMaintainer: nobody <a@example.org>\nDescription: a test\n";
         fs::write(package.join("DEBIAN/control"), format!("Package: {PACKAGE}\n{fields}")).expect("make a package");
         fs::write(package.join("opt/runionfs-work/file"), "of the package\n").expect("make a package");
+        // Debian's user games and group mail.
+        let shared = package.join("opt/runionfs-work/shared");
+        fs::write(&shared, "").expect("make a package");
+        run(Command::new("sh").args(["-ec", "chown 5:8 \"$1\"; chmod 2755 \"$1\"", "sh"]).arg(&shared));
         let deb = self.path("package.deb");
-        run(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&package).arg(deb));
+        run(Command::new("dpkg-deb").arg("--build").arg(&package).arg(deb));
     }
 
     /// The one that was made for this process.
@@ -99,6 +103,7 @@ with tempfile.TemporaryDirectory(dir=".") as place:
 print(sqlite3.connect("base").execute("select sum(x) from t").fetchone()[0])'
             apt-get -q -y --no-install-recommends install "$2/package.deb" > apt.log 2>&1 || { cat apt.log; exit 1; }
             cat /opt/runionfs-work/file
+            stat -c %u:%g:%a /opt/runionfs-work/shared
             dpkg-query --show --showformat '${db:Status-Status}\n' "$3"
             apt-get -q -y purge "$3" >> apt.log 2>&1
             test ! -e /opt/runionfs-work
@@ -120,11 +125,12 @@ print(sqlite3.connect("base").execute("select sum(x) from t").fetchone()[0])'
     }
 
     /// Does the work, and sees to it that nothing of it reaches the machine.
-    fn check(&self, path: &str) {
+    fn check(&self, path: &str, owner: &str) {
         let (before, table) = (self.snapshots(), mounts());
         let outcome = self.work(path);
         assert_eq!(outcome.status, Some(0), "{outcome:?}");
-        assert_eq!(outcome.stdout, "two\none\nbuilt small\n4950\nof the package\ninstalled\n", "{outcome:?}");
+        let expected = format!("two\none\nbuilt small\n4950\nof the package\n{owner}:2755\ninstalled\n");
+        assert_eq!(outcome.stdout, expected, "{outcome:?}");
         for (before, after) in before.iter().zip(&self.snapshots()) {
             before.assert_same(after, Exactness::Untouched, "work in a copy has reached the machine");
         }
@@ -158,7 +164,7 @@ fn work_of_root_in_a_copy_stays_there() {
     let place = Place::make(&sandbox, 0);
     let packages = || Snapshot::take(Path::new("/var/lib/dpkg"));
     let before = packages();
-    place.check(PATH);
+    place.check(PATH, "5:8");
     before.assert_same(&packages(), Exactness::Equal, "the machine's packages");
 }
 
@@ -176,8 +182,7 @@ fn work_of_a_user_in_a_copy_stays_there() {
         return;
     }
     let place = Place::found();
-    // With further ids, and alone.
-    for path in [&std::env::var("PATH").expect("a path"), "/usr/lib"] {
-        place.check(path);
-    }
+    place.check(&std::env::var("PATH").expect("a path"), "5:8");
+    // Without helpers for further ids, there is nobody to whom files could be given.
+    place.check("/usr/lib", "0:0");
 }

@@ -34,6 +34,7 @@ pub(crate) use paths::READ_ONLY;
 pub(crate) use recorded::Further;
 pub use recorded::Recorded;
 pub use rlimits::Limit;
+use seccomp::Exception;
 pub use seccomp::Filter;
 pub(crate) use seccomp::Instruction;
 pub use user::{Account, Wanted as WantedUser};
@@ -169,6 +170,8 @@ pub struct Surroundings {
     pub devices: Vec<HostDevice>,
     /// Paths to hide.
     pub masked: Vec<PathBuf>,
+    /// Whether there is one user only, so that nothing can be given to another.
+    pub is_alone: bool,
 }
 
 impl Surroundings {
@@ -193,6 +196,7 @@ impl Surroundings {
             variables: environment::variables(&options.env_file, &options.env, lookup)?,
             devices: options.device.iter().map(devices::Wanted::observe).collect::<Result<_, _>>()?,
             masked: if options.privileged { Vec::new() } else { paths::masked() },
+            is_alone: user::is_alone("self").doing("look at the users that there are")?,
         })
     }
 }
@@ -270,6 +274,7 @@ impl Confinement {
         let (bounding, nodes) = bounding_set(options, surroundings);
         let added = options.cap_add.iter().fold(Capabilities::NONE, |all, one| all.with(*one));
         let shares_terminal = !gets_terminal && (streams.input || streams.output || streams.error);
+        let exceptions = Exception::all(shares_terminal, surroundings.is_alone);
         let names_home = surroundings.variables.iter().any(|(name, _)| name == "HOME");
         let no_new_privileges = options.security_opt.iter().rev().find_map(|option| match option {
             SecurityOption::NoNewPrivileges(on) => Some(*on),
@@ -279,7 +284,7 @@ impl Confinement {
             bounding,
             ambient: added.and(bounding),
             no_new_privileges: no_new_privileges.unwrap_or(!privileged),
-            filtering: filtering(options, surroundings, bounding, shares_terminal)?,
+            filtering: filtering(options, surroundings, bounding, exceptions)?,
             user: options.user.clone(),
             groups: options.group_add.clone(),
             names_home,
@@ -402,9 +407,9 @@ fn filtering(
     options: &ConfineOptions,
     surroundings: &Surroundings,
     bounding: Capabilities,
-    shares_terminal: bool,
+    exceptions: Vec<Exception>,
 ) -> Result<Filtering, Failure> {
-    let docker = Filter::docker(bounding, shares_terminal);
+    let docker = Filter::docker(bounding, exceptions);
     let last = options.security_opt.iter().rev().find(|option| option.is_about_the_filter());
     Ok(match (last, &surroundings.profile) {
         (Some(SecurityOption::FilterFile(_)), Some((path, text))) => {

@@ -6,7 +6,7 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Account, Capabilities, Confinement, Filter, Filtering, Limit, WantedUser, rlimits};
+use super::{Account, Capabilities, Confinement, Exception, Filter, Filtering, Limit, WantedUser, rlimits, user};
 use crate::failure::{Doing as _, Failure};
 use crate::host::StandardStreams;
 
@@ -85,7 +85,7 @@ impl Recorded {
             nodes: Capabilities::NONE,
             ambient: self.ambient.and(bounding),
             no_new_privileges: self.no_new_privileges,
-            filtering: self.filtering(bounding, &further),
+            filtering: self.filtering(bounding, &further, user::is_alone(&init.to_string()).doing(doing)?),
             user: further.user.or_else(|| self.user.clone()),
             groups: self.groups.clone(),
             names_home: self.names_home || further.names_home,
@@ -103,9 +103,10 @@ impl Recorded {
         Ok(confinement)
     }
 
-    fn filtering(&self, bounding: Capabilities, further: &Further) -> Filtering {
+    fn filtering(&self, bounding: Capabilities, further: &Further, is_alone: bool) -> Filtering {
         let StandardStreams { input, output, error } = further.streams;
-        let docker = || Filter::docker(bounding, !further.gets_terminal && (input || output || error));
+        let shares_terminal = !further.gets_terminal && (input || output || error);
+        let docker = || Filter::docker(bounding, Exception::all(shares_terminal, is_alone));
         match &self.filter {
             RecordedFilter::Nothing => Filtering::Nothing,
             RecordedFilter::Docker => Filtering::Docker(docker()),

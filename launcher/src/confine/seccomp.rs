@@ -31,6 +31,8 @@ pub(crate) enum Answer {
     KillProcess,
 }
 
+/// The call is not made, and its caller sees it succeed.
+const DONE: Answer = Answer::Errno(0);
 const EPERM: Answer = Answer::Errno(nix::libc::EPERM as u16);
 const ENOSYS: Answer = Answer::Errno(nix::libc::ENOSYS as u16);
 
@@ -107,6 +109,24 @@ impl Architecture {
     pub(crate) const FAMILY: &'static [Architecture] = &[Architecture::Aarch64];
 }
 
+/// What is different from docker's list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exception {
+    /// The command has the caller's terminal, and may not type into it.
+    Terminal,
+    /// There is nobody but root. Files that are given to others stay root's, and whoever gives them is told that it is done:
+    /// the kernel itself would refuse it, and with it most packages.
+    Owners,
+}
+
+impl Exception {
+    /// Those that hold.
+    pub(crate) fn all(shares_terminal: bool, is_alone: bool) -> Vec<Exception> {
+        let all = [(shares_terminal, Exception::Terminal), (is_alone, Exception::Owners)];
+        all.into_iter().filter(|(holds, _)| *holds).map(|(_, exception)| exception).collect()
+    }
+}
+
 /// A filter as the kernel takes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
@@ -115,11 +135,13 @@ pub struct Filter {
 
 impl Filter {
     /// docker's list, for a process that has these capabilities.
-    pub(crate) fn docker(capabilities: Capabilities, shares_terminal: bool) -> Filter {
+    pub(crate) fn docker(capabilities: Capabilities, exceptions: impl IntoIterator<Item = Exception>) -> Filter {
         let mut profile = default::profile(capabilities);
-        if shares_terminal {
-            profile.rules.splice(0..0, default::keep_out_of_the_terminal());
-        }
+        let rules = exceptions.into_iter().flat_map(|exception| match exception {
+            Exception::Terminal => default::keep_out_of_the_terminal(),
+            Exception::Owners => default::keep_owners(),
+        });
+        profile.rules.splice(0..0, rules);
         Filter::of(&profile)
     }
 

@@ -184,6 +184,18 @@ pub(crate) fn home_variable(home: &CString) -> Option<CString> {
     CString::new([b"HOME=", home.as_bytes()].concat()).ok()
 }
 
+/// Whether a process is in a user namespace with a single user.
+pub(super) fn is_alone(process: &str) -> std::io::Result<bool> {
+    Ok(has_one_user(&std::fs::read_to_string(format!("/proc/{process}/uid_map"))?))
+}
+
+/// One line of three numbers: the first user inside, the one outside, and how many follow; see user_namespaces(7).
+fn has_one_user(map: &str) -> bool {
+    let mut lines = map.lines();
+    let count = lines.next().and_then(|line| line.split_whitespace().nth(2));
+    lines.next().is_none() && count == Some("1")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,6 +236,14 @@ mod tests {
         }
         for text in ["", ":", "0:", ":0", "a:b:c"] {
             assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn one_user_is_a_single_line_for_one() {
+        assert!(has_one_user("         0       1000          1\n"));
+        for map in ["", "0 0 4294967295\n", "0 1000 1\n1 100000 65536\n", "0 1000 10\n"] {
+            assert!(!has_one_user(map), "{map}");
         }
     }
 }

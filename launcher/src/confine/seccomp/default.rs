@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use nix::libc;
 
-use super::{Answer, Comparison, Condition, ENOSYS, EPERM, Profile, Rule};
+use super::{Answer, Comparison, Condition, DONE, ENOSYS, EPERM, Profile, Rule};
 use crate::confine::capabilities::Capabilities;
 
 /// Allowed to everybody. Not here, though docker's newest lists have them: keyrings (add_key, keyctl, request_key), which
@@ -99,9 +99,21 @@ pub(super) fn profile(capabilities: Capabilities) -> Profile {
 }
 
 /// For a command that has the caller's terminal: it may not type into that (CVE-2017-5226).
-pub(super) fn keep_out_of_the_terminal() -> [Rule; 2] {
+pub(super) fn keep_out_of_the_terminal() -> Vec<Rule> {
     let refuse = |request| when("ioctl", 1, WORD, Comparison::Equal, request, EPERM);
-    [refuse(libc::TIOCSTI), refuse(libc::TIOCLINUX)]
+    vec![refuse(libc::TIOCSTI), refuse(libc::TIOCLINUX)]
+}
+
+/// For a command that is root without anybody else: giving a file to others is done without doing anything. What is
+/// given to root, or to nobody new, is the kernel's to answer.
+pub(super) fn keep_owners() -> Vec<Rule> {
+    // Which argument the owner is; the group is the next.
+    const CALLS: [(&str, u8); 2] = [("chown fchown lchown chown32 fchown32 lchown32", 1), ("fchownat", 2)];
+    let rule = |names: &'static str, argument| {
+        let is_not = |value| Condition { argument, mask: WORD, comparison: Comparison::NotEqual, value };
+        Rule { conditions: vec![is_not(0), is_not(WORD)], answer: DONE, ..allow(names) }
+    };
+    CALLS.iter().flat_map(|(names, owner)| [rule(names, *owner), rule(names, owner + 1)]).collect()
 }
 
 fn allow(names: &'static str) -> Rule {

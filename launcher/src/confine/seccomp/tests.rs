@@ -61,13 +61,13 @@ fn the_search_by_halves_finds_what_a_search_one_by_one_finds() {
 
 #[test]
 fn a_program_is_short_enough_for_the_kernel_and_for_a_fast_start() {
-    let program = Filter::docker(Capabilities::docker(), true).program;
+    let program = Filter::docker(Capabilities::docker(), [Exception::Terminal, Exception::Owners]).program;
     assert!(program.len() < 800, "{}", program.len());
 }
 
 #[test]
 fn what_leads_out_of_a_container_is_refused_and_what_is_new_is_missing() {
-    let filter = Filter::docker(Capabilities::docker(), false);
+    let filter = Filter::docker(Capabilities::docker(), []);
     for name in [
         "mount",
         "umount2",
@@ -111,7 +111,7 @@ fn what_leads_out_of_a_container_is_refused_and_what_is_new_is_missing() {
 
 #[test]
 fn capabilities_open_their_calls() {
-    let filter = |name| Filter::docker(Capabilities::named(name), false);
+    let filter = |name| Filter::docker(Capabilities::named(name), []);
     for (capability, call) in
         [("SYS_ADMIN", "mount"), ("SYS_ADMIN", "clone3"), ("SYS_TIME", "clock_settime"), ("BPF", "bpf")]
     {
@@ -122,7 +122,7 @@ fn capabilities_open_their_calls() {
 
 #[test]
 fn arguments_are_looked_at() {
-    let filter = Filter::docker(Capabilities::docker(), true);
+    let filter = Filter::docker(Capabilities::docker(), [Exception::Terminal]);
     let with = |name, index: usize, value: u64| {
         let mut arguments = NONE;
         arguments[index] = value;
@@ -184,10 +184,33 @@ fn rules_are_tried_in_order_and_all_conditions_of_one_must_hold() {
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn programs_of_other_architectures_get_their_own_numbers_or_nothing() {
-    let filter = Filter::docker(Capabilities::docker(), false);
+    let filter = Filter::docker(Capabilities::docker(), []);
     let i386 = |number| run(&filter.program, Architecture::I386.mark(), number, NONE);
     assert_eq!(i386(3), ALLOW, "read");
     assert_eq!(i386(21), REFUSE, "mount");
     assert_eq!(run(&filter.program, Architecture::X86_64.mark(), 0x4000_0000, NONE), MISSING, "x32");
     assert_eq!(run(&filter.program, Architecture::Aarch64.mark(), 63, NONE), MISSING, "read of another machine");
+}
+
+#[test]
+fn where_nobody_else_is_there_files_are_given_away_without_effect() {
+    let (alone, usual) =
+        (Filter::docker(Capabilities::docker(), [Exception::Owners]), Filter::docker(Capabilities::docker(), []));
+    let (done, unchanged) = (libc::SECCOMP_RET_ERRNO, u64::from(u32::MAX));
+    for (owner, group, answer) in [
+        (0, 0, ALLOW),
+        (unchanged, 0, ALLOW),
+        (unchanged, unchanged, ALLOW),
+        (u64::MAX, u64::MAX, ALLOW),
+        (33, 0, done),
+        (0, 8, done),
+        (unchanged, 8, done),
+        (33, unchanged, done),
+        (1 << 32, 8, done),
+    ] {
+        for (call, arguments) in [("fchown", [3, owner, group, 0, 0, 0]), ("fchownat", [3, 7, owner, group, 0, 0])] {
+            assert_eq!(native(&alone, call, arguments), answer, "{call} {owner} {group}");
+            assert_eq!(native(&usual, call, arguments), ALLOW, "{call} {owner} {group}");
+        }
+    }
 }
