@@ -1,13 +1,14 @@
 //! Containers of an ordinary user: with the further ids that the machine gives, and alone.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::Command;
 
 use harness::mount::{Outcome, finish};
 use harness::rootless::{USER, Way, again, inside};
-use harness::sandbox;
+use harness::sandbox::{self, Sandbox};
+use harness::snapshot::{Exactness, Snapshot};
 use nix::mount::{MsFlags, mount};
 
 #[path = "support/launch.rs"]
@@ -284,4 +285,56 @@ fn root_alone_gives_files_to_others_without_effect() {
     let mut further = Command::new(RLAUNCH);
     further.args(["exec", "alone", "sh", "-c", "chown 3:4 /f && stat -c %u:%g /f"]).env("XDG_DATA_HOME", &home);
     assert_eq!(printed(finish(&mut further)), "0:0\n");
+}
+
+/// Files of root and of others, on a file system of their own, so that they are found again.
+const THEIRS: &str = "files-of-others";
+
+fn files_of_others(sandbox: &Sandbox) {
+    let place = sandbox.path().join(THEIRS);
+    fs::create_dir(&place).expect("make a place");
+    mount(Some("tmpfs"), &place, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).expect("mount it");
+    for (name, mode, owner) in [
+        ("secret", 0o600, 0),
+        ("lock", 0o640, 0),
+        ("emptied", 0o600, 3000),
+        ("readable", 0o644, 3000),
+        ("shared", 0o666, 3000),
+    ] {
+        fs::write(place.join(name), "of somebody else\n").expect("make a file");
+        chown(place.join(name), Some(owner), Some(owner)).expect("give it away");
+        fs::set_permissions(place.join(name), fs::Permissions::from_mode(mode)).expect("set its mode");
+    }
+}
+
+#[test]
+fn files_of_others_on_the_host_are_as_unreadable_and_as_safe_as_before() {
+    let test = "files_of_others_on_the_host_are_as_unreadable_and_as_safe_as_before";
+    if inside().is_none() {
+        let Some(sandbox) = sandbox::enter() else { return };
+        files_of_others(&sandbox);
+        let look = || Snapshot::take(&sandbox.path().join(THEIRS));
+        let before = look();
+        assert!(!again(Way::Fusermount, test));
+        // But for when they were read: the kernel lets only root keep that.
+        before.assert_same(&look(), Exactness::Equal, "the files of others");
+        return;
+    }
+    let table = launch::mounts();
+    let place = table.lines().filter_map(|line| line.split(' ').nth(4)).find(|path| path.ends_with(THEIRS)).unwrap();
+    // dpkg locks and empties files that only root may read; what is in them is nobody's here. Nothing is added to them.
+    let script = "stat -c '%n %u:%g %a' *; cat secret; cat readable
+        (echo more >> secret) || echo kept; (dd if=/dev/zero of=secret bs=1 count=1 conv=notrunc) || echo kept
+        (flock -n 9 && echo locked) 9<> lock
+        : > emptied; echo mine > emptied; cat emptied
+        echo mine >> shared; tail -n 1 shared; chmod 600 readable && stat -c %a readable; rm secret && ls";
+    let expected = "emptied 0:0 600\nlock 0:0 640\nreadable 0:0 644\nsecret 0:0 600\nshared 0:0 666\nof somebody else\nkept\n\
+                    kept\nlocked\nmine\nmine\n600\nemptied\nlock\nreadable\nshared\n";
+    for path in [std::env::var("PATH").expect("a path"), NO_HELPERS.to_owned()] {
+        let mut command = Command::new(RLAUNCH);
+        command.args(["/bin/sh", "-c", &format!("PATH=/usr/bin:/bin; {script}")]).env("PATH", &path).current_dir(place);
+        let outcome = finish(&mut command);
+        assert_eq!(outcome.stdout, expected, "{outcome:?}");
+        assert_eq!(outcome.stderr.matches("Permission denied").count(), 2, "{outcome:?}");
+    }
 }
