@@ -21,7 +21,7 @@ mod launch;
 #[path = "support/tools.rs"]
 mod tools;
 
-use launch::{PATIENCE, RLAUNCH, Recorded, Running, Tree, mounts, name, printed, sh, wait_until_gone};
+use launch::{PATIENCE, RLAUNCH, Recorded, Running, Tree, mounts, name, printed, processes_with, sh, wait_until_gone};
 
 /// The host's address, which the container has as well.
 const HOST: &str = "198.51.100.2";
@@ -260,6 +260,18 @@ fn a_network_that_cannot_be_had_is_an_error_that_says_what_to_do() {
         let outcome = pasta(&["-p", ports]);
         assert_eq!(outcome.status, Some(125), "{outcome:?}");
     }
+}
+
+#[test]
+fn a_pasta_that_never_gets_ready_is_given_up_and_ended() {
+    let Some(tree) = prepare() else { return };
+    let (pasta, path) = (tree.beside("pasta"), tree.beside("").display().to_string());
+    let word = format!("{}.{}", 1000, std::process::id());
+    fs::write(&pasta, format!("#!/bin/sh\nexec /bin/sleep {word}\n")).unwrap();
+    fs::set_permissions(&pasta, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = tree.rlaunch();
+    refused(&finish(command.args(["--net=pasta", "/bin/true"]).env("PATH", path)), &["does not get ready"]);
+    assert_eq!(processes_with(&word), []);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Command, Output, Stdio};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::prctl::{set_name, set_pdeathsig};
 use nix::sys::signal::{Signal, kill};
@@ -29,6 +30,8 @@ use crate::process::{clone_into, close_descriptors_but, wait_for};
 pub(super) const NAME_SERVER: &str = "169.254.1.1";
 
 const STARTING: &str = "start pasta for the container's network";
+/// How long it may take to get ready, which is a matter of milliseconds.
+const PATIENCE_MS: u16 = 10_000;
 /// What `ps` shows of the helper; the kernel keeps 15 bytes.
 const NAME: &std::ffi::CStr = c"rlaunch: pasta";
 
@@ -53,6 +56,11 @@ impl Pasta {
         drop(theirs);
         let Some(channel) = ours else { return Ok(pasta) };
         channel.send(&Message::Go).doing(STARTING)?;
+        let mut source = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+        // Signals are blocked, so there is nothing that interrupts this.
+        if poll(&mut source, PollTimeout::from(PATIENCE_MS)).doing(STARTING)? == 0 {
+            return Err(Failure::because(STARTING, "it does not get ready"));
+        }
         match channel.receive().doing(STARTING)? {
             Some(Message::Serving) => Ok(pasta),
             Some(Message::Refused(why)) => Err(Failure::new(why)),
