@@ -295,7 +295,8 @@ impl Drop for Entry {
         {
             warn(format_args!("cannot remove {}: {error}", kept.display()));
         }
-        // The name is free last.
+        drop(self.log_place.take());
+        // The name is free last, when nothing of it is there any more.
         if let Err(error) = remove(&self.running) {
             warn(format_args!("cannot remove {}: {error}", self.running.display()));
         }
