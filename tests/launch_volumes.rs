@@ -273,3 +273,35 @@ fn a_copy_of_the_host_can_ask_other_servers() {
     assert_eq!(output, "nameserver 192.0.2.53\n192.0.2.7 web.example\n");
     assert!(!fs::read_to_string("/etc/hosts").unwrap().contains("web.example"));
 }
+
+#[test]
+fn mount_points_that_the_host_lacks_are_not_in_what_is_kept_of_a_copy() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let here = sandbox.path();
+    for name in ["data/sub", "other"] {
+        fs::create_dir_all(here.join(name)).unwrap();
+    }
+    fs::write(here.join("data/file"), "of the host\n").unwrap();
+    mount(Some("tmpfs"), &here.join("other"), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    let volumes = ["data:{}/new/deep", "data/file:{}/one", "data:{}/other/there"];
+    for turn in ["first", "again"] {
+        let mut command = Command::new(RLAUNCH);
+        command.arg("--keep").arg(here.join("kept")).current_dir(here);
+        command.args(
+            volumes
+                .map(|volume| format!("-v={}/{}", here.display(), volume.replace("{}", &here.display().to_string()))),
+        );
+        let script = format!("cat new/deep/file one other/there/file; echo x > other/{turn}; echo x > {turn}");
+        let outcome = finish(command.args(["sh", "-c", &script]));
+        assert_eq!(printed(outcome), "of the host\nof the host\nof the host\n", "{turn}");
+    }
+    let find = "cd kept && find . -name .wh..wh.runionfs -prune -o -mindepth 1 -printf '%f\\n' | sort -u";
+    let kept = printed(finish(Command::new("sh").args(["-c", find]).current_dir(here)));
+    let names: Vec<_> = kept.lines().collect();
+    for name in ["new", "deep", "one", "there"] {
+        assert!(!names.contains(&name), "{name}: {kept}");
+    }
+    assert!(names.contains(&"first") && names.contains(&"again"), "{kept}");
+    assert!(!names.iter().any(|name| name.starts_with("init")), "{kept}");
+    assert!(!here.join("new").exists() && !here.join("one").exists() && !here.join("other/there").exists());
+}

@@ -18,6 +18,7 @@ use crate::confine::{Recorded, Surroundings, restrict_helper, seal};
 use crate::detach::{self, Ready};
 use crate::failure::{CANNOT_EXECUTE, Doing as _, Failure, OWN_FAILURE};
 use crate::host::Host;
+use crate::init_branch::Contents;
 use crate::message::say;
 use crate::mount_table::{Shown, Submount};
 use crate::namespace::{Network, Share};
@@ -204,7 +205,7 @@ fn start_on(spec: &Spec, session: &mut Session<'_>) -> Result<u8, Failure> {
         Root::Tree(tree) => run(spec, session, None).map_err(|failure| explain(failure, spec, tree)),
         Root::Branches(branches) => {
             let scratch = Scratch::create(&[])?;
-            let stacks = vec![Stack::of_branches(branches, scratch.init()?, spec)];
+            let stacks = vec![Stack::of_branches(branches, scratch.init(Path::new("/"))?, spec)];
             session.entry.record.unions = in_words(&[Path::new("/")], &stacks);
             run_on_unions(spec, session, &scratch, &Plan { stacks, scratch: scratch.path(), memory: None })
         }
@@ -240,8 +241,15 @@ fn run_over_the_host(spec: &Spec, session: &mut Session<'_>, parts: Vec<&Path>, 
         Top::InMemory(_) => (Scratch::create(&[])?, false),
         Top::Kept { path, force } => (Scratch::keep(path, *force, &parts)?, true),
     };
-    let stack = |part: &&Path| Stack::over_the_host(&scratch.top(part), part, is_kept);
-    let stacks: Vec<Stack> = parts.iter().map(stack).collect();
+    let stack = |part: &&Path| {
+        let stack = Stack::over_the_host(&scratch.top(part), part, is_kept);
+        // Mount points in a top that is thrown away hurt nobody.
+        match Contents::missing_in(part, &parts, &spec.volumes).filter(|_| is_kept) {
+            Some(contents) => Ok(stack.with_init_branch(scratch.init(part)?, contents)),
+            None => Ok(stack),
+        }
+    };
+    let stacks = parts.iter().map(stack).collect::<Result<Vec<_>, Failure>>()?;
     session.entry.record.unions = in_words(&parts, &stacks);
     let memory = match top {
         Top::InMemory(size) => Some(Memory { size, parts }),

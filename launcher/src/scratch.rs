@@ -37,6 +37,8 @@ const LAST_PLACE: &str = "/var/tmp";
 pub(crate) struct Scratch {
     path: PathBuf,
     is_kept: bool,
+    /// What of one that is kept goes all the same: init branches.
+    passing: Vec<PathBuf>,
     _lock: Lock,
 }
 
@@ -74,7 +76,7 @@ impl Scratch {
             };
             // Somebody who cleans up may have come between: then the lock is taken, or the directory gone.
             if let Some(lock) = lock(&path, Kind::Shared)? {
-                let scratch = Scratch { path, is_kept: false, _lock: lock };
+                let scratch = Scratch { path, is_kept: false, passing: Vec::new(), _lock: lock };
                 fs::create_dir(scratch.mount_point())?;
                 make_tops(&scratch.path, parts)?;
                 return Ok(scratch);
@@ -115,7 +117,10 @@ impl Scratch {
         }
         let lock = lock(path, Kind::Shared).doing(&doing)?;
         let lock = lock.ok_or_else(|| Failure::because(&doing, "somebody else has locked it"))?;
-        let scratch = Scratch { path: path.to_owned(), is_kept: true, _lock: lock };
+        let passing: Vec<PathBuf> = parts.iter().map(|part| path.join(name_of(INIT, part))).collect();
+        // A launcher that was killed may have left some.
+        passing.iter().try_for_each(|init| remove(init)).doing(&doing)?;
+        let scratch = Scratch { path: path.to_owned(), is_kept: true, passing, _lock: lock };
         make_if_missing(&scratch.mount_point()).doing(&doing)?;
         make_tops(path, parts).doing(&doing)?;
         Ok(scratch)
@@ -123,7 +128,7 @@ impl Scratch {
 
     /// The writable branch over a part of the host: its `/`, or what is mounted below.
     pub(crate) fn top(&self, part: &Path) -> PathBuf {
-        self.path.join(name_of_top(part))
+        self.path.join(name_of(TOP, part))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -135,9 +140,9 @@ impl Scratch {
         self.path.join(MOUNT_POINT)
     }
 
-    /// An empty directory, for what is the container's own between its top and its image.
-    pub(crate) fn init(&self) -> Result<PathBuf, Failure> {
-        let path = self.path.join(INIT);
+    /// An empty directory, for what is the container's own between its top and its image, or a part of the host.
+    pub(crate) fn init(&self, part: &Path) -> Result<PathBuf, Failure> {
+        let path = self.path.join(name_of(INIT, part));
         fs::create_dir(&path).doing("make the container's init branch")?;
         Ok(path)
     }
@@ -146,6 +151,11 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if self.is_kept {
+            for init in &self.passing {
+                if let Err(error) = remove(init) {
+                    warn(format_args!("cannot remove {}: {error}", init.display()));
+                }
+            }
             return;
         }
         if let Err(error) = remove(&self.path).and_then(|()| folders::remove_empty_around(&self.path)) {
@@ -156,7 +166,7 @@ impl Drop for Scratch {
 
 /// Makes a top for each part of the host in a scratch directory, where it is not there.
 pub(crate) fn make_tops(directory: &Path, parts: &[&Path]) -> io::Result<()> {
-    parts.iter().try_for_each(|part| make_top(&directory.join(name_of_top(part)), part))
+    parts.iter().try_for_each(|part| make_top(&directory.join(name_of(TOP, part)), part))
 }
 
 fn make_if_missing(path: &Path) -> io::Result<()> {
@@ -182,8 +192,8 @@ fn make_top(top: &Path, part: &Path) -> io::Result<()> {
 }
 
 /// `top` for `/`, and `top%srv%data` for `/srv/data`; a percent sign is doubled.
-fn name_of_top(part: &Path) -> OsString {
-    let mut name = TOP.as_bytes().to_vec();
+fn name_of(what: &str, part: &Path) -> OsString {
+    let mut name = what.as_bytes().to_vec();
     for component in part.components().filter(|component| matches!(component, Component::Normal(_))) {
         name.push(b'%');
         name.extend(
@@ -400,7 +410,7 @@ mod tests {
     #[test]
     fn every_part_has_a_top_of_its_own() {
         for (part, name) in [("/", "top"), ("/srv/data", "top%srv%data"), ("/srv%data", "top%srv%%data")] {
-            assert_eq!(name_of_top(Path::new(part)), name, "{part}");
+            assert_eq!(name_of(TOP, Path::new(part)), name, "{part}");
         }
     }
 

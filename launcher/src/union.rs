@@ -74,10 +74,13 @@ impl Stack {
     /// A union of somebody's branches; `directory` becomes its init branch, unless it has one.
     pub(crate) fn of_branches(branches: &[BranchSpec], directory: PathBuf, spec: &Spec) -> Stack {
         let options = Options::default();
-        match init_branch::is_added(branches) {
-            true => Stack { branches: init_branch::add(branches, directory), options, init: Some(Contents::of(spec)) },
-            false => Stack { branches: branches.to_vec(), options, init: None },
-        }
+        let stack = Stack { branches: branches.to_vec(), options, init: None };
+        if init_branch::is_added(branches) { stack.with_init_branch(directory, Contents::of(spec)) } else { stack }
+    }
+
+    /// The same with an init branch below what is written.
+    pub(crate) fn with_init_branch(self, directory: PathBuf, contents: Contents) -> Stack {
+        Stack { branches: init_branch::add(&self.branches, directory), init: Some(contents), ..self }
     }
 
     /// A copy of a part of the host, with changes going to `top`.
