@@ -15,6 +15,13 @@ pub(crate) enum Version {
     V2,
 }
 
+/// Whether this machine keeps containers of root from devices that were not given to them: by a list on v1, by a program
+/// of ours on v2.
+pub(crate) fn devices_are_limited() -> bool {
+    let table = fs::read_to_string("/proc/thread-self/mountinfo").expect("read mountinfo");
+    root_of("devices", "").is_some() || table.lines().any(|line| line.contains(" - cgroup2 "))
+}
+
 /// Where the controller is mounted, which is called `v1` on v1 and `v2` on v2; `None` where it is not.
 pub(crate) fn root_of(v1: &str, v2: &str) -> Option<(Version, PathBuf)> {
     let table = fs::read_to_string("/proc/thread-self/mountinfo").expect("read mountinfo");
