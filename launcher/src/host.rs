@@ -32,6 +32,17 @@ pub struct Host {
     pub files: Vec<(PathBuf, Vec<u8>)>,
     /// What matters for how far the command is confined.
     pub surroundings: Surroundings,
+    /// The image that was asked for.
+    pub image: Option<ImageRoot>,
+}
+
+/// What a container on an image is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRoot {
+    /// The unpacked layers, the topmost first; never empty.
+    pub layers: Vec<PathBuf>,
+    /// What the image is called, without where it comes from.
+    pub short_name: OsString,
 }
 
 /// One answer for each of the three standard streams.
@@ -74,6 +85,7 @@ impl Host {
             },
             files: Vec::new(),
             surroundings: Surroundings::default(),
+            image: None,
         }
     }
 

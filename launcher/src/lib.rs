@@ -41,6 +41,7 @@
 //! | `rootless`, `apt`, `delegation` | root of a user namespace, for ordinary users; what apt needs there; a cgroup of theirs |
 //! | `union`, `scratch`, [`mount_table`] | unions, and the throw-away copy of the host |
 //! | `init_branch` | what is a container's own in a union of an image |
+//! | [`image`] | images: where they are kept, how they get there, how they are run |
 //! | `process` | clone and fork, channel, signals, pid 1, supervisor; the only `unsafe` code |
 //! | [`lifecycle`], [`state`], `folders`, `lock`, `detach`, `copy` | containers that are there, what is known of them, and those in the background |
 //! | [`failure`], `message` | exit statuses and what is told |
@@ -51,6 +52,7 @@ pub mod confine;
 pub mod failure;
 pub mod host;
 pub mod idmap;
+pub mod image;
 pub mod lifecycle;
 pub mod mount_table;
 pub mod namespace;
@@ -89,6 +91,7 @@ use crate::options::Command;
 pub fn main() -> ExitCode {
     let result = match options::parse(std::env::args_os().skip(1)) {
         Ok(Command::Run(options)) => run::start(*options),
+        Ok(Command::Image(what)) => image::run(&what),
         Ok(Command::Manage(what, words)) => lifecycle::act(what).map_err(|failure| match failure.is_about_a_name {
             true => failure.remedy(&options::hint(&words)),
             false => failure,

@@ -11,6 +11,7 @@ use clap::{CommandFactory as _, Parser, ValueEnum};
 
 use crate::cgroup::options::LimitOptions;
 use crate::confine::ConfineOptions;
+use crate::image::{self, Images};
 use crate::lifecycle::Lifecycle;
 use crate::namespace::NamespaceOptions;
 use crate::network::NetworkOptions;
@@ -23,6 +24,8 @@ pub enum Command {
     Run(Box<Options>),
     /// Do something to containers that are there. The words that it was said with may have meant a program of that name.
     Manage(Lifecycle, Vec<OsString>),
+    /// Do something to images.
+    Image(Images),
 }
 
 #[derive(Debug, Parser)]
@@ -47,6 +50,7 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, clap:
     let program = OsString::from("rlaunch");
     let rest = match arguments.split_first() {
         Some((first, rest)) if first == "run" => rest,
+        Some((first, rest)) if first == image::WORD => return image::parse(rest).map(Command::Image),
         Some((first, _)) if is_subcommand(first) => {
             let parsed = Manage::try_parse_from([program].iter().chain(&arguments));
             return parsed.map(|manage| Command::Manage(manage.what, arguments.clone())).map_err(|error| {
@@ -86,7 +90,7 @@ fn first_line(error: &clap::Error) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
 #[command(name = "rlaunch", version, override_usage = "rlaunch [run] [OPTIONS] [--] COMMAND [ARGUMENT]...")]
 #[command(
-    after_help = "Containers that are there: rlaunch ps, exec, inspect, logs, top, stats, pause, resume, update, cp, stop, kill, start, wait, rm; see rlaunch ps --help."
+    after_help = "Containers that are there: rlaunch ps, exec, inspect, logs, top, stats, pause, resume, update, cp, stop, kill, start, wait, rm; see rlaunch ps --help. Images: rlaunch image --help."
 )]
 pub struct Options {
     /// The directory that becomes `/`; without it, a throw-away copy of this machine does
@@ -97,11 +101,15 @@ pub struct Options {
     #[arg(long, value_name = "BRANCHES", conflicts_with = "rootfs")]
     pub branches: Option<OsString>,
 
+    /// An image of the store becomes `/`, by its name or id; what is written goes with the container, unless it is kept
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["rootfs", "branches", "no_submounts"])]
+    pub image: Option<String>,
+
     /// What a copy of this machine has of other file systems than that of `/`: nothing
     #[arg(long, conflicts_with_all = ["rootfs", "branches"])]
     pub no_submounts: bool,
 
-    /// Where a copy of this machine keeps what is written.
+    /// Where a copy of this machine, or a container on an image, keeps what is written.
     #[command(flatten)]
     pub top: TopOptions,
 
@@ -141,8 +149,8 @@ pub struct Options {
     #[command(flatten)]
     pub limits: LimitOptions,
 
-    /// The command and its arguments
-    #[arg(required_unless_present = "entrypoint", trailing_var_arg = true, value_name = "COMMAND")]
+    /// The command and its arguments; an image may say what is run without
+    #[arg(required_unless_present_any = ["entrypoint", "image"], trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 
@@ -213,7 +221,7 @@ mod tests {
     fn parse(arguments: &[&str]) -> Result<Options, clap::error::ErrorKind> {
         match super::parse(arguments.iter().map(OsString::from)).map_err(|error| error.kind())? {
             Command::Run(options) => Ok(*options),
-            Command::Manage(what, _) => panic!("{arguments:?}: {what:?}"),
+            other => panic!("{arguments:?}: {other:?}"),
         }
     }
 

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
@@ -18,6 +18,7 @@ use crate::confine::{Recorded, Surroundings, restrict_helper, seal};
 use crate::detach::{self, Ready};
 use crate::failure::{CANNOT_EXECUTE, Doing as _, Failure, OWN_FAILURE};
 use crate::host::Host;
+use crate::image::launch::Held;
 use crate::init_branch::Contents;
 use crate::message::say;
 use crate::mount_table::{Shown, Submount};
@@ -90,8 +91,12 @@ fn launch(request: Request, ids: Option<Ids>) -> Result<u8, Failure> {
 
 fn start_here(request: Request, ids: Option<Ids>, mut ready: Option<&mut Ready>) -> Result<u8, Failure> {
     let Request { mut options, origin, again } = request;
-    let surroundings = Surroundings::observe(&options.confine, |name| origin.variable(name))?;
+    let image = options.image.as_deref().map(Held::find).transpose()?;
+    image.iter().try_for_each(|image| image.fill(&mut options))?;
+    let mut surroundings = Surroundings::observe(&options.confine, |name| origin.variable(name))?;
+    surroundings.variables.splice(0..0, image.iter().flat_map(Held::variables));
     let host = observe(&mut options, ids, origin.environment())?;
+    let host = Host { image: image.as_ref().map(Held::root), ..host };
     let capabilities = surroundings.capabilities;
     let name = options.name.clone();
     let is_kept = !options.rm && (name.is_some() || options.detach);
@@ -103,6 +108,9 @@ fn start_here(request: Request, ids: Option<Ids>, mut ready: Option<&mut Ready>)
     check_maps(&spec)?;
     spec.confinement.clamp_limits(capabilities)?;
     let mut record = record(&spec, ready.is_some()).doing("look at this process")?;
+    if let Some(image) = &image {
+        record.root = format!("image {}", image.name);
+    }
     (record.kept, record.settings.origin) = (is_kept, is_kept.then_some(origin));
     let mut entry = match &again {
         Some(name) => Entry::start_again(name, record)?,
@@ -154,6 +162,7 @@ fn observe(options: &mut Options, ids: Option<Ids>, environment: Vec<(OsString, 
             Host::observe()
         }
         (None, Some(_)) => Host::observe(),
+        (None, None) if options.image.is_some() => Host::observe(),
         (None, None) => Host::observe_for_a_copy()?,
     };
     host.environment = environment;
@@ -181,6 +190,7 @@ fn record(spec: &Spec, detached: bool) -> std::io::Result<Record> {
         root: match &spec.root {
             Root::Tree(tree) => tree.display().to_string(),
             Root::Branches(branches) => unionfs::options::branches::print(branches).display().to_string(),
+            Root::Image { .. } => "image".to_owned(),
             Root::HostCopy { .. } => "copy of the host".to_owned(),
         },
         created: now,
@@ -209,9 +219,29 @@ fn start_on(spec: &Spec, session: &mut Session<'_>) -> Result<u8, Failure> {
             session.entry.record.unions = in_words(&[Path::new("/")], &stacks);
             run_on_unions(spec, session, &scratch, &Plan { stacks, scratch: scratch.path(), memory: None })
         }
+        Root::Image { layers, top } => {
+            // The top shows as the root of the image, so it looks like that of the topmost layer.
+            let parts = layers.iter().take(1).map(PathBuf::as_path).collect();
+            // The directory of the top may be kept, or be one that only the daemon sees: this is another.
+            let own = Scratch::create(&[])?;
+            let init = own.init(Path::new("/"))?;
+            let stack = |scratch: &Scratch, part: &Path, is_kept| {
+                Ok(Stack::over_layers(&scratch.top(part), layers, is_kept, init.clone(), spec))
+            };
+            run_with_tops(spec, session, parts, top, stack)
+        }
         Root::HostCopy { submounts, top, .. } => {
             submounts.iter().for_each(tell);
-            run_over_the_host(spec, session, parts(submounts), top)
+            let parts = parts(submounts);
+            let stack = |scratch: &Scratch, part: &Path, is_kept| {
+                let stack = Stack::over_the_host(&scratch.top(part), part, is_kept);
+                // Mount points in a top that is thrown away hurt nobody.
+                match Contents::missing_in(part, &parts, &spec.volumes).filter(|_| is_kept) {
+                    Some(contents) => Ok(stack.with_init_branch(scratch.init(part)?, contents)),
+                    None => Ok(stack),
+                }
+            };
+            run_with_tops(spec, session, parts.clone(), top, stack)
         }
     }
 }
@@ -232,7 +262,14 @@ fn explain(failure: Failure, spec: &Spec, tree: &Path) -> Failure {
     }
 }
 
-fn run_over_the_host(spec: &Spec, session: &mut Session<'_>, parts: Vec<&Path>, top: &Top) -> Result<u8, Failure> {
+/// Runs on unions of a top over each part; `stack` makes one of the top, the part, and whether what is written is kept.
+fn run_with_tops(
+    spec: &Spec,
+    session: &mut Session<'_>,
+    parts: Vec<&Path>,
+    top: &Top,
+    stack: impl Fn(&Scratch, &Path, bool) -> Result<Stack, Failure>,
+) -> Result<u8, Failure> {
     let (scratch, is_kept) = match top {
         Top::OnDisk => match session.entry.place_for_files()? {
             Some(own) => (Scratch::keep(&own, false, &parts)?, true),
@@ -241,16 +278,11 @@ fn run_over_the_host(spec: &Spec, session: &mut Session<'_>, parts: Vec<&Path>, 
         Top::InMemory(_) => (Scratch::create(&[])?, false),
         Top::Kept { path, force } => (Scratch::keep(path, *force, &parts)?, true),
     };
-    let stack = |part: &&Path| {
-        let stack = Stack::over_the_host(&scratch.top(part), part, is_kept);
-        // Mount points in a top that is thrown away hurt nobody.
-        match Contents::missing_in(part, &parts, &spec.volumes).filter(|_| is_kept) {
-            Some(contents) => Ok(stack.with_init_branch(scratch.init(part)?, contents)),
-            None => Ok(stack),
-        }
+    let stacks = parts.iter().map(|part| stack(&scratch, part, is_kept)).collect::<Result<Vec<_>, Failure>>()?;
+    session.entry.record.unions = match &spec.root {
+        Root::Image { .. } => in_words(&[Path::new("/")], &stacks),
+        _ => in_words(&parts, &stacks),
     };
-    let stacks = parts.iter().map(stack).collect::<Result<Vec<_>, Failure>>()?;
-    session.entry.record.unions = in_words(&parts, &stacks);
     let memory = match top {
         Top::InMemory(size) => Some(Memory { size, parts }),
         Top::OnDisk | Top::Kept { .. } => None,

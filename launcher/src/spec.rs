@@ -69,6 +69,13 @@ pub enum Root {
     Tree(PathBuf),
     /// A union of directories, the top first.
     Branches(Vec<BranchSpec>),
+    /// A union of what is written over an image.
+    Image {
+        /// The unpacked layers, the topmost first; never empty.
+        layers: Vec<PathBuf>,
+        /// Where it is kept what is written.
+        top: Top,
+    },
     /// A throw-away copy of the host.
     HostCopy {
         /// What is mounted below the host's `/`, parents first.
@@ -115,6 +122,10 @@ impl Spec {
         let root = match (options.rootfs, options.branches) {
             (Some(tree), _) => Root::Tree(tree),
             (None, Some(list)) => Root::Branches(branches(&list)?),
+            (None, None) if host.image.is_some() => {
+                let layers = host.image.iter().flat_map(|image| image.layers.clone()).collect();
+                Root::Image { layers, top: top(options.top, &mut limits)? }
+            }
             (None, None) => {
                 let submounts = if options.no_submounts { Vec::new() } else { host.submounts.clone() };
                 Root::HostCopy { submounts, top: top(options.top, &mut limits)?, files: host.files.clone() }
@@ -123,6 +134,10 @@ impl Spec {
         let (mut environment, directory, hostname) = match &root {
             Root::HostCopy { .. } => (host.environment, host.directory.unwrap_or_else(|| "/".into()), None),
             Root::Tree(tree) => (clean_environment(&host), "/".into(), Some(hostname_of(tree))),
+            Root::Image { .. } => {
+                let name = host.image.as_ref().map(|image| hostname_of(Path::new(&image.short_name)));
+                (clean_environment(&host), "/".into(), name)
+            }
             Root::Branches(branches) => {
                 let top = branches.first().map(|branch| hostname_of(&branch.path));
                 (clean_environment(&host), "/".into(), top)
@@ -141,7 +156,7 @@ impl Spec {
         let name = hostname.as_deref();
         let files = match &root {
             Root::HostCopy { .. } => network.files_over_the_hosts(&host.names, namespaces.net, name),
-            Root::Tree(_) | Root::Branches(_) => network.files(&host.names, namespaces.net, name),
+            Root::Tree(_) | Root::Branches(_) | Root::Image { .. } => network.files(&host.names, namespaces.net, name),
         };
         let volumes = options.volumes;
         volumes.check()?;
@@ -247,6 +262,7 @@ mod tests {
             names: crate::network::Names::default(),
             files: Vec::new(),
             surroundings: crate::confine::Surroundings::default(),
+            image: None,
         }
     }
 

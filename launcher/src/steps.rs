@@ -144,7 +144,7 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
     }
     match &spec.root {
         Root::Tree(tree) => steps.push(must(Action::BindRoot(tree.clone()))),
-        Root::Branches(_) => steps.push(must(Action::MountUnion("/".into(), MsFlags::empty()))),
+        Root::Branches(_) | Root::Image { .. } => steps.push(must(Action::MountUnion("/".into(), MsFlags::empty()))),
         Root::HostCopy { submounts, .. } => {
             steps.push(must(Action::MountUnion("/".into(), MsFlags::empty())));
             steps.extend(submounts.iter().map(submount));
@@ -235,7 +235,11 @@ fn join_cgroups(joins: &[PathBuf]) -> Vec<Step> {
 
 /// With an init branch, they are in that already, unless the top hides them.
 fn own_files(spec: &Spec) -> Option<Step> {
-    let has_init = matches!(&spec.root, Root::Branches(branches) if init_branch::is_added(branches));
+    let has_init = match &spec.root {
+        Root::Branches(branches) => init_branch::is_added(branches),
+        Root::Image { .. } => true,
+        Root::Tree(_) | Root::HostCopy { .. } => false,
+    };
     let files: Vec<_> = spec.files.iter().filter(|file| !has_init || file.is_made).cloned().collect();
     let action = if has_init { Action::HiddenFiles } else { Action::OwnFiles };
     (!files.is_empty()).then(|| must(action(files)))
@@ -255,7 +259,7 @@ fn volumes(spec: &Spec) -> Vec<Step> {
     if *read_only {
         let unions = match &spec.root {
             Root::HostCopy { submounts, .. } => submounts.as_slice(),
-            Root::Tree(_) | Root::Branches(_) => &[],
+            Root::Tree(_) | Root::Branches(_) | Root::Image { .. } => &[],
         };
         let unions = unions.iter().filter(|submount| matches!(submount.shown, Shown::Union(_)));
         let paths = unions.map(|submount| submount.path.clone()).chain([PathBuf::from("/")]);

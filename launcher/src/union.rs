@@ -83,21 +83,25 @@ impl Stack {
         Stack { branches: init_branch::add(&self.branches, directory), init: Some(contents), ..self }
     }
 
+    /// An image, with changes going to `top`, and `directory` as init branch. Nobody changes the layers.
+    pub(crate) fn over_layers(top: &Path, layers: &[PathBuf], is_kept: bool, directory: PathBuf, spec: &Spec) -> Stack {
+        let layers = layers.iter().map(|layer| branch(layer, Access::ReadOnly, true));
+        let branches: Vec<_> = [branch(top, Access::ReadWrite, false)].into_iter().chain(layers).collect();
+        let options = Options { volatile: !is_kept, ..Options::default() };
+        Stack { options, ..Stack::of_branches(&branches, directory, spec) }
+    }
+
     /// A copy of a part of the host, with changes going to `top`.
     pub(crate) fn over_the_host(top: &Path, part: &Path, is_kept: bool) -> Stack {
-        let branch = |path: &Path, access, whiteouts| BranchSpec {
-            path: path.to_owned(),
-            access,
-            whiteouts,
-            overlay: false,
-            init: false,
-            nolwh: false,
-        };
         // The host goes on below; and where nothing on top is kept, nothing has to wait for the disk.
         let options = Options { udba: Udba::Reval, volatile: !is_kept, ..Options::default() };
         let branches = vec![branch(top, Access::ReadWrite, false), branch(part, Access::ReadOnly, true)];
         Stack { branches, options, init: None }
     }
+}
+
+fn branch(path: &Path, access: Access, whiteouts: bool) -> BranchSpec {
+    BranchSpec { path: path.to_owned(), access, whiteouts, overlay: false, init: false, nolwh: false }
 }
 
 /// How long the daemon may take for one answer, and for its end: longer than it waits for a branch that is in use.

@@ -1,0 +1,130 @@
+//! Images: a stack of layers that a container is started from, and what is said of how to run it.
+//!
+//! A layer in the form of the OCI image specification is a branch as it is, so an image is `layerN=ro+wh:…:layer1=ro+wh`.
+//! Nothing here is in the way of a start without `--image`: the subcommand is found by its first word, and these commands,
+//! unlike the launcher, have threads.
+//!
+//! | File | Question |
+//! |---|---|
+//! | [`store`] | where images are kept, and what a killed process leaves |
+//! | [`name`], [`digest`], [`manifest`] | what they are called, and their documents |
+//! | [`import`], [`source`], [`files`], [`load`] | how one gets there, from which form, and how layers are read |
+//! | [`export`], [`show`], [`collect`] | how one gets out, what is printed of it, how it goes |
+//! | [`launch`] | what a container takes from an image |
+//! | [`time`] | dates in documents |
+
+mod collect;
+pub(crate) mod digest;
+mod export;
+mod files;
+mod import;
+pub(crate) mod launch;
+mod load;
+pub(crate) mod manifest;
+mod name;
+mod show;
+mod source;
+pub(crate) mod store;
+mod time;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+
+use clap::{Parser, Subcommand};
+
+pub use export::{ExportForm, ExportOptions};
+pub use import::ImportOptions;
+pub use source::Form;
+
+use crate::failure::{Doing as _, Failure};
+use crate::rootless;
+use collect::Removed;
+use store::Store;
+
+/// The first word that means this.
+pub(crate) const WORD: &str = "image";
+
+#[derive(Debug, Parser)]
+#[command(name = "rlaunch image", bin_name = "rlaunch image", disable_help_subcommand = true)]
+struct Words {
+    #[command(subcommand)]
+    what: Images,
+}
+
+/// What is done to images.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Images {
+    /// Take an image or a root file system into the store
+    Import(ImportOptions),
+    /// Write an image for others
+    Export(ExportOptions),
+    /// List images
+    #[command(alias = "list")]
+    Ls,
+    /// Print what is known of images, as JSON
+    Inspect {
+        /// The images, by name or id
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Print what an image was made by, the last step first
+    History {
+        /// The image, by name or id
+        image: String,
+    },
+    /// Give an image one more name, which another one loses
+    Tag {
+        /// The image, by name or id
+        image: String,
+        /// The name
+        #[arg(value_name = "NAME[:TAG]")]
+        name: String,
+    },
+    /// Take names away, and remove what no name leads to any more
+    Rm {
+        /// Also images with several names, and those that a container uses, whose layers go later
+        #[arg(short, long)]
+        force: bool,
+        /// The images, by name or id
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Remove what no image needs, such as what was left by who was killed
+    Gc,
+}
+
+/// Reads the words behind `image`.
+///
+/// # Errors
+/// Where they are not understood, or ask for help.
+pub(crate) fn parse(words: &[OsString]) -> Result<Images, clap::Error> {
+    let program = OsString::from("rlaunch image");
+    Words::try_parse_from([program].iter().chain(words)).map(|words| words.what)
+}
+
+/// Does it; the exit status.
+pub(crate) fn run(what: &Images) -> Result<u8, Failure> {
+    rootless::enter(None)?;
+    let text = match what {
+        Images::Import(options) => import::run(options)?,
+        Images::Export(options) => export::run(options)?,
+        Images::Ls => show::list(&Store::open()?)?,
+        Images::Inspect { images } => show::inspect(&Store::open()?, images)?,
+        Images::History { image } => show::history(&Store::open()?, image)?,
+        Images::Tag { image, name } => collect::tag(&Store::open()?, image, name).map(|()| String::new())?,
+        Images::Rm { force, images } => {
+            let store = Store::open_alone()?;
+            collect::forget(&store, images, *force)?;
+            collect::collect(&store).map(|_| String::new())?
+        }
+        Images::Gc => told(&collect::collect(&Store::open_alone()?)?),
+    };
+    std::io::stdout().write_all(text.as_bytes()).doing("print")?;
+    Ok(0)
+}
+
+fn told(removed: &Removed) -> String {
+    let Removed { layers, blobs, bytes, in_use } = removed;
+    let kept = if *in_use > 0 { format!("; {in_use} more layers are in use") } else { String::new() };
+    format!("removed {layers} layers and {blobs} blobs of {}{kept}\n", show::size(*bytes))
+}

@@ -1,0 +1,232 @@
+//! The files of what is imported, by their names: a directory, or an archive in which each is found by one pass over the
+//! headers.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use super::manifest::LONGEST;
+
+/// An archive with more members than this is not one of an image's parts.
+const MOST_MEMBERS: usize = 100_000;
+/// So many links may lead to a file.
+const LONGEST_CHAIN: usize = 8;
+
+/// Files by their names.
+#[derive(Debug)]
+pub(crate) enum Files {
+    Directory(PathBuf),
+    Archive(Archive),
+}
+
+/// A plain tar archive that can be read at any place.
+#[derive(Debug)]
+pub(crate) struct Archive {
+    file: Arc<File>,
+    members: HashMap<PathBuf, Member>,
+}
+
+#[derive(Debug)]
+enum Member {
+    Content {
+        at: u64,
+        size: u64,
+    },
+    /// docker's archives have links to layers.
+    Link(PathBuf),
+}
+
+impl Files {
+    /// Looks through an archive.
+    pub(crate) fn of_archive(file: File) -> io::Result<Files> {
+        let mut members = HashMap::new();
+        let mut archive = tar::Archive::new(&file);
+        for entry in archive.entries_with_seek()? {
+            let entry = entry?;
+            let name = clean(&entry.path()?);
+            let kind = entry.header().entry_type();
+            let member = if kind.is_file() || kind.is_contiguous() {
+                Member::Content { at: entry.raw_file_position(), size: entry.size() }
+            } else if let (true, Some(target)) = (kind.is_symlink(), entry.link_name()?) {
+                Member::Link(resolve(&name, &target))
+            } else if let (true, Some(target)) = (kind.is_hard_link(), entry.link_name()?) {
+                Member::Link(clean(&target))
+            } else {
+                continue;
+            };
+            members.insert(name, member);
+            if members.len() > MOST_MEMBERS {
+                return Err(io::Error::other("it has too many members for an image"));
+            }
+        }
+        Ok(Files::Archive(Archive { file: Arc::new(file), members }))
+    }
+
+    /// Opens a file by its name.
+    pub(crate) fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
+        match self {
+            Files::Directory(directory) => {
+                let file = File::open(directory.join(relative(name)?))?;
+                if !file.metadata()?.is_file() {
+                    return Err(io::Error::other("it is no file"));
+                }
+                Ok(Box::new(file))
+            }
+            Files::Archive(archive) => {
+                let (at, size) = archive.find(name)?;
+                let length = archive.file.metadata()?.len();
+                if at.checked_add(size).is_none_or(|end| end > length) {
+                    return Err(io::Error::other("the archive is cut off"));
+                }
+                Ok(Box::new(Section { file: Arc::clone(&archive.file), at, end: at + size }))
+            }
+        }
+    }
+
+    /// What tells whether two names lead to the same content.
+    pub(crate) fn key(&self, name: &str) -> String {
+        match self {
+            Files::Archive(archive) => archive.find(name).map_or_else(|_| name.to_owned(), |(at, _)| format!("@{at}")),
+            Files::Directory(_) => name.to_owned(),
+        }
+    }
+
+    /// Whether there is a file of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        match self {
+            Files::Directory(directory) => directory.join(name).is_file(),
+            Files::Archive(archive) => archive.find(name).is_ok(),
+        }
+    }
+
+    /// The whole of a document.
+    pub(crate) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        let mut content = Vec::new();
+        self.open(name)?.take(LONGEST + 1).read_to_end(&mut content)?;
+        if content.len() as u64 > LONGEST {
+            return Err(io::Error::other("it is too long for a document of an image"));
+        }
+        Ok(content)
+    }
+}
+
+impl Archive {
+    fn find(&self, name: &str) -> io::Result<(u64, u64)> {
+        let mut name = clean(Path::new(name));
+        for _ in 0..LONGEST_CHAIN {
+            match self.members.get(&name) {
+                Some(Member::Content { at, size }) => return Ok((*at, *size)),
+                Some(Member::Link(target)) => name.clone_from(target),
+                None => return Err(io::ErrorKind::NotFound.into()),
+            }
+        }
+        Err(io::Error::other("its links lead in a circle"))
+    }
+}
+
+/// A part of a file.
+struct Section {
+    file: Arc<File>,
+    at: u64,
+    end: u64,
+}
+
+impl Read for Section {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = usize::try_from(self.end - self.at).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.file.read_at(buffer.get_mut(..wanted).unwrap_or_default(), self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+/// The name of the first member of an archive, by its first block.
+pub(crate) fn first_name(block: &[u8]) -> io::Result<Option<PathBuf>> {
+    let mut header = tar::Header::new_old();
+    if block.len() < header.as_bytes().len() {
+        return Ok(None);
+    }
+    header.as_mut_bytes().copy_from_slice(block);
+    Ok(Some(clean(&header.path()?)))
+}
+
+/// A name in documents of others leads to nothing outside.
+fn relative(name: &str) -> io::Result<&Path> {
+    let path = Path::new(name);
+    let is_inside = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if is_inside { Ok(path) } else { Err(io::Error::other("the name leads out of the directory")) }
+}
+
+fn clean(path: &Path) -> PathBuf {
+    path.components().filter(|part| matches!(part, Component::Normal(_))).collect()
+}
+
+/// Where a symbolic link leads; one that leads out leads to nothing that is there.
+fn resolve(link: &Path, target: &Path) -> PathBuf {
+    let mut path = link.parent().map(Path::to_owned).unwrap_or_default();
+    for part in target.components() {
+        match part {
+            Component::ParentDir => drop(path.pop()),
+            Component::Normal(name) => path.push(name),
+            _ => {}
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Seek as _, SeekFrom, Write as _};
+
+    fn archive() -> File {
+        let mut builder = tar::Builder::new(tempfile::tempfile().unwrap());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3);
+        builder.append_data(&mut header, "./a/layer.tar", &b"abc"[..]).unwrap();
+        let mut link = tar::Header::new_gnu();
+        link.set_entry_type(tar::EntryType::Symlink);
+        link.set_size(0);
+        builder.append_link(&mut link, "b/layer.tar", "../a/layer.tar").unwrap();
+        builder.append_link(&mut link, "loop", "loop").unwrap();
+        builder.append_link(&mut link, "out", "../../../etc/passwd").unwrap();
+        let mut file = builder.into_inner().unwrap();
+        file.flush().unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file
+    }
+
+    #[test]
+    fn members_are_found_through_links_and_nothing_else_is() {
+        let file = archive();
+        let mut block = [0; 512];
+        file.read_at(&mut block, 0).unwrap();
+        assert_eq!(first_name(&block).unwrap(), Some("a/layer.tar".into()));
+        let files = Files::of_archive(file).unwrap();
+        assert_eq!(files.read("b/layer.tar").unwrap(), b"abc");
+        assert_eq!(files.key("b/layer.tar"), files.key("a/layer.tar"));
+        for name in ["loop", "out", "missing", "/etc/passwd", ""] {
+            assert!(files.read(name).is_err() && !files.has(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_archive_that_is_cut_off_says_so() {
+        let file = archive();
+        file.set_len(513).unwrap();
+        let files = Files::of_archive(file);
+        assert!(files.is_err() || files.unwrap().read("a/layer.tar").is_err());
+    }
+
+    #[test]
+    fn names_in_a_directory_lead_nowhere_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::Directory(directory.path().to_owned());
+        for name in ["../x", "/etc/passwd", "a/../../x"] {
+            assert!(files.open(name).is_err(), "{name}");
+        }
+    }
+}

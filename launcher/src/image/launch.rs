@@ -1,0 +1,107 @@
+//! What `rlaunch run --image` takes from the store: the layers, and what the image says where the options are silent.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::manifest::Execution;
+use super::store::{Image, LayerPlace, Store};
+use crate::confine::{self, WantedUser};
+use crate::failure::{Doing as _, Failure};
+use crate::host::ImageRoot;
+use crate::lock::{Kind, Lock, lock};
+use crate::options::Options;
+
+/// An image that a container runs on. Its layers are not removed as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// What it is called, or its id.
+    pub(crate) name: String,
+    /// The unpacked layers, the topmost first.
+    layers: Vec<PathBuf>,
+    execution: Execution,
+    _locks: Vec<Lock>,
+}
+
+impl Held {
+    /// Finds an image by its name or id.
+    ///
+    /// # Errors
+    /// Where there is none, or not all of it.
+    pub(crate) fn find(word: &str) -> Result<Held, Failure> {
+        let store = Store::open()?;
+        let image = store.find(word)?;
+        let name = image.name().map_or_else(|| image.id().short(), str::to_owned);
+        let layers = layers(&store, &image);
+        if layers.is_empty() {
+            return Err(Failure::new(format!("the image {name} has no layers, and so no files")));
+        }
+        let hold = |layer: &LayerPlace| -> Result<Lock, Failure> {
+            let lock = lock(&layer.held, Kind::Shared).doing(&format!("use {}", layer.held.display()))?;
+            let missing = || Failure::new(format!("a layer of the image {name} is missing"));
+            lock.ok_or_else(|| missing().remedy("import it again"))
+        };
+        let locks = layers.iter().map(hold).collect::<Result<_, _>>()?;
+        let layers = layers.into_iter().map(|layer| layer.branch).collect();
+        Ok(Held { name, layers, execution: image.config.config.unwrap_or_default(), _locks: locks })
+    }
+
+    /// Says what the options leave open.
+    ///
+    /// # Errors
+    /// Where there is no command, or what the image says cannot be followed.
+    pub(crate) fn fill(&self, options: &mut Options) -> Result<(), Failure> {
+        let said = &self.execution;
+        let words = |words: &[String]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        match options.confine.entrypoint.take() {
+            // What the image would run is not what is asked for. An empty word takes it away and puts nothing there.
+            Some(program) => options.confine.entrypoint = Some(program).filter(|program| !program.is_empty()),
+            None => {
+                let given = std::mem::take(&mut options.command);
+                let command = if given.is_empty() { words(&said.cmd) } else { given };
+                options.command = [words(&said.entrypoint), command].concat();
+            }
+        }
+        if options.command.is_empty() && options.confine.entrypoint.is_none() {
+            return Err(
+                Failure::new(format!("the image {} does not say what to run", self.name)).remedy("give a command")
+            );
+        }
+        if options.confine.user.is_none() && !said.user.is_empty() {
+            options.confine.user = Some(self.user()?);
+        }
+        if options.confine.workdir.is_none() && !said.working_dir.is_empty() {
+            // As docker: one that does not begin with a slash begins at the root.
+            options.confine.workdir = Some(Path::new("/").join(&said.working_dir));
+        }
+        Ok(())
+    }
+
+    fn user(&self) -> Result<WantedUser, Failure> {
+        let doing = format!("run as the user of the image {}", self.name);
+        confine::parse_user(&self.execution.user).map_err(|error| Failure::because(&doing, error))
+    }
+
+    /// The variables that it sets.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = (OsString, OsString)> {
+        let pairs = self.execution.env.iter().filter_map(|text| text.split_once('='));
+        pairs.filter(|(name, _)| !name.is_empty()).map(|(name, value)| (name.into(), value.into()))
+    }
+
+    /// What the container is made of.
+    pub(crate) fn root(&self) -> ImageRoot {
+        let last = self.name.rsplit('/').next().unwrap_or(&self.name);
+        ImageRoot { layers: self.layers.clone(), short_name: last.split(':').next().unwrap_or(last).into() }
+    }
+}
+
+/// The layers as branches. Where an image has one more than once, the topmost shows all of it, and hides all that the
+/// others hide.
+fn layers(store: &Store, image: &Image) -> Vec<LayerPlace> {
+    let mut found: Vec<LayerPlace> = Vec::new();
+    for path in image.config.rootfs.diff_ids.iter().rev().map(|diff_id| store.layer(*diff_id)) {
+        if !found.contains(&path) {
+            found.push(path);
+        }
+    }
+    found
+}

@@ -1,0 +1,279 @@
+//! Reading layers: each is copied, checked and unpacked in one pass, several at a time.
+//!
+//! One thread of a layer reads, computes the blob's digest, keeps a copy and decompresses; the other computes the diff_id
+//! and unpacks. Between them are a few pieces, so that memory is bounded whatever an archive holds. Nothing of a layer has
+//! a name outside of the workspace until both digests are what they are said to be.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use unionfs::layer::apply;
+use unionfs::layer::{compressed, export};
+use unionfs::options::{Access, BranchSpec};
+
+use super::digest::{Digest, Digesting};
+use super::files::Files;
+use super::manifest::{Descriptor, LAYER};
+use super::source::{LayerSource, Place};
+use super::store::{Diff, Made, Store, Workspace};
+use crate::failure::{Doing as _, Failure};
+use crate::message::say;
+
+/// Size and number of the pieces between the two threads of a layer.
+const PIECE: usize = 256 * 1024;
+const PIECES: usize = 4;
+/// More layers at a time do not help a disk.
+const MOST_AT_A_TIME: usize = 4;
+
+/// A layer that has been read.
+#[derive(Debug, Clone)]
+pub(crate) struct Loaded {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) diff: Diff,
+}
+
+/// What is being read, for all threads.
+struct Loading<'a> {
+    store: &'a Store,
+    workspace: &'a Workspace,
+    files: &'a Files,
+    layers: &'a [LayerSource],
+    next: AtomicUsize,
+    /// Whether one has failed, so that the others need not go on.
+    failed: AtomicBool,
+    done: Mutex<Done>,
+}
+
+#[derive(Default)]
+struct Done {
+    made: Made,
+    layers: Vec<Option<Loaded>>,
+    failure: Option<Failure>,
+}
+
+/// Reads the layers of an image; what was made of them is in the workspace.
+pub(crate) fn load(
+    store: &Store,
+    workspace: &Workspace,
+    files: &Files,
+    layers: &[LayerSource],
+) -> Result<(Vec<Loaded>, Made), Failure> {
+    let done = Done { layers: vec![None; layers.len()], ..Done::default() };
+    let (next, failed, done) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(done));
+    let loading = Loading { store, workspace, files, layers, next, failed, done };
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_AT_A_TIME).min(layers.len());
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| loading.work());
+        }
+    });
+    let defect = || Failure::new("reading a layer has a defect");
+    let done = loading.done.into_inner().map_err(|_| defect())?;
+    if let Some(failure) = done.failure {
+        return Err(failure);
+    }
+    let loaded = (0..layers.len()).map(|at| done.layers.get(same_as(files, layers, at)).cloned().flatten());
+    Ok((loaded.collect::<Option<_>>().ok_or_else(defect)?, done.made))
+}
+
+/// The first layer of the same content: some images have one more than once.
+fn same_as(files: &Files, layers: &[LayerSource], at: usize) -> usize {
+    let key = |layer: &LayerSource| match &layer.from {
+        Place::Named(name) => Some((files.key(name), layer.diff_id)),
+        Place::Whole(_) | Place::Tree(_) => None,
+    };
+    let wanted = layers.get(at).and_then(key);
+    let first = layers.iter().position(|layer| wanted.is_some() && key(layer) == wanted);
+    first.unwrap_or(at)
+}
+
+impl Loading<'_> {
+    /// Takes one layer after the other, until there are none left.
+    fn work(&self) {
+        loop {
+            let at = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(layer) = self.layers.get(at) else { return };
+            if self.failed.load(Ordering::Relaxed) {
+                return;
+            }
+            if same_as(self.files, self.layers, at) != at {
+                continue;
+            }
+            let result = self.layer(at, layer);
+            // One that panics poisons it, and all is told as a defect.
+            let Ok(mut done) = self.done.lock() else { return };
+            match result {
+                Ok((loaded, made)) => {
+                    done.layers[at] = Some(loaded);
+                    done.made.add(made);
+                }
+                Err(failure) => {
+                    // Those that were made to give up are not the reason.
+                    let is_first = !self.failed.swap(true, Ordering::Relaxed);
+                    if is_first {
+                        done.failure = Some(failure);
+                    }
+                }
+            }
+        }
+    }
+
+    fn layer(&self, at: usize, layer: &LayerSource) -> Result<(Loaded, Made), Failure> {
+        if let Some(known) = self.known(layer) {
+            return Ok((known, Made::default()));
+        }
+        let doing = format!("read layer {}", at + 1);
+        let holder = self.workspace.path().join(format!("layer-{at}"));
+        let copy = self.workspace.path().join(format!("blob-{at}"));
+        fs::create_dir(&holder).doing(&doing)?;
+        let most = layer.descriptor.as_ref().map_or(u64::MAX, |descriptor| descriptor.size);
+        let file = File::create(&copy).doing(&doing)?;
+        let giving_up = || self.failed.load(Ordering::Relaxed);
+        let (blob, diff) = match &layer.from {
+            Place::Named(name) => {
+                let input = self.files.open(name).doing(&format!("{doing}, {}", name.escape_debug()))?;
+                unpack(input, file, most, &holder, &giving_up, &doing)?
+            }
+            Place::Whole(path) => unpack(File::open(path).doing(&doing)?, file, most, &holder, &giving_up, &doing)?,
+            Place::Tree(path) => of_tree(path, |input| unpack(input, file, most, &holder, &giving_up, &doing))?,
+        };
+        check(layer, &blob, &diff, &doing)?;
+        let media_type = format!("{LAYER}{}", compression(&copy).doing(&doing)?);
+        let descriptor = layer.descriptor.clone().unwrap_or_else(|| Descriptor::new(&media_type, blob.0, blob.1));
+        let record = self.workspace.path().join(format!("diff-{at}"));
+        let text = serde_json::to_vec(&diff).map_err(|error| Failure::because(&doing, error))?;
+        fs::write(&record, text).doing(&doing)?;
+        let made =
+            Made { layers: vec![(holder, diff.diff_id)], blobs: vec![(copy, blob.0)], diffs: vec![(record, blob.0)] };
+        Ok((Loaded { descriptor, diff }, made))
+    }
+
+    /// A layer that the store has.
+    fn known(&self, layer: &LayerSource) -> Option<Loaded> {
+        let diff_id = layer.diff_id?;
+        // Archives of docker hold plain layers, of which both digests are the same.
+        let blob = layer.descriptor.as_ref().map_or(diff_id, |descriptor| descriptor.digest);
+        let diff = self.store.has(blob).filter(|diff| diff.diff_id == diff_id)?;
+        let plain = || Descriptor::new(LAYER, blob, diff.size);
+        Some(Loaded { descriptor: layer.descriptor.clone().unwrap_or_else(plain), diff })
+    }
+}
+
+/// Whether a layer is what it is said to be.
+fn check(layer: &LayerSource, blob: &(Digest, u64), diff: &Diff, doing: &str) -> Result<(), Failure> {
+    if let Some(said) = &layer.descriptor
+        && (said.digest, said.size) != *blob
+    {
+        let (digest, size) = (said.digest, said.size);
+        let found = format!("it is not {digest} of {size} bytes, but {} of {}", blob.0, blob.1);
+        return Err(Failure::because(doing, found));
+    }
+    match layer.diff_id {
+        Some(said) if said != diff.diff_id => {
+            let found = format!("its content is not {said}, as the configuration says, but {}", diff.diff_id);
+            Err(Failure::because(doing, found))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Copies and unpacks a layer: digest and length as it came, and of what is in it.
+fn unpack(
+    input: impl Read + Send,
+    copy: File,
+    most: u64,
+    holder: &Path,
+    giving_up: &dyn Fn() -> bool,
+    doing: &str,
+) -> Result<((Digest, u64), Diff), Failure> {
+    let (sender, receiver) = sync_channel(PIECES);
+    let (read, unpacked) = thread::scope(|scope| {
+        let reading = scope.spawn(move || read(input, copy, most, &sender));
+        let mut plain = Digesting::new(Received { receiver, piece: Vec::new(), at: 0 }, io::sink(), u64::MAX);
+        let unpacked = apply::unpack(&mut plain, holder, giving_up).map_err(|error| error.to_string());
+        let unpacked = unpacked.and_then(|()| plain.finish().map_err(|error| error.to_string()));
+        // When nobody receives any more, reading ends.
+        (reading.join(), unpacked)
+    });
+    // What cannot be read cannot be unpacked, and that is the reason.
+    let blob = read.map_err(|_| Failure::because(doing, "reading it has a defect"))?.doing(doing)?;
+    let (diff_id, size) = unpacked.map_err(|error| Failure::because(doing, error))?;
+    Ok((blob, Diff { diff_id, size }))
+}
+
+/// Reads a layer to its end, and sends what is in it.
+fn read(input: impl Read, copy: File, most: u64, sender: &SyncSender<Vec<u8>>) -> io::Result<(Digest, u64)> {
+    let mut blob = Digesting::new(input, BufWriter::with_capacity(PIECE, copy), most);
+    let mut plain = compressed::plain(&mut blob)?;
+    loop {
+        let mut piece = Vec::with_capacity(PIECE);
+        plain.by_ref().take(PIECE as u64).read_to_end(&mut piece)?;
+        // Nobody receives it where unpacking has failed, which is told there.
+        if piece.is_empty() || sender.send(piece).is_err() {
+            break;
+        }
+    }
+    drop(plain);
+    blob.finish()
+}
+
+/// What the other thread has sent.
+struct Received {
+    receiver: Receiver<Vec<u8>>,
+    piece: Vec<u8>,
+    at: usize,
+}
+
+impl Read for Received {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.piece.len() {
+            // The sender has ended: so does this.
+            let Ok(piece) = self.receiver.recv() else { return Ok(0) };
+            (self.piece, self.at) = (piece, 0);
+        }
+        let mut rest = self.piece.get(self.at..).unwrap_or_default();
+        let read = rest.read(buffer)?;
+        self.at += read;
+        Ok(read)
+    }
+}
+
+/// Writes a directory as a layer for `take` to read.
+fn of_tree<T: Send>(path: &Path, take: impl FnOnce(File) -> Result<T, Failure>) -> Result<T, Failure> {
+    let doing = format!("read {}", path.display());
+    let (output, input): (OwnedFd, OwnedFd) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from).doing(&doing)?;
+    let path = std::path::absolute(path).doing(&doing)?;
+    let (access, whiteouts, overlay, init, nolwh) = (Access::ReadOnly, false, false, false, false);
+    let branch = BranchSpec { path, access, whiteouts, overlay, init, nolwh };
+    thread::scope(|scope| {
+        let writing = scope.spawn(move || {
+            let mut tell = |entry: export::LeftOut| {
+                say(format_args!("note: {} is left out: {}", String::from_utf8_lossy(&entry.path), entry.why));
+            };
+            export::export(&[branch], None, input.into(), None, &mut tell)
+        });
+        let taken = take(output.into());
+        let written = writing.join().map_err(|_| Failure::because(&doing, "reading it has a defect"))?;
+        // Where nobody takes it, it cannot be written either.
+        let taken = taken?;
+        written.map_err(|error| Failure::because(&doing, error)).map(|()| taken)
+    })
+}
+
+/// How a blob is compressed, as media types end.
+fn compression(blob: &Path) -> io::Result<&'static str> {
+    let mut start = Vec::new();
+    File::open(blob)?.take(4).read_to_end(&mut start)?;
+    Ok(match start.as_slice() {
+        [0x1F, 0x8B, ..] => "+gzip",
+        [0x28, 0xB5, 0x2F, 0xFD] => "+zstd",
+        _ => "",
+    })
+}

@@ -1,0 +1,110 @@
+//! What images are called: `NAME[:TAG]`, as it is known from docker.
+
+use std::path::Path;
+
+use crate::failure::Failure;
+
+const LONGEST: usize = 255;
+const DEFAULT_TAG: &str = "latest";
+/// Where the names of others may have come from; what follows names the image as well.
+const HOMES: [&str; 3] = ["localhost/", "docker.io/library/", "docker.io/"];
+
+/// A name with its tag.
+///
+/// # Errors
+/// Where the text is none.
+pub(crate) fn parse(text: &str) -> Result<String, Failure> {
+    let name = with_tag(text);
+    is_name(&name).then_some(name).ok_or_else(|| {
+        let shown: String = text.chars().take(80).collect();
+        Failure::new(format!("'{}' is no name of an image", shown.escape_debug()))
+            .remedy("NAME[:TAG], of letters, digits and . _ - /")
+    })
+}
+
+/// The names under which an image may be kept that was asked for like this.
+pub(crate) fn candidates(text: &str) -> Vec<String> {
+    let name = with_tag(text);
+    let there = HOMES.iter().map(|home| format!("{home}{name}"));
+    let without = HOMES.iter().filter_map(|home| name.strip_prefix(home)).map(str::to_owned);
+    [name.clone()].into_iter().chain(there).chain(without).collect()
+}
+
+/// What the name `found` in a layout or archive at `place` comes to: one that is only a tag is that of the place.
+pub(crate) fn found_at(place: &Path, found: &str) -> Option<String> {
+    let whole = match found.contains(['/', ':']) {
+        true => found.to_owned(),
+        false => format!("{}:{found}", of_place(place)?.split(':').next()?),
+    };
+    let name = with_tag(&whole);
+    is_name(&name).then_some(name)
+}
+
+/// The name of a file or directory as that of an image.
+pub(crate) fn of_place(place: &Path) -> Option<String> {
+    let name = place.file_name()?.to_str()?.to_ascii_lowercase();
+    let ends = [".tar.gz", ".tar.zst", ".tgz", ".tar"];
+    let name = ends.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+    let whole = with_tag(name);
+    (is_name(&whole) && !name.contains(':')).then_some(whole)
+}
+
+fn with_tag(text: &str) -> String {
+    let last = text.rsplit('/').next().unwrap_or(text);
+    if last.contains(':') { text.to_owned() } else { format!("{text}:{DEFAULT_TAG}") }
+}
+
+/// See the "Pulling manifests" grammar of the OCI distribution specification; capitals, which some tools write, are taken.
+fn is_name(name: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let is_part = |part: &str| {
+        part.bytes().all(is_inner) && part.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
+    };
+    let Some((path, tag)) = name.rsplit_once(':') else { return false };
+    // A registry may have a port.
+    let mut parts = path.split('/');
+    let first = parts.next().unwrap_or_default();
+    let has_more = path.contains('/');
+    let home = match first.split_once(':') {
+        Some((home, port)) if has_more && port.bytes().all(|byte| byte.is_ascii_digit()) => home,
+        _ => first,
+    };
+    let is_tag = tag.len() <= 128 && tag.bytes().all(is_inner) && !tag.starts_with(['.', '-']) && !tag.is_empty();
+    name.len() <= LONGEST && is_part(home) && parts.all(is_part) && is_tag
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_a_tag_and_leads_nowhere() {
+        for (text, name) in [
+            ("busybox", "busybox:latest"),
+            ("debian:12", "debian:12"),
+            ("localhost:5000/a/b", "localhost:5000/a/b:latest"),
+            ("quay.io/x/y_z:v1.0-rc", "quay.io/x/y_z:v1.0-rc"),
+        ] {
+            assert_eq!(parse(text).unwrap(), name);
+        }
+        let long = "x".repeat(300);
+        for text in ["", ":x", "a:", "../x", "a/../b", "a b", "-x", "a:b:c", "a//b", "a:\n", "a:-x", "ü", &long] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_short_name_is_found_where_others_have_put_it() {
+        assert!(candidates("busybox").contains(&"docker.io/library/busybox:latest".to_owned()));
+        assert!(candidates("docker.io/library/busybox").contains(&"busybox:latest".to_owned()));
+    }
+
+    #[test]
+    fn a_tag_alone_belongs_to_its_place() {
+        let place = Path::new("/srv/Debian.tar.gz");
+        assert_eq!(found_at(place, "12"), Some("debian:12".into()));
+        assert_eq!(found_at(place, "other:1"), Some("other:1".into()));
+        assert_eq!(found_at(Path::new("/srv/with space"), "1"), None);
+        assert_eq!(of_place(place), Some("debian:latest".into()));
+    }
+}
