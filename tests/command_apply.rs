@@ -322,8 +322,8 @@ fn a_hostile_layer_is_refused_and_reaches_nothing_outside() {
         ("bad-number", vec![member("x", b'x', b"9 uid=-1\n", ""), file("x", "")], "no number"),
         ("large-id", vec![member("x", b'x', b"18 uid=4294967296\n", ""), file("x", "")], "no number"),
         ("zero-in-name", vec![member("x", b'x', b"12 path=a\0b\n", ""), file("x", "")], "zero byte"),
-        ("sparse", vec![member("s", b'S', b"", "")], "sparse"),
-        ("pax-sparse", vec![member("x", b'x', b"22 GNU.sparse.major=1\n", ""), file("x", "")], "sparse"),
+        ("sparse", vec![member("s", b'S', b"", "")], "holes cannot be read"),
+        ("pax-sparse", vec![member("x", b'x', b"22 GNU.sparse.major=1\n", ""), file("x", "")], "holes cannot be read"),
         ("unknown-type", vec![member("m", b'M', b"", "")], "'M'"),
     ];
     for (name, members, why) in cases {
@@ -460,4 +460,42 @@ fn a_signal_ends_it_with_nothing_left() {
     });
     assert_eq!(noticed.expect("it goes on after a signal").code(), Some(1));
     assert_eq!(names(directory).unwrap(), ["layer"]);
+}
+
+#[test]
+fn files_with_holes_are_read_in_every_form_of_gnu_tar() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let directory = sandbox.path().join("sparse");
+    fs::create_dir(&directory).unwrap();
+    // More pieces than one header has room for; one that ends in a hole; one that is nothing else; and a whole one.
+    let script =
+        "for at in $(seq 1 2 80); do printf \"piece $at\" | dd of=many bs=64k seek=$at conv=notrunc status=none; done
+        printf x > few; truncate -s 9G few; truncate -s 3M hole; seq 10000 > whole";
+    run(Command::new("sh").args(["-ec", script]).current_dir(&directory));
+    for (number, format) in
+        ["--format=gnu", "--sparse-version=0.0", "--sparse-version=0.1", "--sparse-version=1.0"].iter().enumerate()
+    {
+        let layer = sandbox.path().join(format!("layer-{number}"));
+        let mut tar = Command::new("tar");
+        tar.args(["-S", format]);
+        if number > 0 {
+            tar.arg("--format=posix");
+        }
+        run(tar.arg("-C").arg(&directory).arg("-cf").arg(&layer).arg("."));
+        assert!(fs::metadata(&layer).unwrap().len() < 1 << 20, "{format}: tar has found no holes");
+        let branch = sandbox.path().join(format!("branch-{number}"));
+        assert_silent(&apply(&layer, &branch));
+        for name in ["many", "few", "hole", "whole"] {
+            let (before, after) = (directory.join(name), branch.join(name));
+            assert_eq!(fs::metadata(&before).unwrap().len(), fs::metadata(&after).unwrap().len(), "{format} {name}");
+            if name != "few" {
+                assert!(fs::read(&before).unwrap() == fs::read(&after).unwrap(), "{format} {name}");
+            }
+        }
+        let few = fs::metadata(branch.join("few")).unwrap();
+        assert!(few.blocks() < 100, "{format}: {} blocks", few.blocks());
+        let mut first = [1; 2];
+        std::io::Read::read_exact(&mut fs::File::open(branch.join("few")).unwrap(), &mut first).unwrap();
+        assert_eq!(first, *b"x\0", "{format}");
+    }
 }

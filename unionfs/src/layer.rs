@@ -10,17 +10,21 @@
 //! | [`export`] | what of a branch goes into a layer, in which order |
 //! | [`apply`] | how a layer becomes a branch, whole or not at all |
 //! | `unpacking` | how the members of a layer become entries |
+//! | `lent` | what a hard link to a layer below becomes |
 //! | `member` | one entry of an archive as a value |
 //! | `writing`, `reading` | the tar form of it |
+//! | `sparse` | where the pieces of a file with holes go |
 //! | `pax` | what does not fit into a tar header |
 //! | [`compressed`] | gzip and zstd, as they are found |
 
 pub mod apply;
 pub mod compressed;
 pub mod export;
+mod lent;
 mod member;
 mod pax;
 mod reading;
+mod sparse;
 mod unpacking;
 mod writing;
 

@@ -7,13 +7,13 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read};
 use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Condvar, Mutex};
 use std::thread;
 
-use unionfs::layer::apply;
+use unionfs::layer::apply::{self, UNPACKED};
 use unionfs::layer::{compressed, export};
 use unionfs::options::{Access, BranchSpec};
 
@@ -48,12 +48,15 @@ struct Loading<'a> {
     /// Whether one has failed, so that the others need not go on.
     failed: AtomicBool,
     done: Mutex<Done>,
+    /// Told whenever a layer is done, or has failed.
+    changed: Condvar,
 }
 
 #[derive(Default)]
 struct Done {
     made: Made,
-    layers: Vec<Option<Loaded>>,
+    /// Each that is done, and where it is unpacked.
+    layers: Vec<Option<(Loaded, PathBuf)>>,
     failure: Option<Failure>,
 }
 
@@ -66,7 +69,7 @@ pub(crate) fn load(
 ) -> Result<(Vec<Loaded>, Made), Failure> {
     let done = Done { layers: vec![None; layers.len()], ..Done::default() };
     let (next, failed, done) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(done));
-    let loading = Loading { store, workspace, files, layers, next, failed, done };
+    let loading = Loading { store, workspace, files, layers, next, failed, done, changed: Condvar::new() };
     let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_AT_A_TIME).min(layers.len());
     thread::scope(|scope| {
         for _ in 0..threads {
@@ -78,8 +81,9 @@ pub(crate) fn load(
     if let Some(failure) = done.failure {
         return Err(failure);
     }
-    let loaded = (0..layers.len()).map(|at| done.layers.get(same_as(files, layers, at)).cloned().flatten());
-    Ok((loaded.collect::<Option<_>>().ok_or_else(defect)?, done.made))
+    let loaded = |at| done.layers.get(same_as(files, layers, at))?.as_ref().map(|(loaded, _)| loaded.clone());
+    let loaded = (0..layers.len()).map(loaded).collect::<Option<_>>();
+    Ok((loaded.ok_or_else(defect)?, done.made))
 }
 
 /// The first layer of the same content: some images have one more than once.
@@ -110,7 +114,9 @@ impl Loading<'_> {
             let Ok(mut done) = self.done.lock() else { return };
             match result {
                 Ok((loaded, made)) => {
-                    done.layers[at] = Some(loaded);
+                    let place = made.layers.first().map(|(path, _)| path.join(UNPACKED));
+                    let place = place.unwrap_or_else(|| self.store.layer(loaded.diff.diff_id).branch);
+                    done.layers[at] = Some((loaded, place));
                     done.made.add(made);
                 }
                 Err(failure) => {
@@ -121,6 +127,7 @@ impl Loading<'_> {
                     }
                 }
             }
+            self.changed.notify_all();
         }
     }
 
@@ -135,13 +142,15 @@ impl Loading<'_> {
         let most = layer.descriptor.as_ref().map_or(u64::MAX, |descriptor| descriptor.size);
         let file = File::create(&copy).doing(&doing)?;
         let giving_up = || self.failed.load(Ordering::Relaxed);
+        let below = || self.below(at);
+        let target = Target { copy: file, most, holder: &holder, below: &below, giving_up: &giving_up };
         let (blob, diff) = match &layer.from {
             Place::Named(name) => {
                 let input = self.files.open(name).doing(&format!("{doing}, {}", name.escape_debug()))?;
-                unpack(input, file, most, &holder, &giving_up, &doing)?
+                unpack(input, target, &doing)?
             }
-            Place::Whole(path) => unpack(File::open(path).doing(&doing)?, file, most, &holder, &giving_up, &doing)?,
-            Place::Tree(path) => of_tree(path, |input| unpack(input, file, most, &holder, &giving_up, &doing))?,
+            Place::Whole(path) => unpack(File::open(path).doing(&doing)?, target, &doing)?,
+            Place::Tree(path) => of_tree(path, |input| unpack(input, target, &doing))?,
         };
         check(layer, &blob, &diff, &doing)?;
         let media_type = format!("{LAYER}{}", compression(&copy).doing(&doing)?);
@@ -152,6 +161,23 @@ impl Loading<'_> {
         let made =
             Made { layers: vec![(holder, diff.diff_id)], blobs: vec![(copy, blob.0)], diffs: vec![(record, blob.0)] };
         Ok((Loaded { descriptor, diff }, made))
+    }
+
+    /// The layers below one, the topmost first, once they are all unpacked; nothing if one has failed. They were begun
+    /// before it, so waiting for them ends.
+    fn below(&self, at: usize) -> Option<Vec<PathBuf>> {
+        let mut done = self.done.lock().ok()?;
+        loop {
+            if self.failed.load(Ordering::Relaxed) {
+                return None;
+            }
+            let place =
+                |at| done.layers.get(same_as(self.files, self.layers, at))?.as_ref().map(|(_, path)| path.clone());
+            if let Some(places) = (0..at).rev().map(place).collect() {
+                return Some(places);
+            }
+            done = self.changed.wait(done).ok()?;
+        }
     }
 
     /// A layer that the store has.
@@ -183,20 +209,26 @@ fn check(layer: &LayerSource, blob: &(Digest, u64), diff: &Diff, doing: &str) ->
     }
 }
 
-/// Copies and unpacks a layer: digest and length as it came, and of what is in it.
-fn unpack(
-    input: impl Read + Send,
+/// Where a layer goes.
+struct Target<'a> {
+    /// The blob as it came.
     copy: File,
+    /// How long that can be at most.
     most: u64,
-    holder: &Path,
-    giving_up: &dyn Fn() -> bool,
-    doing: &str,
-) -> Result<((Digest, u64), Diff), Failure> {
+    /// Where it is unpacked.
+    holder: &'a Path,
+    below: &'a dyn Fn() -> Option<Vec<PathBuf>>,
+    giving_up: &'a dyn Fn() -> bool,
+}
+
+/// Copies and unpacks a layer: digest and length as it came, and of what is in it.
+fn unpack(input: impl Read + Send, target: Target<'_>, doing: &str) -> Result<((Digest, u64), Diff), Failure> {
+    let Target { copy, most, holder, below, giving_up } = target;
     let (sender, receiver) = sync_channel(PIECES);
     let (read, unpacked) = thread::scope(|scope| {
         let reading = scope.spawn(move || read(input, copy, most, &sender));
         let mut plain = Digesting::new(Received { receiver, piece: Vec::new(), at: 0 }, io::sink(), u64::MAX);
-        let unpacked = apply::unpack(&mut plain, holder, giving_up).map_err(|error| error.to_string());
+        let unpacked = apply::unpack(&mut plain, holder, below, giving_up).map_err(|error| error.to_string());
         let unpacked = unpacked.and_then(|()| plain.finish().map_err(|error| error.to_string()));
         // When nobody receives any more, reading ends.
         (reading.join(), unpacked)

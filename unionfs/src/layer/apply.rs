@@ -17,7 +17,10 @@ use super::reading::{ReadError, Reader, shown};
 use super::unpacking::{Unpacking, disinherit};
 use crate::branch::dir::Dir;
 use crate::branch::form::Form;
+use crate::branch::kept::Kept;
+use crate::branch::rights::rights;
 use crate::branch::work::{self, Work, WorkError};
+use crate::options::Keeping;
 use crate::union::name::WORK_AREA;
 
 /// The name of what is being unpacked, in a directory of its own.
@@ -53,32 +56,56 @@ pub enum ApplyError {
 pub fn apply(input: &mut dyn Read, branch: &Path, ends: &dyn Fn() -> bool) -> Result<(), ApplyError> {
     let place = Place::find(branch)?;
     let holder = Holder::new(&place)?;
-    members(input, &holder.dir, ends, |error| place.failed(error))?;
+    let root = holder.dir.open_dir(UNPACKED.as_bytes()).map_err(|error| place.failed(error))?;
+    members(input, Unpacking::new(root, &holder.dir, ends))?;
     holder.put(&place)
 }
 
 /// Unpacks a layer as the new directory [`UNPACKED`] in `holder`, a directory on disk that nobody else
-/// uses; the caller moves it to its place and syncs it.
+/// uses; the caller moves it to its place and syncs it. What the kernel refuses an ordinary user,
+/// such as devices, is kept as in a branch that a union writes ([`crate::branch::kept`]).
+///
+/// `below` is asked for the layers below, the topmost first, where a hard link leads there; nothing
+/// ends the work.
 ///
 /// # Errors
 /// Why it could not be unpacked in full; what is in `holder` then is of no use.
-pub fn unpack(input: &mut dyn Read, holder: &Path, ends: &dyn Fn() -> bool) -> Result<(), ApplyError> {
+pub fn unpack(
+    input: &mut dyn Read,
+    holder: &Path,
+    below: &dyn Fn() -> Option<Vec<PathBuf>>,
+    ends: &dyn Fn() -> bool,
+) -> Result<(), ApplyError> {
     let fail = |error| ApplyError::Place { path: holder.to_owned(), error };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let holder = Dir::new(rustix::fs::open(holder, flags, Mode::empty()).map_err(fail)?, Form::default());
     prepare(&holder).map_err(fail)?;
-    members(input, &holder, ends, fail)
+    let root = holder.open_dir(UNPACKED.as_bytes()).and_then(keeping).map_err(fail)?;
+    let again = root.reopen().map_err(fail)?;
+    members(input, Unpacking::new(root, &holder, ends).over(below))?;
+    leave_no_empty_area(&again).map_err(fail)
 }
 
-/// Unpacks every member of a layer into what was prepared in a directory.
-fn members(
-    input: &mut dyn Read,
-    holder: &Dir,
-    ends: &dyn Fn() -> bool,
-    fail: impl Fn(Errno) -> ApplyError,
-) -> Result<(), ApplyError> {
-    let root = holder.open_dir(UNPACKED.as_bytes()).map_err(fail)?;
-    let mut unpacking = Unpacking::new(root, holder, ends);
+/// The root of a layer as one that keeps what the kernel refuses.
+fn keeping(root: Dir) -> Result<Dir, Errno> {
+    if rights().all {
+        return Ok(root);
+    }
+    let Some(kept) = Kept::of(&root, true, Keeping::Refused, None)? else { return Ok(root) };
+    root.make_dir(WORK_AREA, 0o700)?;
+    kept.set_area(&root.open_dir(WORK_AREA)?)?;
+    Ok(root.with_form(Form { kept: Some(kept), ..Form::default() }))
+}
+
+/// Removes the work area again, if nothing had to be kept in it.
+fn leave_no_empty_area(root: &Dir) -> Result<(), Errno> {
+    match root.keeping_times(|| root.remove_dir(WORK_AREA)) {
+        Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
+        result => result,
+    }
+}
+
+fn members(input: &mut dyn Read, mut unpacking: Unpacking<'_>) -> Result<(), ApplyError> {
     let mut reader = Reader::new(Box::new(input));
     while let Some(member) = reader.next()? {
         unpacking.member(&member, &mut reader)?;

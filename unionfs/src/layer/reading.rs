@@ -9,6 +9,7 @@ use tar::{EntryType, Header};
 
 use super::member::{Look, Member, What};
 use super::pax;
+use super::sparse::{self, Sparse, Told};
 use super::writing::BLOCK;
 use crate::branch::stat::Time;
 
@@ -49,6 +50,8 @@ pub(super) struct Reader<'a> {
     /// Bytes of the last member that nobody has read, and the rest of its last block.
     content: u64,
     padding: u64,
+    /// Where the content goes, if the last member is a file with holes.
+    sparse: Option<Sparse>,
     /// For messages.
     last: Vec<u8>,
 }
@@ -63,11 +66,12 @@ struct Extended {
     gid: Option<u32>,
     mtime: Option<Time>,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    sparse: sparse::Records,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(input: Box<dyn Read + 'a>) -> Reader<'a> {
-        Reader { input, content: 0, padding: 0, last: b"the start".to_vec() }
+        Reader { input, content: 0, padding: 0, sparse: None, last: b"the start".to_vec() }
     }
 
     /// The next member; nothing after the last one, when the input has been read to its end.
@@ -89,6 +93,11 @@ impl<'a> Reader<'a> {
                 _ => return self.member(&header, extended).map(Some),
             }
         }
+    }
+
+    /// Where the content of the last member goes, if it has holes.
+    pub(super) fn take_sparse(&mut self) -> Option<Sparse> {
+        self.sparse.take()
     }
 
     /// Reads some content of the last member; nothing at its end.
@@ -188,16 +197,13 @@ impl<'a> Reader<'a> {
         let bytes = self.extended_header(size)?;
         let records = pax::parse(&bytes).ok_or_else(|| self.damaged("its extended header cannot be read"))?;
         for (key, value) in records {
-            let known = extended.take(key, value).ok_or_else(|| self.damaged("a record of it is no number"))?;
-            if !known {
-                return Err(ReadError::Unsupported { path: self.last.clone(), what: "a sparse file".into() });
-            }
+            extended.take(key, value).ok_or_else(|| self.damaged("a record of it is no number"))?;
         }
         Ok(())
     }
 
-    fn member(&mut self, header: &Header, extended: Extended) -> Result<Member, ReadError> {
-        let raw = extended.path.unwrap_or_else(|| header.path_bytes().into_owned());
+    fn member(&mut self, header: &Header, mut extended: Extended) -> Result<Member, ReadError> {
+        let raw = extended.sparse.name.take().or(extended.path).unwrap_or_else(|| header.path_bytes().into_owned());
         let path = clean(&raw);
         self.last.clone_from(&path);
         if path.contains(&0) {
@@ -211,6 +217,7 @@ impl<'a> Reader<'a> {
         let what = self.what(header, size, target, raw.ends_with(b"/"))?;
         // content that the type does not have is passed over
         self.expect(if matches!(what, What::Link(_)) { 0 } else { size });
+        self.sparse = self.holes(header, std::mem::take(&mut extended.sparse).told(), size)?;
         let id = |own: Option<u32>, said: io::Result<u64>| match own {
             Some(id) => Some(id),
             None => u32::try_from(said.ok()?).ok(),
@@ -238,21 +245,69 @@ impl<'a> Reader<'a> {
         Ok(match header.entry_type() {
             // before there was a type for directories
             EntryType::Regular if slash => What::Dir,
-            EntryType::Regular | EntryType::Continuous => What::File(size),
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => What::File(size),
             EntryType::Directory => What::Dir,
             EntryType::Symlink => What::Symlink(target()?),
             EntryType::Link => What::Link(clean(&target()?)),
             EntryType::Fifo => What::Fifo,
             EntryType::Char => What::Char(device()?),
             EntryType::Block => What::Block(device()?),
-            EntryType::GNUSparse => {
-                return Err(ReadError::Unsupported { path: self.last.clone(), what: "a sparse file".into() });
-            }
             other => {
                 let what = format!("'{}'", other.as_byte().escape_ascii());
                 return Err(ReadError::Unsupported { path: self.last.clone(), what });
             }
         })
+    }
+
+    /// Reads where the pieces of a file with holes go, as far as that is told before the content.
+    fn holes(&mut self, header: &Header, told: Told, size: u64) -> Result<Option<Sparse>, ReadError> {
+        let (pieces, size, content) = match told {
+            _ if header.entry_type() == EntryType::GNUSparse => {
+                let (pieces, whole) = self.holes_of_gnu(header)?;
+                (pieces, whole, size)
+            }
+            Told::Not => return Ok(None),
+            Told::Half => return Err(self.damaged("its holes cannot be read")),
+            Told::Here(pieces, whole) => (pieces, whole, size),
+            Told::InContent(whole) => {
+                let pieces = sparse::in_content(|block| self.block(block))?;
+                let (pieces, _) = pieces.ok_or_else(|| self.damaged("its holes cannot be read"))?;
+                (pieces, whole, self.content)
+            }
+        };
+        let sparse = Sparse::checked(pieces, size, content);
+        sparse.map(Some).ok_or_else(|| self.damaged("its holes are not where they can be"))
+    }
+
+    /// The pieces in a header of GNU, and in the blocks that follow it, which are no content.
+    fn holes_of_gnu(&mut self, header: &Header) -> Result<(Vec<(u64, u64)>, u64), ReadError> {
+        let bytes = header.as_bytes();
+        let mut pieces = Vec::new();
+        let wrong = |reader: &Self| reader.damaged("its holes cannot be read");
+        sparse::in_header(bytes, 386, 4, &mut pieces).ok_or_else(|| wrong(self))?;
+        let size = sparse::number(&bytes[483..495]).ok_or_else(|| wrong(self))?;
+        let mut goes_on = bytes[482] != 0;
+        while goes_on {
+            let mut block = [0; BLOCK];
+            if self.fill(&mut block)? < BLOCK {
+                return Err(ReadError::CutOff(self.last.clone()));
+            }
+            sparse::in_header(&block, 0, 21, &mut pieces).ok_or_else(|| wrong(self))?;
+            goes_on = block[504] != 0;
+        }
+        Ok((pieces, size))
+    }
+
+    /// Reads a whole block of the content.
+    fn block(&mut self, block: &mut [u8; BLOCK]) -> Result<(), ReadError> {
+        let mut done = 0;
+        while done < BLOCK {
+            match self.read(&mut block[done..])? {
+                0 => return Err(self.damaged("its holes cannot be read")),
+                read => done += read,
+            }
+        }
+        Ok(())
     }
 
     fn damaged(&self, what: &'static str) -> ReadError {
@@ -261,9 +316,8 @@ impl<'a> Reader<'a> {
 }
 
 impl Extended {
-    /// Takes a record: whether it says something that can be followed. Nothing if its value is
-    /// none. An empty value takes an earlier record back.
-    fn take(&mut self, key: &[u8], value: &[u8]) -> Option<bool> {
+    /// Takes a record; nothing if its value is none. An empty value takes an earlier record back.
+    fn take(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         match key {
             b"path" => self.path = Some(value.to_vec()).filter(|value| !value.is_empty()),
             b"linkpath" => self.target = Some(value.to_vec()).filter(|value| !value.is_empty()),
@@ -271,14 +325,15 @@ impl Extended {
             b"uid" => self.uid = optional(value, pax::number)?,
             b"gid" => self.gid = optional(value, pax::number)?,
             b"mtime" => self.mtime = optional(value, pax::parse_time)?,
-            _ if key.starts_with(b"GNU.sparse.") => return Some(false),
             _ => {
                 if let Some(name) = key.strip_prefix(pax::XATTR) {
                     self.xattrs.insert(pax::xattr_name(name), value.to_vec());
+                } else if let Some(word) = key.strip_prefix(b"GNU.sparse.") {
+                    self.sparse.take(word, value)?;
                 }
             }
         }
-        Some(true)
+        Some(())
     }
 }
 

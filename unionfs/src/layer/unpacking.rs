@@ -4,11 +4,13 @@
 //! time that it was given while entries are made in it, and no entry inherits anything.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use rustix::fs::{RenameFlags, XattrFlags};
 use rustix::io::Errno;
 
 use super::apply::ApplyError;
+use super::lent::{self, Lent};
 use super::member::{Look, Member, What};
 use super::reading::Reader;
 use crate::acl;
@@ -32,8 +34,14 @@ pub(super) struct Unpacking<'a> {
     at: Option<(Vec<u8>, Dir)>,
     /// A directory on the same file system where entries are removed.
     holder: &'a Dir,
+    /// Asked for the layers below, the topmost first; nothing where it is to end. A layer by itself
+    /// has none below.
+    below: Option<&'a Below<'a>>,
     ends: &'a dyn Fn() -> bool,
 }
+
+/// What tells the layers below.
+type Below<'a> = dyn Fn() -> Option<Vec<PathBuf>> + 'a;
 
 /// Why a member could not be unpacked.
 enum Stop {
@@ -59,7 +67,12 @@ enum Target<'a> {
 
 impl<'a> Unpacking<'a> {
     pub(super) fn new(root: Dir, holder: &'a Dir, ends: &'a dyn Fn() -> bool) -> Unpacking<'a> {
-        Unpacking { root, at: None, holder, ends }
+        Unpacking { root, at: None, holder, below: None, ends }
+    }
+
+    /// One that lies over others.
+    pub(super) fn over(self, below: &'a Below<'a>) -> Unpacking<'a> {
+        Unpacking { below: Some(below), ..self }
     }
 
     /// Unpacks a member, whose content is to be read.
@@ -128,7 +141,7 @@ impl<'a> Unpacking<'a> {
                 (error, _) => Stop::Errno(error),
             })?;
             if let Some(file) = file {
-                copy(reader, &file, ends)?;
+                content(reader, &file, ends)?;
             }
         }
         set_look(dir.at(name), &member.look, &member.what)
@@ -142,14 +155,14 @@ impl<'a> Unpacking<'a> {
         if !first.split(|byte| *byte == b'/').all(|part| matches!(RawName::parse(part), RawName::Entry(_))) {
             return Err(Stop::Refused("it is a hard link to what is no entry of the layer"));
         }
-        const MISSING: Stop = Stop::Refused("it is a hard link to what is not in the layer");
         let (first_parent, first_name) = split(first);
-        let from = walk(&self.root, first_parent, Missing::Refuse).map_err(|error| match error {
-            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => MISSING,
-            error => error.into(),
-        })?;
+        let from = match walk(&self.root, first_parent, Missing::Refuse) {
+            Err(Errno::NOENT) => return self.copy_from_below(parent, name, first),
+            Err(Errno::NOTDIR | Errno::LOOP) => return Err(NOT_THERE),
+            from => from?,
+        };
         match from.find(first_name)?.map(|stat| stat.kind) {
-            None => return Err(MISSING),
+            None => return self.copy_from_below(parent, name, first),
             Some(Kind::Dir) => return Err(Stop::Refused("it is a hard link to a directory")),
             Some(_) => {}
         }
@@ -160,6 +173,25 @@ impl<'a> Unpacking<'a> {
             make_room(dir, name.as_bytes(), before, holder)?;
             from.link(first_name, dir, name.as_bytes())
         })?)
+    }
+
+    /// Makes a copy of what lies below, where a link to it is wanted.
+    fn copy_from_below(&mut self, parent: &[u8], name: Name<'_>, first: &[u8]) -> Result<(), Stop> {
+        let Some(below) = self.below else { return Err(NOT_THERE) };
+        let layers = below().ok_or(Stop::Said(ApplyError::Interrupted))?;
+        let Lent { member, content } = lent::find(&layers, first)?.ok_or(NOT_THERE)?;
+        let (holder, ends) = (self.holder, self.ends);
+        let dir = self.parent(parent)?;
+        let name = name.as_bytes();
+        let before = dir.find(name)?.map(|stat| stat.kind);
+        let file = dir.keeping_times(|| {
+            make_room(dir, name, before, holder)?;
+            make(dir, name, &member.what)
+        })?;
+        if let (Some(file), Some(content)) = (file, content) {
+            copy(|piece| Ok(rustix::io::read(&content, piece)?), &file, 0, ends)?;
+        }
+        set_look(dir.at(name), &member.look, &member.what)
     }
 
     /// Opens the directory of a member; what is missing of it is made.
@@ -184,6 +216,9 @@ impl<'a> Unpacking<'a> {
         Ok(dir)
     }
 }
+
+/// Why a hard link is refused.
+const NOT_THERE: Stop = Stop::Refused("it is a hard link to what is not in the layer");
 
 /// What a path leads to.
 fn target<'a>(parent: &[u8], name: &'a [u8]) -> Result<Target<'a>, Stop> {
@@ -280,12 +315,35 @@ pub(super) fn disinherit(at: At<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Copies the content of the last member.
-fn copy(reader: &mut Reader<'_>, file: &OwnedFd, ends: &dyn Fn() -> bool) -> Result<(), Stop> {
+/// Copies the content of the last member: all of it, or each piece of a file with holes.
+fn content(reader: &mut Reader<'_>, file: &OwnedFd, ends: &dyn Fn() -> bool) -> Result<(), Stop> {
+    let failed = |error: super::reading::ReadError| Stop::Said(error.into());
+    let Some(sparse) = reader.take_sparse() else {
+        return copy(|piece| reader.read(piece).map_err(failed), file, 0, ends);
+    };
+    for (offset, length) in sparse.pieces {
+        let mut left = length;
+        let read = |piece: &mut [u8]| {
+            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
+            let read = reader.read(&mut piece[..wanted]).map_err(failed)?;
+            left -= read as u64;
+            Ok(read)
+        };
+        copy(read, file, offset, ends)?;
+    }
+    Ok(rustix::fs::ftruncate(file, sparse.size)?)
+}
+
+/// Copies what `read` reads, until that is nothing, to a place in a file.
+fn copy(
+    mut read: impl FnMut(&mut [u8]) -> Result<usize, Stop>,
+    file: &OwnedFd,
+    mut at: u64,
+    ends: &dyn Fn() -> bool,
+) -> Result<(), Stop> {
     let mut piece = vec![0; PIECE];
-    let mut at = 0;
     loop {
-        let read = reader.read(&mut piece).map_err(|error| Stop::Said(error.into()))?;
+        let read = read(&mut piece)?;
         if read == 0 {
             return Ok(());
         }
