@@ -313,3 +313,35 @@ fn memory_is_bounded_whatever_a_layer_holds() {
     }
     assert!((1..100 << 10).contains(&peak), "{peak} KiB");
 }
+
+#[test]
+fn the_signal_that_the_image_names_asks_a_container_to_end() {
+    let Some(images) = Images::new() else { return };
+    let script = "trap 'echo interrupted; exit 3' INT; trap '' TERM; echo ready; while :; do sleep 0.1; done";
+    images.docker("stops", r#"{"Cmd":["sh"],"StopSignal":"SIGINT"}"#, &[images.base()]);
+    images.docker("odd", r#"{"Cmd":["true"],"StopSignal":"SIGODD"}"#, &[images.base()]);
+    images.print(&["import", "stops"]);
+    images.print(&["import", "odd"]);
+    let mut command = Command::new(RLAUNCH);
+    let running = Running::start(command.args(["--name", "stops", "--rm", "--image", "stops:1", "sh", "-c", script]));
+    let outcome = finish(Command::new(RLAUNCH).args(["stop", "stops"]));
+    assert_eq!(outcome.status, Some(0), "{outcome:?}");
+    assert_eq!(running.wait(), (Some(3), "interrupted\n".to_owned()));
+    let outcome = finish(Command::new(RLAUNCH).args(["--image", "odd:1"]));
+    assert_eq!((outcome.status, outcome.stderr.lines().count()), (Some(0), 1), "{outcome:?}");
+    assert!(outcome.stderr.contains("stopped by SIGODD, which is not known"), "{outcome:?}");
+}
+
+#[test]
+fn a_container_on_an_image_is_started_again_with_what_it_has_written() {
+    let Some(images) = Images::new() else { return };
+    images.docker("again", PLAIN, &[images.base()]);
+    images.print(&["import", "again"]);
+    let script = "echo x >> /etc/written; wc -l < /etc/written";
+    let mut command = Command::new(RLAUNCH);
+    command.args(["--name", "again", "--image", "again:1", "sh", "-c", script]);
+    assert_eq!(finish(&mut command).stdout, "1\n");
+    let outcome = finish(Command::new(RLAUNCH).args(["start", "--attach", "again"]));
+    assert_eq!((outcome.status, &*outcome.stdout), (Some(0), "2\n"), "{outcome:?}");
+    assert_eq!(finish(Command::new(RLAUNCH).args(["rm", "again"])).status, Some(0));
+}

@@ -102,7 +102,8 @@ pub struct Named {
     name: String,
 }
 
-fn signal(text: &str) -> Result<Signal, String> {
+/// A signal by its name, with or without SIG, or its number.
+pub(crate) fn signal(text: &str) -> Result<Signal, String> {
     let number = text.parse().ok().and_then(|number: i32| Signal::try_from(number).ok());
     let name = text.to_ascii_uppercase();
     let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
@@ -179,10 +180,12 @@ fn signal_to(process: &OwnedFd, signal: Signal) -> Result<(), Failure> {
     }
 }
 
-/// TERM, KILL and, where a process waits for a union that does not answer, the end of the union.
+/// TERM, or what the image says instead, KILL and, where a process waits for a union that does not answer, the end of the union.
 fn stop(record: &Record, patience: Duration) -> Result<u8, Failure> {
     let (_, init) = running(record)?;
-    signal_to(&init, Signal::SIGTERM)?;
+    // A record is ours, so a number that is there is one of a signal.
+    let asks = record.stop_signal.and_then(|number| Signal::try_from(number).ok());
+    signal_to(&init, asks.unwrap_or(Signal::SIGTERM))?;
     let_go_on(record)?;
     if !ends(&init, patience)? {
         kill(record, &init)?;

@@ -109,7 +109,7 @@ fn start_here(request: Request, ids: Option<Ids>, mut ready: Option<&mut Ready>)
     spec.confinement.clamp_limits(capabilities)?;
     let mut record = record(&spec, ready.is_some()).doing("look at this process")?;
     if let Some(image) = &image {
-        record.root = format!("image {}", image.name);
+        image.tell(&mut record);
     }
     (record.kept, record.settings.origin) = (is_kept, is_kept.then_some(origin));
     let mut entry = match &again {
@@ -184,6 +184,8 @@ struct Session<'a> {
 fn record(spec: &Spec, detached: bool) -> std::io::Result<Record> {
     let now = state::now();
     Ok(Record {
+        image: None,
+        stop_signal: None,
         name: String::new(),
         id: String::new(),
         command: spec.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),

@@ -80,8 +80,23 @@ pub struct Record {
     pub(crate) log: Option<Word>,
     /// The exit status of the command, once that has ended.
     pub status: Option<u8>,
+    /// The image that it is on: its name or id then, and its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageUsed>,
+    /// The number of the signal that asks it to end, where that is not SIGTERM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<i32>,
     /// What it was started with.
     pub settings: Settings,
+}
+
+/// The image that a container is on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageUsed {
+    /// What it was called.
+    pub name: String,
+    /// The digest of its configuration.
+    pub id: String,
 }
 
 impl Record {

@@ -3,19 +3,24 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::digest::Digest;
 use super::manifest::Execution;
 use super::store::{Image, LayerPlace, Store};
 use crate::confine::{self, WantedUser};
 use crate::failure::{Doing as _, Failure};
 use crate::host::ImageRoot;
+use crate::lifecycle;
 use crate::lock::{Kind, Lock, lock};
+use crate::message::warn;
 use crate::options::Options;
+use crate::state::{ImageUsed, Record};
 
 /// An image that a container runs on. Its layers are not removed as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Held {
     /// What it is called, or its id.
-    pub(crate) name: String,
+    name: String,
+    id: Digest,
     /// The unpacked layers, the topmost first.
     layers: Vec<PathBuf>,
     execution: Execution,
@@ -42,7 +47,7 @@ impl Held {
         };
         let locks = layers.iter().map(hold).collect::<Result<_, _>>()?;
         let layers = layers.into_iter().map(|layer| layer.branch).collect();
-        Ok(Held { name, layers, execution: image.config.config.unwrap_or_default(), _locks: locks })
+        Ok(Held { name, id: image.id(), layers, execution: image.config.config.unwrap_or_default(), _locks: locks })
     }
 
     /// Says what the options leave open.
@@ -85,6 +90,20 @@ impl Held {
     pub(crate) fn variables(&self) -> impl Iterator<Item = (OsString, OsString)> {
         let pairs = self.execution.env.iter().filter_map(|text| text.split_once('='));
         pairs.filter(|(name, _)| !name.is_empty()).map(|(name, value)| (name.into(), value.into()))
+    }
+
+    /// Says in a container's record what it is on, and how it is asked to end.
+    pub(crate) fn tell(&self, record: &mut Record) {
+        record.root = format!("image {}", self.name);
+        record.image = Some(ImageUsed { name: self.name.clone(), id: self.id.to_string() });
+        let said = &self.execution.stop_signal;
+        if said.is_empty() {
+            return;
+        }
+        match lifecycle::signal(said) {
+            Ok(signal) => record.stop_signal = Some(signal as i32),
+            Err(_) => warn(format_args!("the image {} asks to be stopped by {said}, which is not known", self.name)),
+        }
     }
 
     /// What the container is made of.
