@@ -52,15 +52,15 @@ pub(crate) fn start_again(record: Record, attach: bool) -> Result<u8, Failure> {
     let doing = format!("start {} again", record.name);
     let missing = || Failure::because(&doing, "it is not one that is kept");
     let origin = record.settings.origin.ok_or_else(missing)?;
+    // Paths that were named count from there, and become absolute when they are parsed.
+    if let Some(directory) = origin.directory() {
+        chdir(&directory).doing(&format!("enter {}, where the container was made", directory.display()))?;
+    }
     let Ok(Command::Run(mut options)) = options::parse(origin.words()) else {
         return Err(Failure::because(&doing, "its record is of another version of this program"));
     };
     delegation::enter(&options.limits)?;
     let ids = prepare(&options)?;
-    // Paths that were named count from there.
-    if let Some(directory) = origin.directory() {
-        chdir(&directory).doing(&format!("enter {}, where the container was made", directory.display()))?;
-    }
     options.detach = !attach;
     launch(Request { options: *options, origin, again: Some(record.name) }, ids)
 }
