@@ -10,10 +10,13 @@
 //! | [`name`], [`digest`], [`manifest`] | what they are called, and their documents |
 //! | [`import`], [`source`], [`files`], [`load`] | how one gets there, from which form, and how layers are read |
 //! | [`export`], [`show`], [`collect`] | how one gets out, what is printed of it, how it goes |
+//! | [`commit`], [`changes`] | how a container becomes one |
 //! | [`launch`] | what a container takes from an image |
 //! | [`time`] | dates in documents |
 
+mod changes;
 mod collect;
+mod commit;
 pub(crate) mod digest;
 mod export;
 mod files;
@@ -32,6 +35,8 @@ use std::io::Write as _;
 
 use clap::{Parser, Subcommand};
 
+pub use changes::Change;
+pub use commit::CommitOptions;
 pub use export::{ExportForm, ExportOptions};
 pub use import::ImportOptions;
 pub use source::Form;
@@ -43,6 +48,8 @@ use store::Store;
 
 /// The first word that means this.
 pub(crate) const WORD: &str = "image";
+/// The first word that means one of these commands as well.
+pub(crate) const COMMIT: &str = "commit";
 
 #[derive(Debug, Parser)]
 #[command(name = "rlaunch image", bin_name = "rlaunch image", disable_help_subcommand = true)]
@@ -58,6 +65,8 @@ pub enum Images {
     Import(ImportOptions),
     /// Write an image for others
     Export(ExportOptions),
+    /// Make an image of what a container on an image has written; also rlaunch commit
+    Commit(CommitOptions),
     /// List images
     #[command(alias = "list")]
     Ls,
@@ -108,6 +117,7 @@ pub(crate) fn run(what: &Images) -> Result<u8, Failure> {
     let text = match what {
         Images::Import(options) => import::run(options)?,
         Images::Export(options) => export::run(options)?,
+        Images::Commit(options) => commit::run(options)?,
         Images::Ls => show::list(&Store::open()?)?,
         Images::Inspect { images } => show::inspect(&Store::open()?, images)?,
         Images::History { image } => show::history(&Store::open()?, image)?,

@@ -45,6 +45,13 @@ pub(crate) fn is_added(branches: &[BranchSpec]) -> bool {
 }
 
 impl Contents {
+    /// What nearly every container has, to find out what of a top is under such names.
+    pub(crate) fn usual() -> Contents {
+        let names = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
+        let files = names.map(|at| OwnFile { at, content: Vec::new(), is_made: true });
+        Contents { is_of_root: true, files: files.to_vec(), mount_points: Vec::new() }
+    }
+
     /// What it holds for a container.
     pub(crate) fn of(spec: &Spec) -> Contents {
         let mount_points = mount_points(&spec.volumes).collect();

@@ -50,6 +50,7 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, clap:
     let program = OsString::from("rlaunch");
     let rest = match arguments.split_first() {
         Some((first, rest)) if first == "run" => rest,
+        Some((first, _)) if first == image::COMMIT => return image::parse(&arguments).map(Command::Image),
         Some((first, rest)) if first == image::WORD => return image::parse(rest).map(Command::Image),
         Some((first, _)) if is_subcommand(first) => {
             let parsed = Manage::try_parse_from([program].iter().chain(&arguments));

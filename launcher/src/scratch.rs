@@ -128,7 +128,7 @@ impl Scratch {
 
     /// The writable branch over a part of the host: its `/`, or what is mounted below.
     pub(crate) fn top(&self, part: &Path) -> PathBuf {
-        self.path.join(name_of(TOP, part))
+        top_in(&self.path, part)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -189,6 +189,11 @@ fn make_top(top: &Path, part: &Path) -> io::Result<()> {
     }
     fs::set_permissions(top, below.permissions())?;
     if is_root() { Ok(()) } else { apt::make_room(top, part) }
+}
+
+/// The top over a part of the host, or over an image, in a directory of a container.
+pub(crate) fn top_in(directory: &Path, part: &Path) -> PathBuf {
+    directory.join(name_of(TOP, part))
 }
 
 /// `top` for `/`, and `top%srv%data` for `/srv/data`; a percent sign is doubled.

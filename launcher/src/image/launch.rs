@@ -115,7 +115,7 @@ impl Held {
 
 /// The layers as branches. Where an image has one more than once, the topmost shows all of it, and hides all that the
 /// others hide.
-fn layers(store: &Store, image: &Image) -> Vec<LayerPlace> {
+pub(super) fn layers(store: &Store, image: &Image) -> Vec<LayerPlace> {
     let mut found: Vec<LayerPlace> = Vec::new();
     for path in image.config.rootfs.diff_ids.iter().rev().map(|diff_id| store.layer(*diff_id)) {
         if !found.contains(&path) {

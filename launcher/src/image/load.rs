@@ -15,13 +15,14 @@ use std::thread;
 
 use unionfs::layer::apply::{self, UNPACKED};
 use unionfs::layer::{compressed, export};
-use unionfs::options::{Access, BranchSpec};
+use unionfs::options::BranchSpec;
 
 use super::digest::{Digest, Digesting};
 use super::files::Files;
 use super::manifest::{Descriptor, LAYER};
 use super::source::{LayerSource, Place};
 use super::store::{Diff, Made, Store, Workspace};
+use super::time;
 use crate::failure::{Doing as _, Failure};
 use crate::message::say;
 
@@ -90,7 +91,7 @@ pub(crate) fn load(
 fn same_as(files: &Files, layers: &[LayerSource], at: usize) -> usize {
     let key = |layer: &LayerSource| match &layer.from {
         Place::Named(name) => Some((files.key(name), layer.diff_id)),
-        Place::Whole(_) | Place::Tree(_) => None,
+        Place::Whole(_) | Place::Branches(_) => None,
     };
     let wanted = layers.get(at).and_then(key);
     let first = layers.iter().position(|layer| wanted.is_some() && key(layer) == wanted);
@@ -150,7 +151,7 @@ impl Loading<'_> {
                 unpack(input, target, &doing)?
             }
             Place::Whole(path) => unpack(File::open(path).doing(&doing)?, target, &doing)?,
-            Place::Tree(path) => of_tree(path, |input| unpack(input, target, &doing))?,
+            Place::Branches(branches) => of_branches(branches, |input| unpack(input, target, &doing))?,
         };
         check(layer, &blob, &diff, &doing)?;
         let media_type = format!("{LAYER}{}", compression(&copy).doing(&doing)?);
@@ -276,20 +277,18 @@ impl Read for Received {
     }
 }
 
-/// Writes a directory as a layer for `take` to read.
-fn of_tree<T: Send>(path: &Path, take: impl FnOnce(File) -> Result<T, Failure>) -> Result<T, Failure> {
-    let doing = format!("read {}", path.display());
+/// Writes the top of some branches as a layer for `take` to read.
+fn of_branches<T: Send>(branches: &[BranchSpec], take: impl FnOnce(File) -> Result<T, Failure>) -> Result<T, Failure> {
+    let top = branches.first().map_or(Path::new(""), |branch| &branch.path);
+    let doing = format!("read {}", top.display());
     let (output, input): (OwnedFd, OwnedFd) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from).doing(&doing)?;
-    let path = std::path::absolute(path).doing(&doing)?;
-    let (access, whiteouts, overlay, init, nolwh) = (Access::ReadOnly, false, false, false, false);
-    let branch = BranchSpec { path, access, whiteouts, overlay, init, nolwh };
     thread::scope(|scope| {
         let writing = scope.spawn(move || {
             let mut tell = |entry: export::LeftOut| {
                 say(format_args!("note: {} is left out: {}", String::from_utf8_lossy(&entry.path), entry.why));
             };
-            export::export(&[branch], None, input.into(), None, &mut tell)
+            export::export(branches, None, input.into(), time::epoch(), &mut tell)
         });
         let taken = take(output.into());
         let written = writing.join().map_err(|_| Failure::because(&doing, "reading it has a defect"))?;

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde::Deserialize;
 use unionfs::layer::compressed;
+use unionfs::options::{Access, BranchSpec};
 
 use super::digest::Digest;
 use super::files::{self, Files};
@@ -68,8 +69,8 @@ pub(crate) enum Place {
     Named(String),
     /// The source itself is the layer: an archive.
     Whole(PathBuf),
-    /// A directory that is to become a layer.
-    Tree(PathBuf),
+    /// A directory that is to become a layer, or the top of a union with what lies below.
+    Branches(Vec<BranchSpec>),
 }
 
 /// An entry of docker's `manifest.json`.
@@ -164,7 +165,13 @@ fn form_of(files: &Files) -> Option<Form> {
 }
 
 fn rootfs(path: &Path, is_directory: bool) -> Parts {
-    let from = if is_directory { Place::Tree(path.to_owned()) } else { Place::Whole(path.to_owned()) };
+    let from = match is_directory {
+        true => {
+            let (access, whiteouts, overlay, init, nolwh) = (Access::ReadOnly, false, false, false, false);
+            Place::Branches(vec![BranchSpec { path: path.to_owned(), access, whiteouts, overlay, init, nolwh }])
+        }
+        false => Place::Whole(path.to_owned()),
+    };
     Parts {
         names: Vec::new(),
         manifest: None,

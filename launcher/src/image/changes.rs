@@ -1,0 +1,182 @@
+//! `--change`: instructions of a Dockerfile that change how an image is run.
+
+use serde_json::{Map, Value, json};
+
+/// One instruction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    key: &'static str,
+    how: How,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum How {
+    /// The value is this one.
+    Is(Value),
+    /// These names are in a set.
+    Has(Vec<String>),
+    /// These names have these values.
+    Pairs(Vec<(String, String)>),
+    /// These variables have these values, in a list.
+    Variables(Vec<(String, String)>),
+}
+
+/// Reads an instruction.
+///
+/// # Errors
+/// Where it is none that can be followed.
+pub(crate) fn parse(text: &str) -> Result<Change, String> {
+    let (word, rest) = text.trim().split_once(char::is_whitespace).unwrap_or((text.trim(), ""));
+    let rest = rest.trim();
+    if rest.is_empty() {
+        return Err("an instruction and what it says are expected, as in 'USER web'".into());
+    }
+    let (key, how) = match word.to_ascii_uppercase().as_str() {
+        "CMD" => ("Cmd", How::Is(command(rest)?)),
+        "ENTRYPOINT" => ("Entrypoint", How::Is(command(rest)?)),
+        "USER" => ("User", How::Is(json!(rest))),
+        "WORKDIR" => ("WorkingDir", How::Is(json!(rest))),
+        "STOPSIGNAL" => ("StopSignal", How::Is(json!(rest))),
+        "ENV" => ("Env", How::Variables(pairs(rest)?)),
+        "LABEL" => ("Labels", How::Pairs(pairs(rest)?)),
+        "EXPOSE" => ("ExposedPorts", How::Has(rest.split_whitespace().map(port).collect())),
+        "VOLUME" => ("Volumes", How::Has(list(rest)?.unwrap_or_else(|| words(rest)))),
+        _ => {
+            return Err(format!(
+                "{word} cannot be changed: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME and WORKDIR can"
+            ));
+        }
+    };
+    Ok(Change { key, how })
+}
+
+impl Change {
+    /// Makes it, in the part of a configuration that says how an image is run.
+    pub(crate) fn make(&self, execution: &mut Map<String, Value>) {
+        let entry = execution.entry(self.key).or_insert(Value::Null);
+        match &self.how {
+            How::Is(value) => *entry = value.clone(),
+            How::Has(names) => names.iter().for_each(|name| entry[name] = json!({})),
+            How::Pairs(pairs) => pairs.iter().for_each(|(name, value)| entry[name] = json!(value)),
+            How::Variables(pairs) => {
+                let mut list = entry.as_array().cloned().unwrap_or_default();
+                for (name, value) in pairs {
+                    let is_it = |one: &Value| one.as_str().is_some_and(|text| text.split('=').next() == Some(name));
+                    let text = json!(format!("{name}={value}"));
+                    match list.iter_mut().find(|one| is_it(one)) {
+                        Some(one) => *one = text,
+                        None => list.push(text),
+                    }
+                }
+                *entry = json!(list);
+            }
+        }
+    }
+}
+
+/// A JSON list is the command itself; anything else is for the shell.
+fn command(text: &str) -> Result<Value, String> {
+    Ok(match list(text)? {
+        Some(words) => json!(words),
+        None => json!(["/bin/sh", "-c", text]),
+    })
+}
+
+/// A JSON list of words, if it is one.
+fn list(text: &str) -> Result<Option<Vec<String>>, String> {
+    if !text.starts_with('[') {
+        return Ok(None);
+    }
+    serde_json::from_str(text).map(Some).map_err(|error| format!("{text} is no list of words: {error}"))
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// A port has a protocol, TCP where none is said.
+fn port(text: &str) -> String {
+    if text.contains('/') { text.to_owned() } else { format!("{text}/tcp") }
+}
+
+/// `NAME=VALUE` several times, with quotes around values that have blanks; or `NAME VALUE` once.
+fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
+    let first = text.split_whitespace().next().unwrap_or_default();
+    if !first.contains('=') {
+        let (name, value) = text.split_once(char::is_whitespace).ok_or_else(|| format!("{text} has no value"))?;
+        return Ok(vec![(name.to_owned(), value.trim().to_owned())]);
+    }
+    let pair = |word: String| match word.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("{word} is no NAME=VALUE")),
+    };
+    unquoted(text)?.into_iter().map(pair).collect()
+}
+
+/// Words between blanks; quotes hold blanks together, and a backslash takes the meaning from what follows it.
+fn unquoted(text: &str) -> Result<Vec<String>, String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    let mut rest = text.chars();
+    while let Some(one) = rest.next() {
+        match one {
+            '\\' if quote != Some('\'') => word.get_or_insert_default().extend(rest.next()),
+            _ if quote == Some(one) => quote = None,
+            '"' | '\'' if quote.is_none() => {
+                quote = Some(one);
+                word.get_or_insert_default();
+            }
+            _ if one.is_whitespace() && quote.is_none() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(one),
+        }
+    }
+    if quote.is_some() {
+        return Err(format!("{text}: a quote is not closed"));
+    }
+    words.extend(word);
+    Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instructions_change_what_is_there() {
+        let mut execution = json!({ "Env": ["A=1", "B=2"], "Cmd": ["old"] }).as_object().cloned().unwrap();
+        for text in [
+            r#"CMD ["a", "b c"]"#,
+            "entrypoint exec x",
+            r#"ENV B=3 C="d e" D='f"'"#,
+            "ENV E one two",
+            "USER web",
+            "WORKDIR /srv",
+            "EXPOSE 80 53/udp",
+            "VOLUME /data",
+            "LABEL a=b",
+            "STOPSIGNAL SIGINT",
+        ] {
+            parse(text).unwrap().make(&mut execution);
+        }
+        let expected = json!({
+            "Env": ["A=1", "B=3", "C=d e", "D=f\"", "E=one two"],
+            "Cmd": ["a", "b c"],
+            "Entrypoint": ["/bin/sh", "-c", "exec x"],
+            "User": "web",
+            "WorkingDir": "/srv",
+            "ExposedPorts": { "80/tcp": {}, "53/udp": {} },
+            "Volumes": { "/data": {} },
+            "Labels": { "a": "b" },
+            "StopSignal": "SIGINT",
+        });
+        assert_eq!(Value::Object(execution), expected);
+    }
+
+    #[test]
+    fn what_is_no_instruction_is_refused() {
+        for text in ["", "CMD", "RUN make", "CMD [1]", "ENV A", "ENV A=\"b", "ENV =b", "CMD [\"a\""] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}
