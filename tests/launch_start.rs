@@ -166,3 +166,23 @@ fn where_the_folder_is_no_place_for_it_what_is_written_goes_elsewhere() {
     assert_eq!(running.wait().0, Some(143));
     tree.assert_empty();
 }
+
+#[test]
+fn the_folder_may_be_a_file_system_of_its_own_or_out_of_reach() {
+    let Some(tree) = Recorded::new() else { return };
+    fs::create_dir("/var/lib/rlaunch").unwrap();
+    mount(Some("tmpfs"), "/var/lib/rlaunch", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
+    printed(finish(tree.rlaunch().args(["--name=here", "true"])));
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata("/var/lib/rlaunch").unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700, "it was closed");
+    assert_eq!(printed(rlaunch(&["rm", "here"])), "");
+    printed(finish(tree.rlaunch().arg("true")));
+    let remount = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(None::<&str>, "/var/lib/rlaunch", None::<&str>, remount, None::<&str>).unwrap();
+    printed(finish(tree.rlaunch().arg("true")));
+    refused(&finish(tree.rlaunch().args(["--name=here", "true"])), "say --rm, or name a directory");
+    printed(finish(tree.rlaunch().args(["--rm", "--name=here", "true"])));
+    umount2("/var/lib/rlaunch", MntFlags::MNT_DETACH).unwrap();
+    printed(finish(tree.rlaunch().arg("true")));
+    tree.assert_empty();
+}

@@ -5,10 +5,11 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use nix::sys::statfs::{FsType, NFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, statfs};
+use nix::sys::statfs::{FsType, NFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, fstatfs, statfs};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::geteuid;
 
@@ -62,10 +63,15 @@ pub(crate) fn is_ours(folder: &Path) -> bool {
 pub(crate) fn remove_empty_around(path: &Path) -> io::Result<()> {
     for folder in path.ancestors().skip(1).take_while(|folder| is_ours(folder) || folder.parent().is_some_and(is_ours))
     {
-        match fs::remove_dir(folder) {
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => break,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            result => result?,
+        let Err(error) = fs::remove_dir(folder) else { continue };
+        match error.kind() {
+            io::ErrorKind::NotFound => {}
+            // In use, or a file system of its own, or where we make nothing anyway.
+            io::ErrorKind::DirectoryNotEmpty
+            | io::ErrorKind::ResourceBusy
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::PermissionDenied => break,
+            _ => return Err(error),
         }
     }
     Ok(())
@@ -113,9 +119,12 @@ pub(crate) fn is_in_memory(place: &Path) -> io::Result<bool> {
 }
 
 /// Whether other machines use it as well, so that the kernel's locks may be those of this machine alone.
-pub(crate) fn is_far_away(place: &Path) -> io::Result<bool> {
-    let kind = statfs(place)?.filesystem_type();
-    Ok(kind == NFS_SUPER_MAGIC || FAR_AWAY.contains(&kind))
+pub(crate) fn is_far_away(place: impl AsFd) -> io::Result<bool> {
+    Ok(is_shared(fstatfs(place)?.filesystem_type()))
+}
+
+fn is_shared(kind: FsType) -> bool {
+    kind == NFS_SUPER_MAGIC || FAR_AWAY.contains(&kind)
 }
 
 /// What keeps a place from holding what a container writes.
@@ -123,7 +132,7 @@ pub(crate) fn is_no_place_for_a_top(place: &Path) -> io::Result<Option<&'static 
     if is_in_memory(place)? {
         return Ok(Some("it is not on a disk"));
     }
-    if is_far_away(place)? {
+    if is_shared(statfs(place)?.filesystem_type()) {
         return Ok(Some("it is on another machine"));
     }
     if statfs(place)?.filesystem_type() == OVERLAYFS_SUPER_MAGIC {

@@ -60,7 +60,7 @@ pub(crate) fn lock(path: &Path, kind: Kind) -> io::Result<Option<Lock>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         result => result?,
     };
-    let held = match folders::is_far_away(path)? {
+    let held = match folders::is_far_away(&directory)? {
         true => by_file(path, kind)?.map(Held::File),
         false => by_kernel(directory, path, kind)?,
     };

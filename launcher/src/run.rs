@@ -52,7 +52,7 @@ pub(crate) fn start_again(record: Record, attach: bool) -> Result<u8, Failure> {
     let doing = format!("start {} again", record.name);
     let missing = || Failure::because(&doing, "it is not one that is kept");
     let origin = record.settings.origin.ok_or_else(missing)?;
-    // Paths that were named count from there, and become absolute when they are parsed.
+    // Paths that were named count from there, and are made absolute as soon as they are read.
     if let Some(directory) = origin.directory() {
         chdir(&directory).doing(&format!("enter {}, where the container was made", directory.display()))?;
     }

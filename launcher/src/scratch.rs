@@ -63,15 +63,19 @@ impl Scratch {
             if folders::is_ours(place) {
                 folders::make_private(place)?;
             }
-            if !parts.is_empty()
-                && let Some(reason) = is_bad(place)?
-            {
-                folders::remove_empty_around(&place.join(TOP))?;
-                return Err(io::Error::other(reason));
-            }
+            // Somebody may find our folder empty, and remove it.
+            let is_gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound && folders::is_ours(place);
+            let reason = if parts.is_empty() { Ok(None) } else { is_bad(place) };
+            match reason {
+                Err(error) if is_gone(&error) => continue,
+                Ok(Some(reason)) => {
+                    folders::remove_empty_around(&place.join(TOP))?;
+                    return Err(io::Error::other(reason));
+                }
+                result => result?,
+            };
             let path = match make_private_directory(place) {
-                // Somebody has found our folder empty, and removed it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && folders::is_ours(place) => continue,
+                Err(error) if is_gone(&error) => continue,
                 result => result?,
             };
             // Somebody who cleans up may have come between: then the lock is taken, or the directory gone.

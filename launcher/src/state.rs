@@ -195,6 +195,7 @@ impl Entry {
             make_private(&all).doing(&format!("{doing} in {}", all.display()))?;
             remove_stale(&all);
             scratch::remove_stale_of_ours();
+            remove_empty_folders().doing(doing)?;
             let running = all.join(&record.name);
             match DirBuilder::new().mode(0o700).create(&running) {
                 // Somebody who cleaned up has removed the directory of all.
@@ -435,6 +436,12 @@ fn remove_stale(directory: &Path) {
             warn(format_args!("cannot remove what another start left in {}: {error}", path.display()));
         }
     }
+}
+
+/// Removes the folders for what stays as far as they are empty: a launcher that was killed may have made them and no more.
+fn remove_empty_folders() -> io::Result<()> {
+    let inner = folders::for_what_stays().map(|folder| folder.join(CONTAINERS).join("any"));
+    inner.map_or(Ok(()), |inner| folders::remove_empty_around(&inner))
 }
 
 /// Removes the directory of a container that was kept, and what it has written elsewhere.
