@@ -268,6 +268,24 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_that_goes_at_this_moment_is_not_there() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("short");
+        std::thread::scope(|scope| {
+            let others = scope.spawn(|| {
+                for _ in 0..5_000 {
+                    fs::create_dir(&path).unwrap();
+                    fs::remove_dir(&path).unwrap();
+                }
+            });
+            while !others.is_finished() {
+                // Who gets the lock may have it; nobody gets an error.
+                drop(lock(&path, Kind::Shared).unwrap());
+            }
+        });
+    }
+
+    #[test]
     fn a_lock_is_broken_when_its_owner_is_gone_for_certain() {
         let own = Owner::this_process().unwrap();
         let ended = Process { start: own.process.start + 1, ..own.process };
