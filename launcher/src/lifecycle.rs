@@ -30,6 +30,9 @@ use self::resources::{StatsOptions, UpdateOptions};
 /// How long a container may take to end once it was killed, and after what was in its way has ended.
 const ENDING: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether a container that is being made is there.
+const LOOKING: Duration = Duration::from_millis(5);
+
 /// What can be done to containers.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Lifecycle {
@@ -137,7 +140,17 @@ fn print(text: &str) -> Result<u8, Failure> {
 }
 
 fn find(name: &str) -> Result<Record, Failure> {
-    state::find(name)?.ok_or_else(|| Failure::no_container(name))
+    let mut tries = ENDING.as_millis() / LOOKING.as_millis();
+    loop {
+        let record = state::find(name)?.ok_or_else(|| Failure::no_container(name))?;
+        // The launcher writes it down while the container is made already, so its command may have been heard before.
+        let comes = record.init.is_none() && record.open_launcher().doing("look at the container")?.is_some();
+        if !comes || tries == 0 {
+            return Ok(record);
+        }
+        tries -= 1;
+        std::thread::sleep(LOOKING);
+    }
 }
 
 /// The first process of a container that runs.
