@@ -129,3 +129,13 @@ fn limits_and_privileges_are_those_of_the_start() {
     // Also one that may not change users itself becomes another on the way in.
     assert_eq!(print(&["-u", "web", "exec-limits"], "id -u"), "33\n");
 }
+
+#[test]
+fn a_container_without_a_dev_null_can_be_entered() {
+    let Some(tree) = tree() else { return };
+    let _running = start(&tree, "exec-null", &[]);
+    for change in ["rm /dev/null", "mkdir /dev/null", "rmdir /dev/null; mkfifo /dev/null"] {
+        assert_eq!(print(&["exec-null"], &format!("{change}; echo changed")), "changed\n");
+        assert_eq!(print(&["exec-null"], "echo entered"), "entered\n", "{change}");
+    }
+}

@@ -213,6 +213,25 @@ fn file_systems_in_memory_have_the_size_and_mode_that_are_asked_for() {
 }
 
 #[test]
+fn what_covers_the_containers_own_devices_is_what_there_is() {
+    let Some(tree) = tree() else { return };
+    fs::create_dir(tree.beside("own")).unwrap();
+    fs::write(tree.beside("own/mine"), "of the host\n").unwrap();
+    for (options, expected) in [
+        (&["-v=@/own:/dev"] as &[&str], "mine\n"),
+        (&["--tmpfs=/dev"], ""),
+        (&["-v=@/own:/dev", "--dns=192.0.2.53", "--init=false"], "mine\n"),
+        (&["-v=@/own:/sys", "--tmpfs=/dev"], ""),
+    ] {
+        assert_eq!(printed(run(&tree, options, "ls /dev")), expected, "{options:?}");
+    }
+    assert_eq!(printed(run(&tree, &["-v=@/own:/sys"], "ls /sys")), "mine\n");
+    let outcome = run(&tree, &["-v=@/own:/dev", "--tty=always"], "echo started");
+    assert_eq!((outcome.status, &*outcome.stdout), (Some(125), ""), "{outcome:?}");
+    assert!(outcome.stderr.contains("leave out what covers its /dev, or use --tty=never"), "{outcome:?}");
+}
+
+#[test]
 fn a_read_only_root_keeps_what_is_mounted_in_it_writable() {
     let Some(tree) = tree() else { return };
     let script = "(echo x > /x) 2>&1; echo y > /d/y; echo z > /t/z; echo w > /dev/shm/w; mount -o remount,rw / 2>&1";

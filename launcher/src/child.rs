@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
 use nix::sys::prctl::{set_child_subreaper, set_dumpable, set_pdeathsig};
 use nix::sys::signal::Signal;
@@ -257,11 +257,12 @@ fn wait_for_end(pipe: &OwnedFd) -> Result<(), Errno> {
 
 /// Leaves pid 1 with nothing that the command could reach through it: no descriptors. The command goes on when it sees that.
 fn settle() -> Result<(), Errno> {
-    let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
-    dup2_stdin(&null)?;
-    dup2_stdout(&null)?;
-    dup2_stderr(&null)?;
-    drop(null);
+    // Not /dev/null, which is what the container makes of it, if it is there at all. Nothing can be read, nor written.
+    let (nothing, _) = pipe2(OFlag::O_CLOEXEC)?;
+    dup2_stdin(&nothing)?;
+    dup2_stdout(&nothing)?;
+    dup2_stderr(&nothing)?;
+    drop(nothing);
     // The channel is among them: the parent sees its end once the command runs.
     close_all_descriptors()
 }

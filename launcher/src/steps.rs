@@ -472,6 +472,7 @@ impl Action {
             (Action::Volume(_) | Action::Memory(_), Errno::EROFS) => {
                 Some("the target is missing and the root is read-only; make it there first")
             }
+            (Action::OpenTerminal(_), Errno::ENOENT) => Some("leave out what covers its /dev, or use --tty=never"),
             (Action::Execute(..), Errno::ENOEXEC) => {
                 Some("it is neither a program for this machine nor a script that begins with #!")
             }
