@@ -36,6 +36,8 @@ fn what_makes_no_sense_is_told_in_the_first_line() {
             "cannot show the host's /missing at /x of the container: No such file or directory (the so",
         ),
         (&["--tmpfs", "/x:size=-1"], "cannot mount tmpfs at /x of the container: Invalid argument (a word behind"),
+        (&["--tmpfs", "/x:size=0"], "'size=0' would be no limit at all; leave it out for the usual one"),
+        (&["--tmpfs", "/x:mode=700,nr_inodes=0"], "'nr_inodes=0' would be no limit at all"),
         (&["--name", ""], "'' for '--name <NAME>': letters, digits"),
         (&["--name", "a/b"], "'a/b' for '--name <NAME>'"),
         (&["--name", ".."], "'..' for '--name <NAME>'"),

@@ -165,6 +165,9 @@ impl Tmpfs {
             "exec" => self.flags -= MsFlags::MS_NOEXEC,
             "suid" => self.flags -= MsFlags::MS_NOSUID,
             "dev" => self.flags -= MsFlags::MS_NODEV,
+            _ if is_no_limit(word) => {
+                return Err(format!("'{word}' would be no limit at all; leave it out for the usual one"));
+            }
             _ if word.split_once('=').is_some_and(|(name, value)| OWN.contains(&name) && !value.is_empty()) => {
                 self.data.push(',');
                 self.data.push_str(word);
@@ -173,6 +176,14 @@ impl Tmpfs {
         }
         Ok(())
     }
+}
+
+/// tmpfs(5): of these, zero is not the least but everything. The kernel takes numbers of other bases, too.
+fn is_no_limit(word: &str) -> bool {
+    let value = word.strip_prefix("size=").or_else(|| word.strip_prefix("nr_inodes="));
+    let Some(value) = value else { return false };
+    let digits = value.trim_end_matches(|last: char| "kKmMgGtTpPeE%".contains(last));
+    digits.starts_with('0') && digits.bytes().all(|byte| matches!(byte, b'0' | b'x' | b'X'))
 }
 
 /// A path in the container that something can be mounted on.
@@ -237,7 +248,19 @@ mod tests {
         assert_eq!(parse("/x"), Ok(plain.clone()));
         let data = "mode=1777,size=1m,mode=700".into();
         assert_eq!(parse("/x:size=1m,mode=700,exec"), Ok(Tmpfs { data, flags: inert - MsFlags::MS_NOEXEC, ..plain }));
-        for text in ["x", "/", "/x:size", "/x:size=", "/x:huge=always", "/x:mpol=bind"] {
+        assert!(parse("/x:size=10,mode=0,uid=0,nr_inodes=0x10").is_ok());
+        for text in [
+            "x",
+            "/",
+            "/x:size",
+            "/x:size=",
+            "/x:huge=always",
+            "/x:mpol=bind",
+            "/x:size=0",
+            "/x:size=00%",
+            "/x:size=0x0k",
+            "/x:nr_inodes=0",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }
