@@ -19,7 +19,7 @@ mod launch;
 #[path = "support/tools.rs"]
 mod tools;
 
-use launch::{RLAUNCH, Running, Tree, printed};
+use launch::{RLAUNCH, Recorded, Running, Tree, printed};
 
 /// A tree with the program for single system calls.
 fn tree() -> Option<Tree> {
@@ -228,4 +228,26 @@ fn whoever_exchanges_the_mount_points_of_the_kernels_file_systems_gets_nothing()
     }
     assert_eq!(launch::mounts(), host);
     assert!(has_proc > 0, "none was started");
+}
+
+/// Whoever has one open can leave its root by /proc/self/fd/0/.. and the like.
+#[test]
+fn no_directory_of_the_host_comes_along_as_a_standard_stream() {
+    let Some(tree) = Recorded::new() else { return };
+    let mut running = tree.rlaunch();
+    let _running = Running::start(running.args(["--name=streams", "sh", "-c", "echo ready; exec sleep 1000"]));
+    let root = tree.path("");
+    let root = root.to_str().unwrap();
+    let begin: [&[&str]; 3] = [&["--rootfs", root], &["-d", "--rootfs", root], &["exec", "streams"]];
+    for words in begin {
+        for (redirection, name) in [("< /", "input"), ("3< / >&3", "output"), ("3< / 2>&3", "error")] {
+            let mut command = Command::new("sh");
+            command.args(["-c", &format!("exec \"$@\" {redirection}"), "sh", RLAUNCH]).args(words).arg("true");
+            let outcome = finish(&mut command);
+            assert_eq!(outcome.status, Some(125), "{words:?} {redirection}: {outcome:?}");
+            let reason = format!("standard {name} is a directory, which would lead out of the container (show it");
+            // A directory as standard error takes no messages.
+            assert!(name == "error" || outcome.stderr.contains(&reason), "{words:?} {redirection}: {outcome:?}");
+        }
+    }
 }

@@ -2,8 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{AccessFlags, access};
 use rustix::termios::isatty;
 
@@ -66,6 +69,23 @@ impl StandardStreams {
     pub fn wants_terminal(self) -> bool {
         self.input && self.output
     }
+}
+
+/// Refuses directories as standard streams: through /proc/self/fd they would lead the command out of its root.
+///
+/// # Errors
+/// Where one is, and where one cannot be looked at.
+pub(crate) fn check_streams() -> Result<(), Failure> {
+    let (input, output, error) = (io::stdin(), io::stdout(), io::stderr());
+    for (stream, name) in [(input.as_fd(), "input"), (output.as_fd(), "output"), (error.as_fd(), "error")] {
+        let status = fstat(stream).doing(&format!("look at standard {name}"))?;
+        if SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR {
+            let failure =
+                Failure::new(format!("standard {name} is a directory, which would lead out of the container"));
+            return Err(failure.remedy("show it to the container by --volume"));
+        }
+    }
+    Ok(())
 }
 
 impl Host {

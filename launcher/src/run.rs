@@ -76,6 +76,7 @@ struct Request {
 fn prepare(options: &Options) -> Result<Option<Ids>, Failure> {
     let maps = options.namespaces.id_maps()?;
     process::close_all_descriptors().doing("close what was left open for this program")?;
+    host::check_streams()?;
     seal::ensure()?;
     let ids = rootless::enter(maps.as_ref())?;
     set_name(c"rlaunch").doing("set this process's name")?;

@@ -16,7 +16,7 @@ use crate::cgroup::Cgroups;
 use crate::child::Child;
 use crate::confine::{self, WantedUser, seal};
 use crate::failure::{Doing as _, Failure, OWN_FAILURE};
-use crate::host::StandardStreams;
+use crate::host::{self, StandardStreams};
 use crate::namespace::Target;
 use crate::options::{StreamOptions, When};
 use crate::process;
@@ -54,6 +54,7 @@ pub struct ExecOptions {
 
 pub(super) fn run(options: ExecOptions) -> Result<u8, Failure> {
     process::close_all_descriptors().doing("close what was left open for this program")?;
+    host::check_streams()?;
     seal::ensure()?;
     let record = find(&options.name)?;
     let (init, descriptor) = running(&record)?;
