@@ -15,8 +15,10 @@ use launch::{PATIENCE, Running, Tree, arguments, processes_with, wait_until_gone
 const WAIT: &str = "echo ready; while :; do sleep 0.05; done";
 
 #[test]
-fn pid_1_is_ours_and_the_command_is_pid_2_in_a_session_of_its_own() {
+fn pid_1_is_ours_and_the_command_is_pid_2_each_in_a_session_of_its_own() {
     let Some(tree) = Tree::new() else { return };
+    // In the caller's, it would hear the keys of the caller's terminal beside the launcher, which passes them on as well.
+    assert_eq!(tree.print("awk '{print $5, $6}' /proc/1/stat"), "1 1\n");
     assert_eq!(tree.print("echo $$; cat /proc/1/comm; awk '{print $4, $6}' /proc/$$/stat"), "2\nrlaunch\n1 2\n");
 }
 

@@ -33,6 +33,11 @@ const SIZE: Winsize = Winsize { ws_row: 33, ws_col: 77, ws_xpixel: 0, ws_ypixel:
 impl Person {
     /// Types `rlaunch --rootfs TREE sh -c SCRIPT` at a new terminal.
     fn run(tree: &Tree, script: &str) -> Option<Person> {
+        Person::run_with(tree, &[], script)
+    }
+
+    /// The same with options.
+    fn run_with(tree: &Tree, options: &[&str], script: &str) -> Option<Person> {
         let setsid = tools::find("setsid")?;
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("open a terminal");
         unlockpt(&master).expect("unlock it");
@@ -43,6 +48,7 @@ impl Person {
         let child = Command::new(setsid)
             .args(["--ctty", "--wait", RLAUNCH, "--rootfs"])
             .arg(tree.path(""))
+            .args(options)
             .args(["sh", "-c", script])
             .stdin(stream())
             .stdout(stream())
@@ -112,14 +118,16 @@ fn the_command_has_a_terminal_of_the_containers_own_with_the_size_of_the_callers
 fn a_key_that_interrupts_reaches_the_command_once() {
     let Some(tree) = Tree::new() else { return };
     let script = "trap 'echo interrupted' INT; echo ready; read line; read line; echo \"got $line\"; exit 4";
-    let Some(mut person) = Person::run(&tree, script) else { return };
-    person.expect("ready");
-    person.type_in("\x03");
-    person.expect("interrupted");
-    person.type_in("first\nsecond\n");
-    person.expect("got");
-    assert_eq!(person.wait(), Some(4));
-    assert_eq!(person.seen.matches("interrupted").count(), 1, "{:?}", person.seen);
+    for options in [&[] as &[&str], &["--tty=never"]] {
+        let Some(mut person) = Person::run_with(&tree, options, script) else { return };
+        person.expect("ready");
+        person.type_in("\x03");
+        person.expect("interrupted");
+        person.type_in("first\nsecond\n");
+        person.expect("got");
+        assert_eq!(person.wait(), Some(4));
+        assert_eq!(person.seen.matches("interrupted").count(), 1, "{options:?}: {:?}", person.seen);
+    }
 }
 
 #[test]

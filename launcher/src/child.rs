@@ -222,6 +222,8 @@ impl<'a> Child<'a> {
             // The parent takes its exit status from this message. Where there is no parent any more, nobody asks.
             self.channel.send(&Message::Failed(number, errno)).map_or(OWN_FAILURE, |()| OWN_FAILURE)
         })?;
+        // What is typed at the caller's terminal is for the launcher, which passes it on: twice is once too often.
+        setsid()?;
         confinement.restrict_init()?;
         settle()?;
         exit_now(if self.adopts {
