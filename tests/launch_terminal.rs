@@ -186,6 +186,11 @@ fn the_terminal_is_given_back_whoever_is_ended() {
         ("launcher", Signal::SIGTERM, 143),
         ("launcher", Signal::SIGHUP, 129),
         ("launcher", Signal::SIGINT, 130),
+        ("launcher", Signal::SIGALRM, 142),
+        ("launcher", Signal::SIGUSR1, 138),
+        ("launcher", Signal::SIGXCPU, 152),
+        ("launcher", Signal::SIGSEGV, 139),
+        ("launcher", Signal::SIGPWR, 158),
     ] {
         let Some(mut person) = Person::run(&tree, "echo ready; exec sleep 1000") else { return };
         person.expect("ready");

@@ -7,7 +7,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// The signals that are passed on to the command.
-pub(crate) const FORWARDED: [Signal; 8] = [
+pub(crate) const FORWARDED: [Signal; 18] = [
     Signal::SIGTERM,
     Signal::SIGINT,
     Signal::SIGHUP,
@@ -16,7 +16,28 @@ pub(crate) const FORWARDED: [Signal; 8] = [
     Signal::SIGUSR2,
     Signal::SIGWINCH,
     Signal::SIGCONT,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGXCPU,
+    Signal::SIGXFSZ,
+    Signal::SIGIO,
+    Signal::SIGSTKFLT,
+    Signal::SIGABRT,
+    Signal::SIGTRAP,
+    Signal::SIGSYS,
 ];
+
+/// The signals that end the launcher, after it has cleaned up: those by which the kernel tells a program of its own defects,
+/// and the one by which pid 1 learns that the launcher has ended.
+///
+/// They are taken over where they are sent; a defect ends a program also where they are blocked.
+const ENDING: [Signal; 5] = [Signal::SIGILL, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGSEGV, Signal::SIGPWR];
+
+/// Whether the launcher ends by it, and does not pass it on.
+pub(crate) fn ends_the_launcher(signal: Signal) -> bool {
+    ENDING.contains(&signal)
+}
 
 /// Whether one who does nothing about one of them is ended by it.
 pub(crate) fn ends_by_default(signal: Signal) -> bool {
@@ -38,9 +59,10 @@ impl Signals {
         // inherits through exec; what we write ourselves is told EPIPE or, with the default, ends us as any other.
         super::reset_signal(Signal::SIGCHLD)?;
         let taken: SigSet = FORWARDED.into_iter().chain([Signal::SIGCHLD]).collect();
+        let all: SigSet = taken.iter().chain(ENDING).collect();
         let mut before = SigSet::empty();
-        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&taken), Some(&mut before))?;
-        let queue = SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&all), Some(&mut before))?;
+        let queue = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         Ok(Signals { queue, taken, before })
     }
 
@@ -51,7 +73,7 @@ impl Signals {
         Signal::try_from(number).map(Some)
     }
 
-    /// Which they are. To wait for one of them needs no descriptor.
+    /// Those that pid 1 has to do with. To wait for one of them needs no descriptor.
     pub(crate) fn taken(&self) -> &SigSet {
         &self.taken
     }

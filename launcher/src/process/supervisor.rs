@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use super::channel::{Channel, Message};
 use super::init::{exit_status, signal_status};
-use super::signals::{Signals, ends_by_default};
+use super::signals::{Signals, ends_by_default, ends_the_launcher};
 use crate::failure::{Doing as _, Failure};
 use crate::message::warn;
 use crate::steps::Step;
@@ -195,6 +195,9 @@ impl<'a> Supervisor<'a> {
             Signal::SIGWINCH if self.proxy.is_some() => {
                 self.proxy.as_ref().map_or(Ok(()), Proxy::resize).doing("resize the container's terminal")?;
                 Ok(None)
+            }
+            _ if ends_the_launcher(signal) => {
+                Err(Failure::new(format!("ended by {signal}")).with_status(signal_status(signal)))
             }
             // Nobody is there yet who could decide what the signal means, and a step may take long.
             _ if self.channel.is_some() && ends_by_default(signal) => self.send(Signal::SIGKILL),
