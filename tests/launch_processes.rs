@@ -1,5 +1,10 @@
 //! The processes of a container: its pid 1, the signals that reach it, and its end.
 
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -9,7 +14,10 @@ mod launch;
 mod tools;
 
 use harness::mount::{finish, poll};
-use launch::{PATIENCE, Running, Tree, arguments, processes_with, wait_until_gone};
+use launch::{
+    PATIENCE, RLAUNCH, Recorded, Running, Tree, arguments, processes_with, wait_until_changed, wait_until_gone,
+    wait_until_still,
+};
 
 /// Prints `ready`, then waits until a trap ends it.
 const WAIT: &str = "echo ready; while :; do sleep 0.05; done";
@@ -64,6 +72,51 @@ fn every_signal_that_means_something_is_passed_on_once() {
         kill(inside, Signal::SIGPWR).unwrap();
         assert_eq!(running.wait(), (Some(5), "got PWR\n".to_owned()), "{signal}");
     }
+}
+
+/// SIGTSTP stops the launcher, and the container with it: all of it, where its control group can do that.
+#[test]
+fn a_launcher_that_is_stopped_stops_its_container() {
+    let Some(tree) = Recorded::new() else { return };
+    let count = |file: &str| format!("i=0; while :; do i=$((i + 1)); echo $i > /{file}; sleep 0.02; done");
+    let script = format!("setsid sh -c '{}' & echo ready; {}", count("other"), count("own"));
+    let mut run = tree.rlaunch();
+    let run = Running::start(run.args(["--name=stopped", "sh", "-c", &script]).process_group(0));
+    let mut exec = Command::new(RLAUNCH);
+    exec.args(["exec", "stopped", "sh", "-c", &format!("echo ready; {}", count("exec"))]);
+    let exec = Running::start(exec.process_group(0));
+    let [own, other, further] = ["own", "other", "exec"].map(|file| tree.path(file));
+    [&own, &other, &further].into_iter().for_each(|file| wait_until_changed(file));
+    // One more command is stopped alone.
+    stop(&exec);
+    wait_until_still(&further);
+    wait_until_changed(&own);
+    exec.signal(Signal::SIGCONT);
+    wait_until_changed(&further);
+    stop(&run);
+    wait_until_still(&own);
+    let v2 = ["/sys/fs/cgroup/cgroup.controllers", "/sys/fs/cgroup/unified/cgroup.controllers"];
+    if v2.iter().any(|file| Path::new(file).exists()) {
+        [&other, &further].into_iter().for_each(|file| wait_until_still(file));
+    }
+    run.signal(Signal::SIGCONT);
+    [&own, &other, &further].into_iter().for_each(|file| wait_until_changed(file));
+    exec.signal(Signal::SIGTERM);
+    assert_eq!(exec.wait().0, Some(143));
+    // Nobody is left to let it go on.
+    stop(&run);
+    let left: Vec<_> = processes_with(&script).into_iter().filter(|pid| *pid != run.pid()).collect();
+    run.signal(Signal::SIGKILL);
+    wait_until_gone(&left);
+}
+
+/// Stops a launcher and waits until it is.
+#[track_caller]
+fn stop(running: &Running) {
+    running.signal(Signal::SIGTSTP);
+    let stat = format!("/proc/{}/stat", running.pid());
+    let is_stopped = || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T ")).then_some(());
+    poll(PATIENCE, is_stopped).expect("the launcher is stopped");
 }
 
 #[test]

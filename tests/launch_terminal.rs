@@ -38,6 +38,12 @@ impl Person {
 
     /// The same with options.
     fn run_with(tree: &Tree, options: &[&str], script: &str) -> Option<Person> {
+        let mut words = vec![RLAUNCH.to_owned(), "--rootfs".to_owned(), tree.path("").to_str()?.to_owned()];
+        words.extend(options.iter().chain(&["sh", "-c", script]).map(|word| (*word).to_owned()));
+        Person::type_words(&words)
+    }
+
+    fn type_words(words: &[String]) -> Option<Person> {
         let setsid = tools::find("setsid")?;
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("open a terminal");
         unlockpt(&master).expect("unlock it");
@@ -46,10 +52,8 @@ impl Person {
         tcsetwinsize(&master, SIZE).expect("size it");
         let stream = || Stdio::from(slave.try_clone().expect("duplicate a descriptor"));
         let child = Command::new(setsid)
-            .args(["--ctty", "--wait", RLAUNCH, "--rootfs"])
-            .arg(tree.path(""))
-            .args(options)
-            .args(["sh", "-c", script])
+            .args(["--ctty", "--wait"])
+            .args(words)
             .stdin(stream())
             .stdout(stream())
             .stderr(stream())
@@ -144,6 +148,40 @@ fn job_control_works() {
     // Some shells ask for a second word while a job is stopped.
     person.type_in("exit 6\nexit 6\n");
     assert_eq!(person.wait(), Some(6));
+}
+
+/// A container that is a job of a shell outside, with and without a terminal of its own: it is stopped, its caller has the
+/// terminal as it was, and it goes on.
+#[test]
+fn a_container_is_a_job_as_any_other() {
+    let Some(tree) = Tree::new() else { return };
+    let Some(bash) = tools::find("bash") else { return };
+    let root = tree.path("");
+    for option in ["--tty=never", "--tty=always"] {
+        let count = "echo ready; i=0; while :; do i=$((i + 1)); echo $i > /count; sleep 0.02; done";
+        let script = format!(
+            "{RLAUNCH} --rootfs {} {option} sh -c '{count}'; echo stopped $?; stty -a | grep -ow -e -echo -e echo; read line
+             fg > /dev/null; echo ended $?",
+            root.display()
+        );
+        let words = [bash.to_str().unwrap(), "-mc", &script].map(str::to_owned);
+        let Some(mut person) = Person::type_words(&words) else { return };
+        person.expect("ready");
+        launch::wait_until_changed(&tree.path("count"));
+        let shell = Pid::from_raw(person.child.id().cast_signed());
+        match option {
+            "--tty=never" => person.type_in("\x1a"),
+            // Its keys are the container's.
+            _ => kill(children(shell)[0], Signal::SIGTSTP).unwrap(),
+        }
+        person.expect("stopped 148\r\necho\r\n");
+        launch::wait_until_still(&tree.path("count"));
+        person.type_in("go on\n");
+        launch::wait_until_changed(&tree.path("count"));
+        person.type_in("\x03");
+        person.expect("ended 130");
+        assert_eq!(person.wait(), Some(0));
+    }
 }
 
 #[test]

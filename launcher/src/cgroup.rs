@@ -287,6 +287,13 @@ impl Cgroups {
         freezer::freeze(directory, version).doing("pause the container")
     }
 
+    /// Stops the container as long as this process is stopped itself; false where that is better not done. Whoever is
+    /// stopped by v1 cannot be killed, and nobody would be left to let it go on where this process is killed meanwhile.
+    pub(crate) fn freeze_killable(&self) -> bool {
+        self.life()
+            .is_ok_and(|(directory, version)| version == Version::V2 && freezer::freeze(directory, version).is_ok())
+    }
+
     /// Lets it go on.
     ///
     /// # Errors

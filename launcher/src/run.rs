@@ -402,7 +402,8 @@ fn run(spec: &Spec, session: &mut Session<'_>, unions: Option<Unions<'_>>) -> Re
         let server = serving.map(Process::of).transpose().doing("look at the union's daemon")?;
         entry.begin(first, server).doing("keep a record of the container")
     };
-    let result = Supervisor::new(&steps, signals, init, channel, daemon).run(record, || started(&name));
+    let supervisor = Supervisor::new(&steps, signals, init, channel, daemon).of_all(session.cgroups);
+    let result = supervisor.run(record, || started(&name));
     drop(pasta);
     if adopts {
         process::end_children(serving).doing("end what the container has left")?;

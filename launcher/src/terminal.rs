@@ -200,6 +200,24 @@ impl Proxy {
         }
     }
 
+    /// Gives the caller's terminal back for a while; whether [`Proxy::resume`] has to take it again.
+    pub(crate) fn pause(&mut self) -> bool {
+        let was_raw = self.settings.is_some();
+        self.give_back();
+        was_raw
+    }
+
+    /// Takes the caller's terminal again, as it is by now.
+    pub(crate) fn resume(&mut self) -> Result<(), Errno> {
+        match make_raw() {
+            Ok(settings) => self.settings = Some(settings),
+            // It was closed meanwhile, and SIGHUP is on its way.
+            Err(Errno::EIO) => return Ok(()),
+            Err(errno) => return Err(errno),
+        }
+        self.resize()
+    }
+
     /// Prints what is left, once the container has ended. One of `signals` ends the wait for whoever takes it, and is the
     /// result then.
     pub(crate) fn finish(mut self, signals: &Signals) -> Result<Option<Signal>, Errno> {

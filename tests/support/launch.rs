@@ -227,6 +227,26 @@ pub(crate) fn wait_until_gone(processes: &[Pid]) {
     assert!(gone.is_some(), "still there: {:?}", processes.iter().filter(|pid| is_alive(**pid)).collect::<Vec<_>>());
 }
 
+/// Waits until nobody writes a file any more, who has written it many times a second.
+#[track_caller]
+pub(crate) fn wait_until_still(file: &Path) {
+    let read = || fs::read(file).unwrap_or_default();
+    let is_still = || {
+        let before = read();
+        std::thread::sleep(Duration::from_millis(300));
+        (before == read()).then_some(())
+    };
+    assert!(poll(PATIENCE, is_still).is_some(), "{} is still written", file.display());
+}
+
+/// Waits until somebody writes a file.
+#[track_caller]
+pub(crate) fn wait_until_changed(file: &Path) {
+    let before = fs::read(file).unwrap_or_default();
+    let has_changed = || fs::read(file).is_ok_and(|now| !now.is_empty() && now != before).then_some(());
+    assert!(poll(PATIENCE, has_changed).is_some(), "{} is not written", file.display());
+}
+
 /// The name of a process, as `ps` shows it.
 pub(crate) fn name(pid: Pid) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()

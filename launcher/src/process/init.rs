@@ -61,6 +61,8 @@ fn reap(command: Pid) -> Option<u8> {
 /// The command leads a process group of its own; all of it is meant, as by a terminal.
 fn forward(signal: Signal, command: Pid) {
     let group = Pid::from_raw(-command.as_raw());
+    // No shell of the command's session could let it go on, and to such a group the kernel sends no SIGTSTP (setpgid(2)).
+    let signal = if signal == Signal::SIGTSTP { Signal::SIGSTOP } else { signal };
     // A failure is ESRCH: its group is not made yet, or it has ended just now, and SIGCHLD is on its way. Nothing else can
     // happen to a process that sends to its own child.
     let _sent = kill(group, signal).or_else(|_| kill(command, signal));

@@ -3,11 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// The signals that are passed on to the command.
-pub(crate) const FORWARDED: [Signal; 18] = [
+pub(crate) const FORWARDED: [Signal; 19] = [
     Signal::SIGTERM,
     Signal::SIGINT,
     Signal::SIGHUP,
@@ -16,6 +16,7 @@ pub(crate) const FORWARDED: [Signal; 18] = [
     Signal::SIGUSR2,
     Signal::SIGWINCH,
     Signal::SIGCONT,
+    Signal::SIGTSTP,
     Signal::SIGALRM,
     Signal::SIGVTALRM,
     Signal::SIGPROF,
@@ -41,7 +42,7 @@ pub(crate) fn ends_the_launcher(signal: Signal) -> bool {
 
 /// Whether one who does nothing about one of them is ended by it.
 pub(crate) fn ends_by_default(signal: Signal) -> bool {
-    !matches!(signal, Signal::SIGWINCH | Signal::SIGCONT | Signal::SIGCHLD)
+    !matches!(signal, Signal::SIGWINCH | Signal::SIGCONT | Signal::SIGTSTP | Signal::SIGCHLD)
 }
 
 /// The signals of this process, blocked and read one by one.
@@ -76,6 +77,15 @@ impl Signals {
     /// Those that pid 1 has to do with. To wait for one of them needs no descriptor.
     pub(crate) fn taken(&self) -> &SigSet {
         &self.taken
+    }
+
+    /// Does what SIGTSTP does to a program that knows nothing of it: returns once this process goes on, or at once where the
+    /// caller ignores the signal or nobody is there who could let it go on (an orphaned process group).
+    pub(crate) fn stop_this_process(&self) -> Result<(), Errno> {
+        let stop: SigSet = [Signal::SIGTSTP].into_iter().collect();
+        raise(Signal::SIGTSTP)?;
+        stop.thread_unblock()?;
+        stop.thread_block()
     }
 
     /// Gives a process that is about to run another program what that program expects.

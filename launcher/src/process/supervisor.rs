@@ -5,13 +5,14 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use super::channel::{Channel, Message};
 use super::init::{exit_status, signal_status};
 use super::signals::{Signals, ends_by_default, ends_the_launcher};
+use crate::cgroup::Cgroups;
 use crate::failure::{Doing as _, Failure};
 use crate::message::warn;
 use crate::steps::Step;
@@ -31,6 +32,8 @@ pub(crate) struct Supervisor<'a> {
     daemon: Option<&'a mut Daemon>,
     proxy: Option<Proxy>,
     failure: Option<Failure>,
+    /// Those of the container, where all of it stops and goes on with the launcher.
+    cgroups: Option<&'a Cgroups>,
 }
 
 /// What poll(2) has found.
@@ -51,7 +54,13 @@ impl<'a> Supervisor<'a> {
         channel: Channel,
         daemon: Option<&'a mut Daemon>,
     ) -> Self {
-        Supervisor { steps, signals, init, channel: Some(channel), daemon, proxy: None, failure: None }
+        let (proxy, failure, cgroups) = (None, None, None);
+        Supervisor { steps, signals, init, channel: Some(channel), daemon, proxy, failure, cgroups }
+    }
+
+    /// The same for the one that looks after the whole container, and stops all of it when it is stopped itself.
+    pub(crate) fn of_all(self, cgroups: &'a Cgroups) -> Self {
+        Supervisor { cgroups: Some(cgroups), ..self }
     }
 
     /// Starts the child and stays until it has ended. Calls `record` at once, while the child makes the container, and
@@ -196,6 +205,7 @@ impl<'a> Supervisor<'a> {
                 self.proxy.as_ref().map_or(Ok(()), Proxy::resize).doing("resize the container's terminal")?;
                 Ok(None)
             }
+            Signal::SIGTSTP => self.stop(),
             _ if ends_the_launcher(signal) => {
                 Err(Failure::new(format!("ended by {signal}")).with_status(signal_status(signal)))
             }
@@ -203,6 +213,36 @@ impl<'a> Supervisor<'a> {
             _ if self.channel.is_some() && ends_by_default(signal) => self.send(Signal::SIGKILL),
             _ => self.send(signal),
         }
+    }
+
+    /// Stops the container, gives the terminal back, and stops this process; all of it goes on together.
+    fn stop(&mut self) -> Result<Option<u8>, Failure> {
+        let doing = "stop with the container";
+        let is_paused = self.cgroups.is_some_and(Cgroups::is_frozen);
+        let frozen = self.cgroups.filter(|cgroups| !is_paused && cgroups.freeze_killable());
+        if frozen.is_none() && !is_paused {
+            self.send(Signal::SIGTSTP)?;
+        }
+        let was_raw = self.proxy.as_mut().is_some_and(Proxy::pause);
+        let later: Vec<Signal> =
+            std::iter::from_fn(|| self.signals.next().transpose()).collect::<Result<_, _>>().doing(doing)?;
+        // The kernel forgets that somebody has said to go on when a process is stopped anew.
+        let goes_on = later.contains(&Signal::SIGCONT);
+        let stopped = if goes_on { Ok(()) } else { self.signals.stop_this_process() };
+        // First, because it waits where this job goes on in the background: a terminal is for the one in the foreground.
+        let resumed = self.proxy.as_mut().filter(|_| was_raw).map_or(Ok(()), Proxy::resume);
+        frozen.map_or(Ok(()), Cgroups::thaw)?;
+        if frozen.is_none() && !is_paused {
+            // Together with the one that has let this process go on, if it was stopped at all, this is one that is passed on.
+            raise(Signal::SIGCONT).doing(doing)?;
+        }
+        stopped.and(resumed).doing(doing)?;
+        for signal in later.into_iter().filter(|signal| *signal != Signal::SIGTSTP) {
+            if let Some(status) = self.handle(signal)? {
+                return Ok(Some(status));
+            }
+        }
+        Ok(None)
     }
 
     fn send(&self, signal: Signal) -> Result<Option<u8>, Failure> {
