@@ -272,7 +272,8 @@ fn a_container_that_runs_our_program_with_its_own_loader_gets_nothing() {
         .arg(tree.beside("loader.c"));
     assert_eq!(finish(&mut compiler).status, Some(0));
     let name = format!("own-loader-{}", std::process::id());
-    let _running = Running::start(tree.rlaunch().args(["--name", &name, "sh", "-c", "echo ready; exec sleep 1000"]));
+    let _running =
+        Running::start(tree.rlaunch().args(["--rm", "--name", &name, "sh", "-c", "echo ready; exec sleep 1000"]));
     for command in [&["/proc/self/exe"] as &[&str], &["/script"]] {
         fs::write(tree.path("script"), "#!/proc/self/exe\n").unwrap();
         make_executable(&tree.path("script"));
