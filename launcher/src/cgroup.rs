@@ -205,7 +205,7 @@ impl Cgroups {
         self.device_filter.is_some() || list.is_some_and(|list| list.is_ok_and(|list| devices::is_usual(&list)))
     }
 
-    /// Moves a process into the container's cgroups, which takes several milliseconds; see [`Cgroups::birthplace`].
+    /// Moves a process into the container's cgroups, which takes several milliseconds; see `birthplace`.
     ///
     /// # Errors
     /// Where it cannot join one of them.

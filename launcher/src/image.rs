@@ -6,13 +6,13 @@
 //!
 //! | File | Question |
 //! |---|---|
-//! | [`store`] | where images are kept, and what a killed process leaves |
-//! | [`name`], [`digest`], [`manifest`] | what they are called, and their documents |
-//! | [`import`], [`source`], [`files`], [`load`] | how one gets there, from which form, and how layers are read |
-//! | [`export`], [`show`], [`collect`] | how one gets out, what is printed of it, how it goes |
-//! | [`commit`], [`changes`] | how a container becomes one |
-//! | [`launch`] | what a container takes from an image |
-//! | [`time`] | dates in documents |
+//! | `store` | where images are kept, and what a killed process leaves |
+//! | `name`, `digest`, `manifest` | what they are called, and their documents |
+//! | `import`, `source`, `files`, `load` | how one gets there, from which form, and how layers are read |
+//! | `export`, `show`, `collect` | how one gets out, what is printed of it, how it goes |
+//! | `commit`, `changes` | how a container becomes one |
+//! | `launch` | what a container takes from an image |
+//! | `time` | dates in documents |
 
 mod changes;
 mod collect;

@@ -31,8 +31,8 @@ pub struct NetworkOptions {
     #[arg(long, value_name = "NAME:ADDRESS", value_parser = entry)]
     pub add_host: Vec<(String, IpAddr)>,
 
-    /// With --net pasta, let a port of this machine lead to one of the container: [ADDRESS:]HOSTPORT[:PORT][/udp]
-    #[arg(short, long, value_name = "PORTS")]
+    /// With --net pasta, let a port of this machine lead to one of the container
+    #[arg(short, long, value_name = "[ADDRESS:]HOSTPORT[:PORT][/udp]")]
     pub publish: Vec<Published>,
 }
 
