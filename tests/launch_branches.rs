@@ -1,20 +1,23 @@
 //! A container on branches: the union is mounted only inside of it, its daemon serves from outside and goes with it.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use harness::mount::{finish, is_alive};
+use harness::mount::{finish, is_alive, poll};
 use harness::snapshot::{Exactness, Snapshot};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 #[path = "support/launch.rs"]
 mod launch;
 #[path = "support/tools.rs"]
 mod tools;
 
-use launch::{RLAUNCH, Running, Tree, mounts, printed, wait_until_gone};
+use launch::{PATIENCE, RLAUNCH, Running, Tree, mounts, printed, wait_until_gone};
 
 /// A root directory as the lowest branch, one with a file and a whiteout above, and an empty top.
 struct Branches {
@@ -282,4 +285,63 @@ fn an_init_branch_of_the_callers_is_used_as_it_is() {
     // Its file is there, so the container's own is laid over it, as over any root's.
     assert!(output.ends_with("gone\nhosts\nmotd\npasswd\n"), "{output}");
     assert_eq!(fs::read_to_string(own.join("etc/hosts")).unwrap(), "of the caller\n");
+}
+
+/// The daemon has taken a request, never answers it, and somebody else has its device open as well: killing it ends nothing.
+#[test]
+fn a_process_that_waits_for_its_union_for_ever_is_stopped_all_the_same() {
+    let Some(branches) = Branches::new() else { return };
+    let Some(strace) = tools::find("strace") else { return };
+    let name = format!("waits-{}", std::process::id());
+    let misses = "echo ready; n=0; while :; do n=$((n + 1)); test -e /miss$n; done";
+    let running = Running::start(branches.with(&["--rm", "--name", &name]).arg(misses));
+    let (init, daemon) = (running.init(), running.daemon());
+    let _device = device_of(daemon);
+    let never_answers = Command::new(strace)
+        .args(["-f", "-e", "trace=writev", "-e", "inject=writev:delay_enter=600000000", "-p"])
+        .arg(daemon.to_string())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("hold the daemon up");
+    let never_answers = Ended(never_answers);
+    assert!(poll(PATIENCE, || stands_still(init).then_some(())).is_some(), "the command does not wait");
+    let stopped = finish(Command::new(RLAUNCH).args(["stop", "--time=0", &name]));
+    drop(never_answers);
+    assert_eq!((stopped.status, &*stopped.stderr), (Some(0), ""), "{stopped:?}");
+    wait_until_gone(&[init, daemon]);
+}
+
+/// A copy of the device that a daemon has open.
+fn device_of(daemon: Pid) -> OwnedFd {
+    let entries = fs::read_dir(format!("/proc/{daemon}/fd")).expect("list the daemon's descriptors");
+    let numbers = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("a number"));
+    let is_device = |number: &String| {
+        fs::read_link(format!("/proc/{daemon}/fd/{number}")).is_ok_and(|to| to == Path::new("/dev/fuse"))
+    };
+    let number = numbers.filter(is_device).find_map(|number| number.parse().ok()).expect("the device is open");
+    let pid = rustix::process::Pid::from_raw(daemon.as_raw()).expect("a process");
+    let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).expect("open the daemon");
+    rustix::process::pidfd_getfd(&process, number, rustix::process::PidfdGetfdFlags::empty()).expect("copy its device")
+}
+
+/// Whether the only child of a process, which has much to do, does nothing for a while.
+fn stands_still(init: Pid) -> bool {
+    let switches = || {
+        let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).ok()?;
+        let status = fs::read_to_string(format!("/proc/{}/status", children.trim())).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).map(str::to_owned)
+    };
+    let before = switches();
+    std::thread::sleep(Duration::from_millis(300));
+    before.is_some() && before == switches()
+}
+
+/// A process that ends with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        drop(self.0.kill().and_then(|()| self.0.wait()));
+    }
 }

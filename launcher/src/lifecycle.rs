@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::str::FromStr as _;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ mod exec;
 mod inspect;
 mod logs;
 mod resources;
+mod stuck;
 mod table;
 
 use self::exec::ExecOptions;
@@ -195,13 +197,13 @@ fn signal_to(process: &OwnedFd, signal: Signal) -> Result<(), Failure> {
 
 /// TERM, or what the image says instead, KILL and, where a process waits for a union that does not answer, the end of the union.
 fn stop(record: &Record, patience: Duration) -> Result<u8, Failure> {
-    let (_, init) = running(record)?;
+    let (process, init) = running(record)?;
     // A record is ours, so a number that is there is one of a signal.
     let asks = record.stop_signal.and_then(|number| Signal::try_from(number).ok());
     signal_to(&init, asks.unwrap_or(Signal::SIGTERM))?;
     let_go_on(record)?;
     if !ends(&init, patience)? {
-        kill(record, &init)?;
+        kill(record, process, &init)?;
     }
     // So that its name is free, and nothing of it is left.
     let launcher = record.open_launcher().doing("wait for the launcher")?;
@@ -209,7 +211,9 @@ fn stop(record: &Record, patience: Duration) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn kill(record: &Record, init: &OwnedFd) -> Result<(), Failure> {
+fn kill(record: &Record, process: Process, init: &OwnedFd) -> Result<(), Failure> {
+    // It may have ended already.
+    let unions = stuck::Unions::of(process.pid, record.unions.keys().map(Path::new)).ok();
     signal_to(init, Signal::SIGKILL)?;
     let_go_on(record)?;
     if ends(init, ENDING)? {
@@ -218,10 +222,15 @@ fn kill(record: &Record, init: &OwnedFd) -> Result<(), Failure> {
     if let Some(daemon) = record.open_daemon().doing("end the union's daemon")? {
         // With it goes the device, and with that the connection, and whoever waits for an answer gets an error.
         signal_to(&daemon, Signal::SIGKILL)?;
+        if ends(init, ENDING)? {
+            return Ok(());
+        }
     }
+    unions.map_or(Ok(()), |unions| unions.abort())?;
     match ends(init, ENDING)? {
         true => Ok(()),
-        false => Err(Failure::new(format!("the container {} does not end", record.name))),
+        false => Err(Failure::new(format!("the container {} does not end", record.name))
+            .remedy("a file system that it uses does not answer: see to whoever serves that")),
     }
 }
 
@@ -257,12 +266,12 @@ fn remove(names: &[String], force: bool, stale: bool) -> Result<u8, Failure> {
         rootless::enter(None)?;
     }
     for record in &records {
-        if let Ok((_, init)) = running(record) {
+        if let Ok((process, init)) = running(record) {
             if !force {
                 let failure = Failure::new(format!("the container {} runs", record.name));
                 return Err(failure.remedy("stop it first, or say --force"));
             }
-            kill(record, &init)?;
+            kill(record, process, &init)?;
         }
         if let Some(launcher) = record.open_launcher().doing("wait for the launcher")? {
             ends(&launcher, ENDING)?;

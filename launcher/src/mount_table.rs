@@ -53,15 +53,21 @@ const FAR_AWAY: [&str; 16] = [
     "smb3",
 ];
 
+/// What the unions of containers are called in the table.
+pub(crate) const UNION: &str = "rlaunch";
+
 /// One mount; see proc_pid_mountinfo(5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
     pub(crate) id: u32,
     /// The number of the mount that it lies on.
     pub(crate) parent: u32,
+    /// The minor number of its device; that of a FUSE file system is also the number of its connection.
+    minor: u32,
     pub(crate) target: PathBuf,
     flags: MsFlags,
     kind: String,
+    source: String,
     /// Those of the file system itself.
     options: String,
 }
@@ -95,14 +101,16 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
     let (id, parent) = (number()?, number()?);
-    let target = unescape(fields.nth(2)?);
+    let minor = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?.1.parse().ok()?;
+    let target = unescape(fields.nth(1)?);
     let flags = fields.next().map(flags)?;
     // A variable number of optional fields ends with a single dash.
     let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
     let kind = String::from_utf8_lossy(fields.next()?).into();
-    let options = fields.nth(1).map(String::from_utf8_lossy).unwrap_or_default().into();
+    let mut text = || fields.next().map(String::from_utf8_lossy).unwrap_or_default().into();
+    let (source, options) = (text(), text());
     let target = OsString::from_vec(target).into();
-    Some(Mount { id, parent, target, flags, kind, options })
+    Some(Mount { id, parent, minor, target, flags, kind, source, options })
 }
 
 fn flags(words: &[u8]) -> MsFlags {
@@ -114,6 +122,12 @@ fn flags(words: &[u8]) -> MsFlags {
         _ => MsFlags::empty(),
     };
     words.split(|byte| *byte == b',').map(flag).collect()
+}
+
+/// The union that a container has at a place of its own, and the number of its connection; see fuse.rst of the kernel.
+pub(crate) fn connection_of_union(table: &[Mount], place: &Path) -> Option<u32> {
+    let uppermost = table.iter().rfind(|mount| mount.target == place)?;
+    (uppermost.kind == "fuse.runionfs" && uppermost.source == UNION).then_some(uppermost.minor)
 }
 
 /// Whether a path lies on a FUSE file system that answers nobody but the user who has mounted it; see `allow_other` in

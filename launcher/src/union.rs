@@ -37,6 +37,7 @@ use crate::cgroup::Cgroups;
 use crate::failure::{Doing as _, Failure, errno_of};
 use crate::init_branch::{self, Contents};
 use crate::message::warn;
+use crate::mount_table::UNION;
 use crate::process;
 use crate::process::channel::{Channel, Message};
 use crate::spec::Spec;
@@ -248,7 +249,7 @@ impl Drop for Daemon {
 /// Mounts the device, in the child. Nothing may look at the mount point before the daemon serves.
 pub(crate) fn attach(device: &OwnedFd, mount_point: &Path, flags: MsFlags) -> Result<(), Errno> {
     // A root file system has users other than root.
-    let options = MountOptions::new(OsStr::new("rlaunch").into(), flags, true);
+    let options = MountOptions::new(OsStr::new(UNION).into(), flags, true);
     unionfs::mount::attach(device.as_fd(), mount_point, &options).map_err(|error| match error {
         MountError::Target { error, .. } | MountError::Device(error) | MountError::Mount { error, .. } => error,
         _ => Errno::EIO,
