@@ -3,7 +3,8 @@
 
 use std::cell::Cell;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -413,6 +414,22 @@ fn where_every_file_has_a_name_a_signal_leaves_none() {
     assert_eq!(child.wait().unwrap().code(), Some(1));
     assert_eq!(names(), ["layer.tar"]);
     drop(mounted);
+}
+
+/// The kernel gathers writes where it cannot write to the branch by itself.
+#[test]
+fn what_was_written_to_a_file_that_is_still_open_is_in_the_layer() {
+    let Some(branches) = Branches::on(Medium::Disk, BIN, &["rw", "ro+wh"]) else { return };
+    let u = branches.mount_with(&["passthrough=off"]);
+    let content = vec![7; 64 << 20];
+    let mut file = File::create(u.path("open")).unwrap();
+    file.write_all(&content).unwrap();
+    export_silently(u.path(""), &u.at("layer.tar"));
+    untar(&u.at("layer.tar"), &u.at("unpacked"));
+    assert!(fs::read(u.at("unpacked/open")).unwrap() == content, "the layer lacks some of what was written");
+    file.write_all(b"more").unwrap();
+    drop(file);
+    assert_eq!(fs::metadata(u.at("0/open")).unwrap().len(), content.len() as u64 + 4);
 }
 
 #[test]

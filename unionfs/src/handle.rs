@@ -3,6 +3,7 @@
 //! What is really open belongs to the **inode**, not to the handle (rule 31): every handle of one
 //! inode, opened before or after a copy-up, reads and writes the same real file.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -211,6 +212,11 @@ impl Handles {
     /// EBADF if there is none of that number.
     pub fn file(&self, number: u64) -> Result<Arc<FileHandle>, Errno> {
         self.files.get(&number).map(|h| Arc::clone(&h)).ok_or(Errno::BADF)
+    }
+
+    /// The inodes of which the kernel may have gathered writes, if only those to a mapping.
+    pub fn written(&self) -> BTreeSet<u64> {
+        self.files.iter().filter(|handle| handle.writes).map(|handle| handle.open.inode.ino).collect()
     }
 
     /// Ends a file handle.

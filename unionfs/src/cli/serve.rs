@@ -60,7 +60,10 @@ fn open_control(request: &Request, mounted: &Mounted, server: &Server, union: Ar
     };
     let answer = move |asked| match asked {
         control::Request::Show => Status { requests: counts.told(), ..status.clone() }.to_line(),
-        control::Request::Flush => control::to_line(&union.flush_links()?),
+        control::Request::Flush => {
+            union.collect_writes();
+            control::to_line(&union.flush_links()?)
+        }
     };
     match Control::open(mounted.device(), answer) {
         Ok(control) => Some(control),

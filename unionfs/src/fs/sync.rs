@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::Union;
+use super::{Stale, Union};
 use crate::branch::kept::Kept;
 use crate::inode::{Inode, Place};
 use crate::union::BranchIndex;
@@ -14,6 +14,16 @@ impl Union {
     /// Whether making something durable takes time: not where nothing is on a disk.
     pub fn waits_for_disk(&self) -> bool {
         self.waits_for_disk
+    }
+
+    /// Has the kernel write what it has gathered of files that are open, and waits until it is written. syncfs(2) on a
+    /// mount of FUSE makes it begin, a lot at a time, but does not wait. Of files that were closed it has none.
+    ///
+    /// Not for a thread that answers requests: that is how the writes come.
+    pub fn collect_writes(&self) {
+        for ino in self.handles.written() {
+            self.tell(ino, Stale::Content);
+        }
     }
 
     /// fsync(2) or fdatasync(2) of an open file.
