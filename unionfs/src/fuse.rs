@@ -13,6 +13,7 @@
 //! | `readers`, `counts` | the threads that take requests, and how many of each came |
 //! | `message`, `convert`, `listing`, `ioctl` | requests taken apart, replies put together |
 //! | `operations` | the operations |
+//! | `version` | serving a kernel as an older one |
 
 mod abi;
 mod convert;
@@ -24,6 +25,7 @@ mod listing;
 mod message;
 mod operations;
 mod readers;
+mod version;
 mod walkers;
 
 use std::collections::HashMap;
@@ -43,6 +45,7 @@ pub use self::counts::Counts;
 use self::device::{Answered, Device};
 use self::handshake::{Agreed, MAX_WRITE, OpenDir, Wishes};
 use self::readers::Readers;
+use self::version::Cap;
 use self::walkers::Walkers;
 use crate::backing::{Backings, take_up_set_id};
 use crate::fs::{Stale, Union};
@@ -100,7 +103,8 @@ impl Server {
             writeback: union.wants_writeback(),
             no_open: union.wants_no_open(),
         };
-        let agreed = handshake::shake_hands(&device, wishes)?;
+        let cap = Cap::from_environment()?;
+        let agreed = handshake::shake_hands(&device, wishes, cap)?;
         let Agreed { mut features, open_dir, passthrough, writeback, no_open } = agreed;
         if passthrough {
             union.use_backings(Backings::new(device.as_fd().try_clone_to_owned()?)?);
@@ -129,7 +133,7 @@ impl Server {
         let shared = Arc::new(Shared { union: Arc::clone(&union), valid, counts: Arc::clone(&counts) });
         let (pool, waiting) = (Pool::default(), Pool::default());
         let (waiters, walkers) = (Arc::default(), Walkers::new());
-        let adapter = Adapter { shared, device, pool, waiting, counts, waiters, walkers, open_dir, no_open };
+        let adapter = Adapter { shared, device, pool, waiting, counts, waiters, walkers, open_dir, no_open, cap };
         Ok(Server { adapter, threads, served: Served(union), features })
     }
 
@@ -198,6 +202,8 @@ struct Adapter {
     open_dir: OpenDir,
     /// Nobody is asked when a file is opened.
     no_open: bool,
+    /// What it must not show that we can.
+    cap: Cap,
 }
 
 impl Shared {

@@ -1,4 +1,4 @@
-//! The protocol as `linux/fuse.h` has it, as far as it is spoken here: version 7.23 and later.
+//! The protocol as `linux/fuse.h` has it, as far as it is spoken here: version 7.22 and later.
 //!
 //! Names and layouts are the kernel's. Requests begin with an [`InHeader`], replies and
 //! notifications with an [`OutHeader`].
@@ -10,7 +10,11 @@ pub(super) const MAJOR: u32 = 7;
 /// The newest minor version whose messages are known here.
 pub(super) const MINOR: u32 = 41;
 /// The oldest one whose messages are as below.
-pub(super) const OLDEST_MINOR: u32 = 23;
+pub(super) const OLDEST_MINOR: u32 = 22;
+/// Where the kernel's reply to INIT became longer than [`SHORT_INIT_OUT`].
+pub(super) const LONG_INIT_OUT_MINOR: u32 = 23;
+/// Length of the reply to INIT that older kernels take, and no longer one.
+pub(super) const SHORT_INIT_OUT: usize = 24;
 /// The kernel passes no request to a smaller buffer.
 pub(super) const MIN_READ_BUFFER: usize = 8192;
 
@@ -53,6 +57,10 @@ pub(super) mod op {
     pub(in crate::fuse) const RENAME2: u32 = 45;
     pub(in crate::fuse) const LSEEK: u32 = 46;
     pub(in crate::fuse) const COPY_FILE_RANGE: u32 = 47;
+    pub(in crate::fuse) const SYNCFS: u32 = 50;
+    pub(in crate::fuse) const TMPFILE: u32 = 51;
+    pub(in crate::fuse) const STATX: u32 = 52;
+    pub(in crate::fuse) const COPY_FILE_RANGE_64: u32 = 53;
 }
 
 /// What the kernel can do (INIT), and what it is asked to do.
@@ -69,16 +77,31 @@ pub(super) mod init {
     /// The kernel reads files that nobody opened. It counts only in its own request.
     pub(in crate::fuse) const NO_OPEN_SUPPORT: u64 = 1 << 17;
     pub(in crate::fuse) const PARALLEL_DIROPS: u64 = 1 << 18;
+    pub(in crate::fuse) const HANDLE_KILLPRIV: u64 = 1 << 19;
     pub(in crate::fuse) const POSIX_ACL: u64 = 1 << 20;
+    pub(in crate::fuse) const ABORT_ERROR: u64 = 1 << 21;
     pub(in crate::fuse) const MAX_PAGES: u64 = 1 << 22;
     pub(in crate::fuse) const CACHE_SYMLINKS: u64 = 1 << 23;
     /// The kernel reads directories that nobody opened. It counts only in its own request.
     pub(in crate::fuse) const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
+    pub(in crate::fuse) const EXPLICIT_INVAL_DATA: u64 = 1 << 25;
+    pub(in crate::fuse) const MAP_ALIGNMENT: u64 = 1 << 26;
+    pub(in crate::fuse) const SUBMOUNTS: u64 = 1 << 27;
     pub(in crate::fuse) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
-    /// Files are given to the kernel, which reads and writes them itself.
-    pub(in crate::fuse) const PASSTHROUGH: u64 = 1 << 37;
+    pub(in crate::fuse) const SETXATTR_EXT: u64 = 1 << 29;
     /// The upper half of the flags counts.
     pub(in crate::fuse) const INIT_EXT: u64 = 1 << 30;
+    pub(in crate::fuse) const SECURITY_CTX: u64 = 1 << 32;
+    pub(in crate::fuse) const HAS_INODE_DAX: u64 = 1 << 33;
+    pub(in crate::fuse) const CREATE_SUPP_GROUP: u64 = 1 << 34;
+    pub(in crate::fuse) const HAS_EXPIRE_ONLY: u64 = 1 << 35;
+    pub(in crate::fuse) const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
+    /// Files are given to the kernel, which reads and writes them itself.
+    pub(in crate::fuse) const PASSTHROUGH: u64 = 1 << 37;
+    pub(in crate::fuse) const NO_EXPORT_SUPPORT: u64 = 1 << 38;
+    pub(in crate::fuse) const HAS_RESEND: u64 = 1 << 39;
+    pub(in crate::fuse) const ALLOW_IDMAP: u64 = 1 << 40;
+    pub(in crate::fuse) const OVER_IO_URING: u64 = 1 << 41;
 }
 
 /// Which fields of a [`SetattrIn`] count.

@@ -4,15 +4,21 @@ use std::io;
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use zerocopy::IntoBytes;
 
-use super::abi::{InitIn, InitOut, MAJOR, MIN_READ_BUFFER, MINOR, OLDEST_MINOR, init, op};
+use super::abi::{
+    InitIn, InitOut, LONG_INIT_OUT_MINOR, MAJOR, MIN_READ_BUFFER, MINOR, OLDEST_MINOR, SHORT_INIT_OUT, init, op,
+};
 use super::device::{Device, Reply};
 use super::message::split;
+use super::version::Cap;
 
 /// Largest write request, in bytes.
 pub(super) const MAX_WRITE: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 const PAGE: u32 = 4096;
+/// The same where the kernel cannot be told a number of pages: so many take all that there are.
+const SMALL_WRITE: u32 = 32 * PAGE;
 
 /// What we would like the kernel to do, where it can.
 ///
@@ -66,7 +72,7 @@ pub(super) enum OpenDir {
     Never,
     /// To keep listings, where it has to ask each time.
     Cached,
-    /// To read listings anew, for branches change directly.
+    /// To read listings anew: branches change directly, or the kernel keeps none.
     Fresh,
 }
 
@@ -74,7 +80,7 @@ pub(super) enum OpenDir {
 ///
 /// # Errors
 /// That the kernel is too old, and what reading the device answers.
-pub(super) fn shake_hands(device: &Arc<Device>, wishes: Wishes) -> io::Result<Agreed> {
+pub(super) fn shake_hands(device: &Arc<Device>, wishes: Wishes, cap: Cap) -> io::Result<Agreed> {
     let mut buffer = vec![0; MIN_READ_BUFFER];
     let (unique, asked) = loop {
         let length = match device.read(&mut buffer) {
@@ -96,8 +102,9 @@ pub(super) fn shake_hands(device: &Arc<Device>, wishes: Wishes) -> io::Result<Ag
         let (major, minor) = (asked.major, asked.minor);
         return Err(io::Error::other(format!("its FUSE protocol is {major}.{minor}, and 7.{OLDEST_MINOR} is needed")));
     }
-    let (answer, agreed) = agree(&asked, wishes);
-    drop(reply.message(Ok(answer)));
+    let (answer, agreed) = agree(&cap.lowered(&asked), wishes);
+    let length = if answer.minor < LONG_INIT_OUT_MINOR { SHORT_INIT_OUT } else { size_of::<InitOut>() };
+    drop(reply.parts(&[&answer.as_bytes()[..length]]));
     Ok(agreed)
 }
 
@@ -112,7 +119,9 @@ fn agree(asked: &InitIn, wishes: Wishes) -> (InitOut, Agreed) {
     let open_dir = match wishes.revalidates {
         true => OpenDir::Fresh,
         false if offered & init::NO_OPENDIR_SUPPORT != 0 => OpenDir::Never,
-        false => OpenDir::Cached,
+        // it came with the flag for links, and has none
+        false if offered & init::CACHE_SYMLINKS != 0 => OpenDir::Cached,
+        false => OpenDir::Fresh,
     };
     for &(flag, name) in WANTED.iter().chain(extra) {
         if offered & flag != 0 {
@@ -138,6 +147,7 @@ fn agree(asked: &InitIn, wishes: Wishes) -> (InitOut, Agreed) {
     if offered & init::INIT_EXT != 0 {
         flags |= init::INIT_EXT;
     }
+    let max_write = if offered & init::MAX_PAGES == 0 { SMALL_WRITE } else { MAX_WRITE };
     let answer = InitOut {
         major: MAJOR,
         minor: MINOR.min(asked.minor),
@@ -146,9 +156,9 @@ fn agree(asked: &InitIn, wishes: Wishes) -> (InitOut, Agreed) {
         flags2: (flags >> 32) as u32,
         max_background: MAX_BACKGROUND,
         congestion_threshold: MAX_BACKGROUND / 4 * 3,
-        max_write: MAX_WRITE,
+        max_write,
         time_gran: 1,
-        max_pages: (MAX_WRITE / PAGE) as u16,
+        max_pages: if offered & init::MAX_PAGES == 0 { 0 } else { (max_write / PAGE) as u16 },
         max_stack_depth: depth.unwrap_or_default(),
         ..InitOut::default()
     };
@@ -165,7 +175,11 @@ mod tests {
         let (answer, agreed) = agree(&old, Wishes { passthrough_depth: Some(1), ..Wishes::default() });
         assert_eq!((answer.minor, answer.flags, answer.flags2), (23, init::ASYNC_READ as u32, 0));
         assert_eq!(agreed.features, ["protocol=7.23", "async_read"]);
-        assert_eq!((agreed.open_dir, agreed.passthrough, answer.max_stack_depth), (OpenDir::Cached, false, 0));
+        assert_eq!((agreed.open_dir, agreed.passthrough, answer.max_stack_depth), (OpenDir::Fresh, false, 0));
+        assert_eq!((answer.max_write, answer.max_pages), (SMALL_WRITE, 0));
+        let newer = InitIn { minor: 28, flags: (init::CACHE_SYMLINKS | init::MAX_PAGES) as u32, ..old };
+        let (answer, agreed) = agree(&newer, Wishes::default());
+        assert_eq!((agreed.open_dir, answer.max_write, answer.max_pages), (OpenDir::Cached, MAX_WRITE, 256));
         let new = InitIn { major: 7, minor: 99, flags: u32::MAX, flags2: u32::MAX, ..InitIn::default() };
         let (answer, agreed) = agree(&new, Wishes { revalidates: true, ..Wishes::default() });
         assert_eq!(answer.minor, MINOR);

@@ -68,6 +68,7 @@ impl Adapter {
     /// Nothing if the request was too short; the reply is EIO then.
     fn begin(&self, head: &InHeader, arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
         match head.opcode {
+            newer if !self.cap.knows(newer) => Some(reply.error(Errno::NOSYS)),
             op::LOOKUP => self.lookup(head, arguments, reply),
             op::FORGET | op::BATCH_FORGET => self.forget(head, arguments, reply),
             op::GETATTR => self.getattr(head, reply),
