@@ -17,6 +17,7 @@ pub mod kill_at;
 pub mod mapping;
 pub mod model;
 pub mod mount;
+pub mod old_kernel;
 pub mod ops;
 pub mod overlay;
 pub mod rootless;

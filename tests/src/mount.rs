@@ -14,6 +14,7 @@ use nix::mount::MntFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::old_kernel;
 use crate::rootless;
 use crate::sandbox::{self, MountEntry, abort_connections_below, mount_table};
 
@@ -39,6 +40,7 @@ pub struct Outcome {
 /// When the command does not end, or leaves its output open, for 90 seconds.
 #[track_caller]
 pub fn finish(command: &mut Command) -> Outcome {
+    old_kernel::restrict(command);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("spawn");
     let stdout = collect(child.stdout.take().expect("stdout is piped"));
     let stderr = collect(child.stderr.take().expect("stderr is piped"));

@@ -12,6 +12,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use harness::mount::{Outcome, finish, is_alive, poll};
+use harness::old_kernel;
 use harness::sandbox::{self, Sandbox, run};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -152,6 +153,7 @@ impl Running {
 
     /// Starts it, with something to read.
     pub(crate) fn begin_with(command: &mut Command, input: impl Into<Stdio>) -> Running {
+        old_kernel::restrict(command);
         let mut child = command.stdin(input).stdout(Stdio::piped()).spawn().expect("start rlaunch");
         let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
         Running { child, output }

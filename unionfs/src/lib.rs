@@ -80,6 +80,7 @@ mod interrupt;
 pub mod layer;
 pub mod links;
 pub mod mount;
+mod mount_id;
 pub mod options;
 mod pool;
 pub mod process;

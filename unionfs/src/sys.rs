@@ -111,6 +111,18 @@ pub(crate) fn has_chmod_at() -> bool {
     *HAS.get_or_init(|| has(|| raw_chmod_at(-1, c"", 0)))
 }
 
+/// Whether there is renameat2(2), since kernel 3.15.
+pub(crate) fn has_rename_with_flags() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| has(raw_rename_nowhere))
+}
+
+fn raw_rename_nowhere() -> Result<usize, Errno> {
+    let name = c"a".as_ptr();
+    // SAFETY: the kernel reads the names up to their zero bytes, and minds the descriptors itself.
+    checked(unsafe { libc::syscall(libc::SYS_renameat2, -1, name, -1, name, libc::RENAME_NOREPLACE) })
+}
+
 /// Changes the mode of an entry of a directory, or of what a descriptor holds with an empty name. No
 /// symbolic link is followed.
 pub(crate) fn chmod_at(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(), Errno> {

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::at::{At, SetTime};
 use super::form::Form;
 use super::stat::{Kind, Stat};
+use crate::{mount_id, sys};
 
 /// An open directory of a branch.
 #[derive(Debug)]
@@ -108,9 +109,17 @@ impl Dir {
         let resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         match rustix::fs::openat2(&self.fd, name, DIR_FLAGS, Mode::empty(), resolve) {
-            Err(Errno::NOSYS) => Ok(Dir::new(rustix::fs::openat(&self.fd, name, DIR_FLAGS, Mode::empty())?, self.form)),
+            Err(Errno::NOSYS | Errno::PERM) => Ok(Dir::new(self.open_on_same_mount(name)?, self.form)),
             opened => Ok(Dir::new(opened?, self.form)),
         }
+    }
+
+    /// The same before Linux 5.6, or behind a filter that does not know openat2(2). What is opened is looked at
+    /// afterwards, so that nobody can put something else in its place meanwhile. To open a mount by its path alone asks
+    /// its file system nothing, which may be our own.
+    fn open_on_same_mount(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
+        let opened = rustix::fs::openat(&self.fd, name, DIR_FLAGS, Mode::empty())?;
+        if mount_id::differs(self.fd.as_fd(), opened.as_fd())? { Err(Errno::XDEV) } else { Ok(opened) }
     }
 
     /// Opens the directory itself once more.
@@ -213,7 +222,22 @@ impl Dir {
         if flags.is_empty() {
             return rustix::fs::renameat(&self.fd, name, &to.fd, new);
         }
-        rustix::fs::renameat_with(&self.fd, name, &to.fd, new, flags)
+        let missing = !sys::has_rename_with_flags();
+        match if missing { Err(Errno::INVAL) } else { rustix::fs::renameat_with(&self.fd, name, &to.fd, new, flags) } {
+            Err(Errno::INVAL) if flags == RenameFlags::NOREPLACE => self.rename_to_free_name(name, to, new),
+            renamed => renamed,
+        }
+    }
+
+    /// Renames to a name that nothing has before Linux 3.15, or on a file system that knows no flags for that: by a second
+    /// name, and where there can be none by looking first. Names in a branch and its work area are made by us only.
+    fn rename_to_free_name(&self, name: &[u8], to: &Dir, new: &[u8]) -> Result<(), Errno> {
+        match self.link(name, to, new) {
+            // a directory, somebody else's file, or a file system without hard links
+            Err(Errno::PERM | Errno::MLINK | Errno::OPNOTSUPP) if to.has(new)? => Err(Errno::EXIST),
+            Err(Errno::PERM | Errno::MLINK | Errno::OPNOTSUPP) => rustix::fs::renameat(&self.fd, name, &to.fd, new),
+            linked => linked.and_then(|()| self.unlink(name)),
+        }
     }
 
     /// Removes an entry that is not a directory.

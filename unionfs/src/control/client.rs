@@ -154,8 +154,8 @@ impl Client {
         };
         match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
             Ok(process) => Ok(Some(process)),
-            // before Linux 5.3; ended by now
-            Err(Errno::NOSYS | Errno::INVAL | Errno::SRCH) => Ok(None),
+            // before Linux 5.3, or behind a filter that does not know the call; ended by now
+            Err(Errno::NOSYS | Errno::PERM | Errno::INVAL | Errno::SRCH) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

@@ -364,7 +364,17 @@ impl Union {
         let (mut read_at, mut write_at) = (from_at, to_at);
         let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);
         self.in_its_time(&open, &target, || {
-            rustix::fs::copy_file_range(&source.file, Some(&mut read_at), &target.file, Some(&mut write_at), length)
+            match rustix::fs::copy_file_range(
+                &source.file,
+                Some(&mut read_at),
+                &target.file,
+                Some(&mut write_at),
+                length,
+            ) {
+                // an older kernel, or a filter around us that does not know the call
+                Err(Errno::NOSYS | Errno::PERM) => Err(Errno::XDEV),
+                copied => copied,
+            }
         })
     }
 

@@ -25,6 +25,8 @@ use crate::union::name::WORK_AREA;
 
 /// The name of what is being unpacked, in a directory of its own.
 pub const UNPACKED: &str = "layer";
+/// The empty branch beside it, for a moment.
+const EMPTY: &[u8] = b"empty";
 
 /// Why a layer was not unpacked. Nothing was changed then.
 #[derive(Debug, thiserror::Error)]
@@ -217,11 +219,26 @@ impl<'a> Holder<'a> {
         sync.map_err(|error| place.failed(error))?;
         // a directory with a work area is exchanged, and goes with the holder
         let flags = if place.work.is_some() { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
-        self.dir.rename(UNPACKED.as_bytes(), &place.parent, &place.name, flags).map_err(|error| match error {
+        let put = match self.dir.rename(UNPACKED.as_bytes(), &place.parent, &place.name, flags) {
+            Err(Errno::INVAL) if flags == RenameFlags::EXCHANGE => self.put_in_turn(place),
+            put => put,
+        };
+        put.map_err(|error| match error {
             Errno::BUSY | Errno::XDEV => ApplyError::MountPoint(place.path.clone()),
             Errno::NOTEMPTY | Errno::EXIST => ApplyError::NotEmpty(place.path.clone()),
             error => place.failed(error),
         })
+    }
+
+    /// The same where names cannot be exchanged: before Linux 3.15, and on some file systems. A crash in the middle leaves
+    /// the branch away, which was empty.
+    fn put_in_turn(&self, place: &Place) -> Result<(), Errno> {
+        place.parent.rename(&place.name, &self.dir, EMPTY, RenameFlags::NOREPLACE)?;
+        let put = self.dir.rename(UNPACKED.as_bytes(), &place.parent, &place.name, RenameFlags::NOREPLACE);
+        if put.is_err() {
+            self.dir.rename(EMPTY, &place.parent, &place.name, RenameFlags::NOREPLACE)?;
+        }
+        put
     }
 }
 

@@ -161,13 +161,24 @@ fn look(target: &Path) -> Result<(OwnedFd, Seen), Errno> {
     let open = || {
         let root = rustix::fs::open(target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-        let about = rustix::fs::statx(&root, "", flags, StatxFlags::MNT_ID | UNIQUE_ID)?;
+        let about = match rustix::fs::statx(&root, "", flags, StatxFlags::MNT_ID | UNIQUE_ID) {
+            Err(rustix::io::Errno::NOSYS) => None,
+            about => Some(about?),
+        };
         Ok((root, about))
     };
     let (root, about) = open().map_err(errno)?;
+    let Some(about) = about else { return look_in_table(target).map(|seen| (root, seen)) };
     let told = StatxFlags::from_bits_retain(about.stx_mask);
     let known = told.intersects(StatxFlags::MNT_ID | UNIQUE_ID);
     let device = DeviceNumber { major: about.stx_dev_major, minor: about.stx_dev_minor };
     let identity = Identity { device, id: known.then_some(about.stx_mnt_id) };
     Ok((root, Seen { identity, unique: told.contains(UNIQUE_ID) }))
+}
+
+/// The same before Linux 4.11, or behind a filter that does not know statx(2).
+fn look_in_table(target: &Path) -> Result<Seen, Errno> {
+    let table = table::read().map_err(|_| Errno::ENOENT)?;
+    let entry = table::leading_to(&table, target).ok_or(Errno::ENOENT)?;
+    Ok(Seen { identity: Identity { device: entry.device, id: Some(entry.id) }, unique: false })
 }

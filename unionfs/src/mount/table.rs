@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags};
+use rustix::io::Errno;
 
 /// The number of a file system's device, unique among those that are mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,12 +70,32 @@ pub fn at<'a>(table: &'a [Entry], target: &Path) -> Option<&'a Entry> {
     here().find(|entry| !here().any(|other| other.parent == entry.id))
 }
 
+/// The mount to which a path leads; nothing if the table does not know. No file system is asked.
+pub fn leading_to<'a>(table: &'a [Entry], path: &Path) -> Option<&'a Entry> {
+    match mount_id(path) {
+        Ok(Some(id)) => table.iter().find(|entry| entry.id == id),
+        // the nearest one above it
+        _ => path.ancestors().find_map(|above| at(table, above)),
+    }
+}
+
+/// The id of the mount to which a path leads, where the kernel tells it.
+fn mount_id(path: &Path) -> Result<Option<u64>, Errno> {
+    match rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID) {
+        Ok(about) if StatxFlags::from_bits_retain(about.stx_mask).contains(StatxFlags::MNT_ID) => {
+            Ok(Some(about.stx_mnt_id))
+        }
+        // before Linux 5.8, or behind a filter that does not know statx(2)
+        Ok(_) | Err(Errno::NOSYS) => crate::mount_id::at(path),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Where a directory lies within its own file system, whatever mount shows it; nothing if the
 /// table does not know.
 pub fn within_file_system(table: &[Entry], path: &Path) -> Option<(DeviceNumber, PathBuf)> {
     let path = path.canonicalize().ok()?;
-    let about = rustix::fs::statx(CWD, &path, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID).ok()?;
-    let mount = table.iter().find(|entry| entry.id == about.stx_mnt_id)?;
+    let mount = leading_to(table, &path)?;
     Some((mount.device, mount.root.join(path.strip_prefix(&mount.target).ok()?)))
 }
 
@@ -107,7 +128,13 @@ impl Entry {
 
 /// The device of the file system that a path leads to. Asks that file system nothing.
 pub fn device_at(path: &Path) -> io::Result<DeviceNumber> {
-    let about = rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)?;
+    let about = match rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE) {
+        Err(Errno::NOSYS) => {
+            let entry = leading_to(&read()?, path).map(|entry| entry.device);
+            return entry.ok_or_else(|| Errno::NOENT.into());
+        }
+        about => about?,
+    };
     Ok(DeviceNumber { major: about.stx_dev_major, minor: about.stx_dev_minor })
 }
 
