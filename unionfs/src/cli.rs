@@ -13,6 +13,7 @@ mod log;
 #[cfg(test)]
 mod manual;
 mod mount;
+mod notify;
 mod overlay;
 mod serve;
 mod show;
@@ -110,9 +111,8 @@ struct MountArgs {
     /// Stay in the foreground
     #[arg(short, long)]
     foreground: bool,
-    /// Say more on standard error; twice for even more (see RUNIONFS_LOG, too)
-    #[arg(short, long, action = clap::ArgAction::Count)]
-    verbose: u8,
+    #[command(flatten)]
+    log: log::LogArgs,
     /// Do everything but mount, for mount(8)
     #[arg(long, hide = true)]
     fake: bool,

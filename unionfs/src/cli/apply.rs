@@ -12,7 +12,7 @@ use unionfs::layer::{apply, compressed};
 use super::{ApplyArgs, Failure, daemon, log, signals};
 
 pub(super) fn run(args: &ApplyArgs) -> Result<(), Failure> {
-    log::start(0)?;
+    log::start(&log::LogArgs::default())?;
     daemon::prepare()?;
     let asked = Arc::new(Interrupt(AtomicBool::new(false)));
     signals::block()?;

@@ -17,7 +17,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit};
 use unionfs::process::{Side, fork};
 
-use super::{Failure, log};
+use super::Failure;
+use super::log::Opened;
 
 /// Who is told that the mount serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,14 +29,16 @@ pub(super) enum Readiness {
     Parent,
 }
 
-/// Does this as a daemon, and returns to the caller when that serves, or with its exit status.
-pub(super) fn start(serve: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+/// Does this as a daemon, and returns to the caller when that serves, with its process, or with its exit status. In the
+/// daemon it returns when that has ended, with nothing.
+pub(super) fn start(serve: impl FnOnce() -> Result<(), Failure>) -> Result<Option<Pid>, Failure> {
     let null = open_null()?;
     let (from_daemon, to_parent) = pipe_with(PipeFlags::CLOEXEC)?;
     match fork().map_err(|error| format!("cannot start the daemon: {error}"))? {
         Side::Parent(daemon) => {
             drop(to_parent);
-            wait(daemon, from_daemon)
+            wait(daemon, from_daemon)?;
+            Ok(Some(daemon))
         }
         Side::Child => {
             rustix::stdio::dup2_stdin(&null)?;
@@ -43,7 +46,8 @@ pub(super) fn start(serve: impl FnOnce() -> Result<(), Failure>) -> Result<(), F
             drop((null, from_daemon, to_parent));
             close_inherited()?;
             SigSet::empty().thread_set_mask()?;
-            serve()
+            serve()?;
+            Ok(None)
         }
     }
 }
@@ -115,12 +119,12 @@ impl Readiness {
 
     /// Lets go of the caller's directory, input and output, and says that the mount serves.
     /// Fails when nobody waits for it any more.
-    pub(super) fn tell(self) -> Result<(), Failure> {
+    pub(super) fn tell(self, log: Opened) -> Result<(), Failure> {
         rustix::process::chdir("/")?;
+        log.turn();
         if self == Readiness::Nobody {
             return Ok(());
         }
-        log::to_syslog();
         let null = open_null()?;
         rustix::stdio::dup2_stdin(&null)?;
         rustix::stdio::dup2_stderr(&null)?;

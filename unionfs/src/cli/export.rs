@@ -24,7 +24,7 @@ use super::{ExportArgs, Failure, complain, daemon, log, signals};
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 pub(super) fn run(args: &ExportArgs) -> Result<(), Failure> {
-    log::start(0)?;
+    log::start(&log::LogArgs::default())?;
     let latest = latest()?;
     // modes of branches are set as they are; that of the layer is the user's affair
     let umask = rustix::process::umask(Mode::empty());

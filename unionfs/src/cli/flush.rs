@@ -6,7 +6,7 @@ use super::union::{Alone, Asked};
 use super::{Failure, FlushArgs, daemon, log};
 
 pub(super) fn run(args: &FlushArgs) -> Result<(), Failure> {
-    log::start(0)?;
+    log::start(&log::LogArgs::default())?;
     daemon::prepare()?;
     let mut words = Words::default();
     args.options.iter().try_for_each(|argument| words.add(argument))?;

@@ -1,118 +1,197 @@
-//! Where messages go: to standard error, and to the system's log once that is closed.
+//! What is logged, in which form, and where to.
+//!
+//! Whoever mounts reads on standard error what there is to say until the mount serves; from then on a daemon's messages
+//! go where it was told, see [`Place`]. A message that is not logged costs one comparison: nothing is put together for
+//! it.
 
-use std::io::{self, Write};
-use std::os::unix::net::UnixDatagram;
+mod message;
+mod sink;
+
+use std::ffi::OsStr;
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::time::SystemTime;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use clap::{Args, ValueEnum};
 use tracing::level_filters::LevelFilter;
-use tracing::{Level, Metadata};
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
 
+use self::message::{Message, Origin};
+pub(super) use self::sink::Place;
+use self::sink::Sink;
 use super::Failure;
 
-/// The environment variable that says how much is logged: off, error, warn, info, debug, trace.
+/// The environment variable that says how much is logged, for whoever gives no option.
 const VARIABLE: &str = "RUNIONFS_LOG";
 
-/// The system's log (syslog(3)), where there is one.
-static SYSLOG: OnceLock<UnixDatagram> = OnceLock::new();
+/// Where messages go instead of to standard error, and the mount point that they are about.
+static SINK: OnceLock<(Sink, String)> = OnceLock::new();
 
-/// Logs warnings, or more when it is asked for.
-pub(super) fn start(verbose: u8) -> Result<(), Failure> {
-    let level = match std::env::var(VARIABLE) {
-        Ok(name) => {
-            name.parse().map_err(|_| format!("{VARIABLE}={name}: off, error, warn, info, debug and trace are known"))?
-        }
-        Err(_) => match verbose {
-            0 => LevelFilter::WARN,
-            1 => LevelFilter::INFO,
-            _ => LevelFilter::DEBUG,
-        },
-    };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_ansi(false)
-        .without_time()
-        .with_target(false)
-        .with_writer(Log)
-        .init();
-    Ok(())
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct LogArgs {
+    /// Say more; twice for even more
+    #[arg(short, long, action = clap::ArgAction::Count, conflicts_with = "level")]
+    pub(super) verbose: u8,
+    /// Where to say it once the mount serves: stderr (with -f), journald, syslog, or the path of a file
+    #[arg(long, value_name = "WHERE", value_parser = OsStringValueParser::new().try_map(|word| place(&word)))]
+    log: Option<Place>,
+    /// How much to say [default: warn, or what RUNIONFS_LOG says]
+    #[arg(long = "log-level", value_name = "LEVEL")]
+    level: Option<LogLevel>,
+    /// How to say it
+    #[arg(long = "log-format", value_name = "FORMAT", default_value = "text")]
+    form: Form,
 }
 
-/// From now on messages go to the system's log. Without one they are lost, for a daemon has
-/// nowhere else to say them.
-pub(super) fn to_syslog() {
-    let connected = UnixDatagram::unbound().and_then(|socket| socket.connect("/dev/log").map(|()| socket));
-    match connected.and_then(|socket| socket.set_nonblocking(true).map(|()| socket)) {
-        // it is called once
-        Ok(socket) => drop(SYSLOG.set(socket)),
-        Err(error) => tracing::debug!("no system log: {error}"),
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// How a message is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Form {
+    #[default]
+    Text,
+    Json,
+}
+
+/// A file is a path with a slash, so that a mistyped word is none.
+fn place(word: &OsStr) -> Result<Place, String> {
+    match word.as_bytes() {
+        b"stderr" => Ok(Place::Stderr),
+        b"journald" => Ok(Place::Journal),
+        b"syslog" => Ok(Place::Syslog),
+        path if path.contains(&b'/') => {
+            std::path::absolute(PathBuf::from(word)).map(Place::File).map_err(|error| error.to_string())
+        }
+        _ => Err("stderr, journald and syslog are known; a file is a path with a slash (./FILE)".into()),
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Log;
+impl LogArgs {
+    pub(super) fn verbose(verbose: u8) -> LogArgs {
+        LogArgs { verbose, ..LogArgs::default() }
+    }
 
-/// Where one message goes.
+    pub(super) fn place(&self) -> Place {
+        self.log.clone().unwrap_or_default()
+    }
+
+    fn filter(&self) -> Result<LevelFilter, Failure> {
+        if let Some(level) = self.level {
+            return Ok(level.into());
+        }
+        match std::env::var(VARIABLE) {
+            Ok(name) => LogLevel::from_str(&name, true)
+                .map(LevelFilter::from)
+                .map_err(|_| format!("{VARIABLE}={name}: off, error, warn, info, debug and trace are known").into()),
+            Err(_) => Ok(match self.verbose {
+                0 => LevelFilter::WARN,
+                1 => LevelFilter::INFO,
+                _ => LevelFilter::DEBUG,
+            }),
+        }
+    }
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> LevelFilter {
+        match level {
+            LogLevel::Off => LevelFilter::OFF,
+            LogLevel::Error => LevelFilter::ERROR,
+            LogLevel::Warn => LevelFilter::WARN,
+            LogLevel::Info => LevelFilter::INFO,
+            LogLevel::Debug => LevelFilter::DEBUG,
+            LogLevel::Trace => LevelFilter::TRACE,
+        }
+    }
+}
+
+impl Form {
+    fn of(self, message: &Message, origin: Origin<'_>, now: SystemTime) -> String {
+        match self {
+            Form::Text => message.to_text(),
+            Form::Json => message.to_json(origin, now),
+        }
+    }
+}
+
+/// Begins to log, on standard error for now.
+pub(super) fn start(args: &LogArgs) -> Result<(), Failure> {
+    let log = Log { level: args.filter()?, form: args.form };
+    Ok(tracing::subscriber::set_global_default(log)?)
+}
+
+/// Another place for messages, opened but not used yet.
 #[derive(Debug)]
-enum Line {
-    Terminal(io::Stderr),
-    /// Gathered here, for a message is one datagram.
-    System(Vec<u8>),
+pub(super) struct Opened(Option<Sink>, String);
+
+/// Opens the place for messages about this mount; a daemon goes on on standard error until it has
+/// [turned](Opened::turn) to it.
+pub(super) fn open(place: &Place, mountpoint: &std::path::Path, foreground: bool) -> Result<Opened, Failure> {
+    Ok(Opened(place.open(foreground)?, mountpoint.to_string_lossy().into_owned()))
 }
 
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Line;
-
-    fn make_writer(&'a self) -> Line {
-        line(Level::INFO)
-    }
-
-    fn make_writer_for(&'a self, about: &Metadata<'_>) -> Line {
-        line(*about.level())
-    }
-}
-
-fn line(level: Level) -> Line {
-    if SYSLOG.get().is_none() {
-        return Line::Terminal(io::stderr());
-    }
-    Line::System(format!("<{}>runionfs[{}]: ", priority(level), std::process::id()).into_bytes())
-}
-
-/// Facility `daemon` and the severity (syslog(3)).
-fn priority(level: Level) -> u8 {
-    let severity = match level {
-        Level::ERROR => 3,
-        Level::WARN => 4,
-        Level::INFO => 6,
-        Level::DEBUG | Level::TRACE => 7,
-    };
-    3 << 3 | severity
-}
-
-impl Write for Line {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Line::Terminal(stderr) => stderr.write(bytes),
-            Line::System(message) => message.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Line::Terminal(stderr) => stderr.flush(),
-            Line::System(_) => Ok(()),
+impl Opened {
+    /// From now on messages go there.
+    pub(super) fn turn(self) {
+        if let Opened(Some(sink), mountpoint) = self {
+            // it is done once
+            SINK.get_or_init(|| (sink, mountpoint));
         }
     }
 }
 
-impl Drop for Line {
-    fn drop(&mut self) {
-        if let (Line::System(message), Some(socket)) = (self, SYSLOG.get()) {
-            // a log that takes no message is no reason to stop, and there is nowhere to say it
-            drop(socket.send(message.trim_ascii_end()));
+/// Takes the messages of the whole process. There are no spans: a message says itself what it is about.
+#[derive(Debug)]
+struct Log {
+    level: LevelFilter,
+    form: Form,
+}
+
+impl Subscriber for Log {
+    fn enabled(&self, about: &Metadata<'_>) -> bool {
+        about.is_event() && *about.level() <= self.level
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.level)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let message = Message::of(event);
+        let pid = std::process::id();
+        match SINK.get() {
+            Some((sink, mountpoint)) => sink.write(&message, self.form, Origin { pid, mountpoint: Some(mountpoint) }),
+            None => {
+                let said = self.form.of(&message, Origin { pid, mountpoint: None }, SystemTime::now());
+                // whoever closed it does not want to hear
+                io::stderr().write_all((said + "\n").as_bytes()).unwrap_or_default();
+            }
         }
     }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
 }
 
 #[cfg(test)]
@@ -120,7 +199,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn priorities_are_those_of_syslog() {
-        assert_eq!((priority(Level::ERROR), priority(Level::TRACE)), (27, 31));
+    fn a_file_is_a_path_with_a_slash() {
+        assert_eq!(place("journald".as_ref()), Ok(Place::Journal));
+        assert_eq!(place("/var/log/u".as_ref()), Ok(Place::File("/var/log/u".into())));
+        assert_eq!(place("./u".as_ref()), Ok(Place::File(std::env::current_dir().unwrap().join("u"))));
+        assert!(place("jurnal".as_ref()).is_err());
     }
 }

@@ -7,7 +7,7 @@ use super::Cli;
 
 /// The page without the escapes that stand for plain characters.
 fn page() -> String {
-    include_str!("../../../man/runionfs.1").replace("\\-", "-").replace("\\e", "\\")
+    include_str!("../../../man/runionfs.8").replace("\\-", "-").replace("\\e", "\\")
 }
 
 /// The text from one heading to the next of its kind.

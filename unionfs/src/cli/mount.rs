@@ -8,6 +8,7 @@ use rustix::process::geteuid;
 use unionfs::mount::{MountOptions, remount};
 use unionfs::options::{Access, BranchSpec, Options, Words, branches};
 
+use super::notify::Manager;
 use super::{Failure, MountArgs, daemon, log, serve};
 
 /// Sources that stand for nothing: the branches are in `-o br=`.
@@ -25,10 +26,14 @@ pub(super) struct Request {
     pub(super) labels: Vec<OsString>,
     /// Whether it may be laid on itself.
     pub(super) stacks: bool,
+    /// Where its daemon logs.
+    pub(super) log: log::Place,
+    /// Who wants to know when it serves.
+    pub(super) manager: Manager,
 }
 
 pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
-    log::start(args.verbose)?;
+    log::start(&args.log)?;
     let words = read_words(args)?;
     if words.remount && args.fake {
         return Ok(());
@@ -50,7 +55,11 @@ pub(super) fn carry_out(request: &Request, foreground: bool) -> Result<(), Failu
     if foreground {
         return serve::serve(request, daemon::Readiness::Nobody);
     }
-    daemon::start(|| serve::serve(request, daemon::Readiness::Parent))
+    let daemon = daemon::start(|| serve::serve(request, daemon::Readiness::Parent))?;
+    if let Some(daemon) = daemon {
+        request.manager.ready_as(daemon);
+    }
+    Ok(())
 }
 
 fn read_words(args: &MountArgs) -> Result<Words, Failure> {
@@ -74,6 +83,8 @@ impl Request {
             allow_other: words.allow_other || geteuid().is_root(),
             labels: Vec::new(),
             stacks: false,
+            log: args.log.place(),
+            manager: if args.helper { Manager::default() } else { Manager::of_this_process() },
         })
     }
 

@@ -18,6 +18,7 @@ use unionfs::options::overlay::is_overlay;
 use unionfs::options::{Access, BranchSpec, Options, Overlay, Whiteout};
 
 use super::mount::Request;
+use super::notify::Manager;
 use super::{Failure, complain, log, mount, print};
 use arguments::Asked;
 
@@ -58,7 +59,7 @@ usage: fuse-overlayfs [-f] [-d] -o lowerdir=DIR[:DIR]...[,upperdir=DIR,workdir=D
     fsname=, subtype=      what /proc/mounts shows
     ro, noexec, nosuid, nodev, noatime, allow_other and what else mount(8) knows
 
-Unknown options are told of and ignored. This is runionfs; see runionfs(1) for the rest.
+Unknown options are told of and ignored. This is runionfs; see runionfs(8) for the rest.
 ";
 
 /// Whether the words of a command line are meant for this entry: by the name it is called by, or because
@@ -97,7 +98,7 @@ fn start(line: arguments::Line, as_fuse_overlayfs: bool, for_mount: bool) -> Res
     line.options.iter().try_for_each(|argument| overlay.add(argument))?;
     let fake = for_mount && line.foreground && !line.debug;
     let foreground = line.foreground || overlay.debug;
-    log::start(if line.debug || overlay.debug { 2 } else { 0 })?;
+    log::start(&log::LogArgs::verbose(if line.debug || overlay.debug { 2 } else { 0 }))?;
     if !overlay.unknown.is_empty() {
         complain(&format!("unknown and ignored: {}", overlay.unknown.join(", ")));
     }
@@ -142,6 +143,8 @@ fn request(overlay: Overlay, target: OsString, as_fuse_overlayfs: bool) -> Resul
         // without SELinux the kernel takes none
         labels: overlay.labels.into_iter().filter(|_| Path::new(SELINUX).exists()).collect(),
         stacks: true,
+        log: log::Place::default(),
+        manager: Manager::default(),
     })
 }
 

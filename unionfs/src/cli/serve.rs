@@ -11,7 +11,8 @@ use unionfs::mount::{self, Mounted, Target};
 use unionfs::options::words;
 
 use super::mount::Request;
-use super::{Failure, daemon, signals};
+use super::notify::Manager;
+use super::{Failure, daemon, log, signals};
 
 /// What a mount that serves has outside of the union.
 #[derive(Debug)]
@@ -19,11 +20,13 @@ struct Serving {
     mounted: Mounted,
     control: Option<Control>,
     counts: Arc<Counts>,
+    manager: Manager,
 }
 
 /// Serves the union until it is unmounted. What fails on the way leaves nothing mounted.
 pub(super) fn serve(request: &Request, readiness: daemon::Readiness) -> Result<(), Failure> {
     readiness.leave_session()?;
+    let log = log::open(&request.log, &request.target, readiness == daemon::Readiness::Nobody)?;
     daemon::prepare()?;
     signals::block()?;
     let options = request.mount_options();
@@ -39,8 +42,12 @@ pub(super) fn serve(request: &Request, readiness: daemon::Readiness) -> Result<(
     mounted.check()?;
     mount::read_further_ahead(mounted.device());
     let control = open_control(request, &mounted, &server, union);
-    let serving = Arc::new(Serving { mounted, control, counts: server.counts() });
-    readiness.tell()?;
+    let manager = request.manager.clone();
+    let serving = Arc::new(Serving { mounted, control, counts: server.counts(), manager });
+    readiness.tell(log)?;
+    if readiness == daemon::Readiness::Nobody {
+        serving.manager.ready();
+    }
     signals::watch(Arc::clone(&serving))?;
     let ended = server.run();
     serving.finish(ended)
@@ -77,6 +84,7 @@ fn open_control(request: &Request, mounted: &Mounted, server: &Server, union: Ar
 impl Serving {
     /// The event loops have ended: by themselves, when the mount was gone, or by a failure.
     fn finish(&self, ended: std::io::Result<()>) -> Result<(), Failure> {
+        self.manager.stopping();
         self.remove_socket();
         let Err(error) = ended else {
             // what is at the path by now is not ours
@@ -108,6 +116,7 @@ impl signals::Ending for Serving {
 
     fn ask(&self) -> bool {
         let target = self.mounted.target().display();
+        self.manager.stopping();
         match self.mounted.unmount() {
             Ok(()) => true,
             Err(error) => {

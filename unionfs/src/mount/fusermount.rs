@@ -32,6 +32,7 @@ fn run(target: &Path, options: &MountOptions) -> Result<OwnedFd, String> {
         .arg("--")
         .arg(target)
         .env("_FUSE_COMMFD", "0")
+        .env_remove("NOTIFY_SOCKET")
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
