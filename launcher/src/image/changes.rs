@@ -51,9 +51,33 @@ pub(crate) fn parse(text: &str) -> Result<Change, String> {
 }
 
 impl Change {
+    /// The value of this key is this one.
+    pub(super) fn is(key: &'static str, value: Value) -> Change {
+        Change { key, how: How::Is(value) }
+    }
+
+    /// These names are in the set of this key.
+    pub(super) fn has(key: &'static str, names: Vec<String>) -> Change {
+        Change { key, how: How::Has(names) }
+    }
+
+    /// These names have these values.
+    pub(super) fn pairs(key: &'static str, pairs: Vec<(String, String)>) -> Change {
+        Change { key, how: How::Pairs(pairs) }
+    }
+
+    /// The same in a list.
+    pub(super) fn variables(key: &'static str, pairs: Vec<(String, String)>) -> Change {
+        Change { key, how: How::Variables(pairs) }
+    }
+
     /// Makes it, in the part of a configuration that says how an image is run.
     pub(crate) fn make(&self, execution: &mut Map<String, Value>) {
         let entry = execution.entry(self.key).or_insert(Value::Null);
+        // Whoever has made the image may have put anything there.
+        if matches!(self.how, How::Has(_) | How::Pairs(_)) && !entry.is_object() {
+            *entry = json!({});
+        }
         match &self.how {
             How::Is(value) => *entry = value.clone(),
             How::Has(names) => names.iter().for_each(|name| entry[name] = json!({})),
@@ -170,6 +194,18 @@ mod tests {
             "Labels": { "a": "b" },
             "StopSignal": "SIGINT",
         });
+        assert_eq!(Value::Object(execution), expected);
+    }
+
+    #[test]
+    fn what_makes_no_sense_in_an_image_is_replaced() {
+        let odd = json!({ "Labels": "x", "Volumes": [1], "Env": 7, "ExposedPorts": true });
+        let mut execution = odd.as_object().cloned().unwrap();
+        for text in ["LABEL a=b", "VOLUME /v", "ENV A=b", "EXPOSE 1"] {
+            parse(text).unwrap().make(&mut execution);
+        }
+        let expected =
+            json!({ "Labels": { "a": "b" }, "Volumes": { "/v": {} }, "Env": ["A=b"], "ExposedPorts": { "1/tcp": {} } });
         assert_eq!(Value::Object(execution), expected);
     }
 
