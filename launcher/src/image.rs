@@ -11,9 +11,11 @@
 //! | `import`, `source`, `files`, `load` | how one gets there, from which form, and how layers are read |
 //! | `export`, `show`, `collect` | how one gets out, what is printed of it, how it goes |
 //! | `commit`, `changes` | how a container becomes one |
+//! | `build` | how a Dockerfile becomes one |
 //! | `launch` | what a container takes from an image |
 //! | `time` | dates in documents |
 
+mod build;
 mod changes;
 mod collect;
 mod commit;
@@ -35,6 +37,7 @@ use std::io::Write as _;
 
 use clap::{Parser, Subcommand};
 
+pub use build::BuildOptions;
 pub use changes::Change;
 pub use commit::CommitOptions;
 pub use export::{ExportForm, ExportOptions};
@@ -43,7 +46,7 @@ pub use source::Form;
 
 use crate::failure::{Doing as _, Failure};
 use crate::rootless;
-use collect::Removed;
+use collect::{Cache, Removed};
 use store::Store;
 
 /// The first word that means this.
@@ -67,6 +70,8 @@ pub enum Images {
     Export(ExportOptions),
     /// Make an image of what a container on an image has written; also rlaunch commit
     Commit(CommitOptions),
+    /// Make an image as a Dockerfile says
+    Build(BuildOptions),
     /// List images
     #[command(alias = "list")]
     Ls,
@@ -98,7 +103,7 @@ pub enum Images {
         #[arg(required = true)]
         images: Vec<String>,
     },
-    /// Remove what no image needs, such as what was left by who was killed
+    /// Remove what no image needs: what builds have made on the way, what was left by who was killed
     Gc,
 }
 
@@ -118,6 +123,7 @@ pub(crate) fn run(what: &Images) -> Result<u8, Failure> {
         Images::Import(options) => import::run(options)?,
         Images::Export(options) => export::run(options)?,
         Images::Commit(options) => commit::run(options)?,
+        Images::Build(options) => build::run(options)?,
         Images::Ls => show::list(&Store::open()?)?,
         Images::Inspect { images } => show::inspect(&Store::open()?, images)?,
         Images::History { image } => show::history(&Store::open()?, image)?,
@@ -125,9 +131,9 @@ pub(crate) fn run(what: &Images) -> Result<u8, Failure> {
         Images::Rm { force, images } => {
             let store = Store::open_alone()?;
             collect::forget(&store, images, *force)?;
-            collect::collect(&store).map(|_| String::new())?
+            collect::collect(&store, Cache::Stays).map(|_| String::new())?
         }
-        Images::Gc => told(&collect::collect(&Store::open_alone()?)?),
+        Images::Gc => told(&collect::collect(&Store::open_alone()?, Cache::Goes)?),
     };
     std::io::stdout().write_all(text.as_bytes()).doing("print")?;
     Ok(0)

@@ -122,6 +122,19 @@ pub(crate) fn wait_for(child: Pid) -> Result<(), Errno> {
     }
 }
 
+/// Lets a program that is going to be started be killed when this process ends, also when this is killed.
+pub(crate) fn end_with_this_process(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt as _;
+    let parent = nix::unistd::getpid();
+    let tie = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // It may have ended already; then nobody sends the signal.
+        if nix::unistd::getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
+    };
+    // SAFETY: between fork and exec it makes two system calls, and neither allocates nor takes a lock.
+    unsafe { command.pre_exec(tie) };
+}
+
 /// Ends this process without dropping anything: neither what its parent has registered for its own end, nor descriptors
 /// that are closed already.
 pub(crate) fn exit_now(status: u8) -> ! {

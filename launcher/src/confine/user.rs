@@ -99,6 +99,11 @@ impl Identity {
         Ok(identity)
     }
 
+    /// Looks up what was asked for in these files of accounts; ENOENT where it is not there.
+    pub(crate) fn look_up(wanted: &Wanted, passwd: &[u8], group: &[u8]) -> Result<Identity, Errno> {
+        resolve(wanted, passwd, group)
+    }
+
     /// Becomes it.
     pub(crate) fn assume(&self) -> Result<(), Errno> {
         let groups: Vec<Gid> = self.groups.iter().copied().map(Gid::from_raw).collect();

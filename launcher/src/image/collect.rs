@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::build;
 use super::digest::Digest;
 use super::manifest::Descriptor;
 use super::store::{Image, Named, Store};
@@ -41,10 +42,26 @@ impl Needed {
     }
 }
 
+/// What becomes of what steps of builds have made, and no image needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cache {
+    Stays,
+    Goes,
+}
+
 /// Removes what no image needs and nobody uses.
-pub(crate) fn collect(store: &Store) -> Result<Removed, Failure> {
+pub(crate) fn collect(store: &Store, cache: Cache) -> Result<Removed, Failure> {
     // Where one image cannot be read, it is not known what it needs: nothing is removed then.
-    let needed = Needed::of(&store.images()?);
+    let mut needed = Needed::of(&store.images()?);
+    let doing = "look at what builds have made";
+    match cache {
+        Cache::Goes => build::forget(store, &needed.layers).doing(doing)?,
+        Cache::Stays => {
+            let (blobs, layers) = build::needed(store).doing(doing)?;
+            needed.blobs.extend(blobs);
+            needed.layers.extend(layers);
+        }
+    }
     remove(store, &needed).doing("remove what no image needs")
 }
 

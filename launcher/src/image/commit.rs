@@ -113,7 +113,7 @@ fn branches(store: &Store, image: &Image, files: &Path, own: PathBuf) -> Result<
 }
 
 /// Makes the top stand alone: hard links that are only noted become real.
-fn settle(branches: &[BranchSpec]) -> Result<(), String> {
+pub(super) fn settle(branches: &[BranchSpec]) -> Result<(), String> {
     let top = branches.first().map(|branch| branch.path.as_path()).unwrap_or(Path::new(""));
     let failed = |errno: rustix::io::Errno| std::io::Error::from(errno).to_string();
     if work::is_left_volatile(top).map_err(failed)? {

@@ -6,6 +6,7 @@
 //! blobs/sha256/HEX          manifests, configurations and layers, as they came
 //! diffs/HEX                 what the layer HEX is unpacked: its diff_id and its length
 //! layers/HEX/layer/         the layer with the diff_id HEX, unpacked: a branch as it is
+//! cache/KEY                 what a step of a build has made
 //! tmp/                      what is being made
 //! lock, index.lock
 //! ```
@@ -40,6 +41,7 @@ pub(crate) const LAYOUT_TEXT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const BLOBS: &str = "blobs/sha256";
 const DIFFS: &str = "diffs";
 const LAYERS: &str = "layers";
+const CACHE: &str = "cache";
 const TEMPORARY: &str = "tmp";
 const OPENING: &str = "open the image store";
 const ATTEMPTS: usize = 100;
@@ -123,6 +125,11 @@ impl Store {
 
     pub(crate) fn blob(&self, digest: Digest) -> PathBuf {
         self.path(BLOBS).join(digest.hex())
+    }
+
+    /// Where it is remembered what steps of builds have made.
+    pub(super) fn cache(&self) -> PathBuf {
+        self.path(CACHE)
     }
 
     /// Where a layer is unpacked.
@@ -242,7 +249,7 @@ impl Store {
     }
 
     /// Writes a file of the store, whole or not at all.
-    fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let workspace = self.workspace()?;
         let path = workspace.path().join("file");
         let mut file = File::create(&path)?;
@@ -390,7 +397,7 @@ fn place() -> Result<PathBuf, Failure> {
 
 /// Layers hold set-id programs: nobody else gets in.
 fn make(root: &Path) -> io::Result<()> {
-    let names = ["", "blobs", BLOBS, DIFFS, LAYERS, TEMPORARY];
+    let names = ["", "blobs", BLOBS, DIFFS, LAYERS, CACHE, TEMPORARY];
     names.iter().try_for_each(|name| folders::make_private(&root.join(name)))
 }
 
