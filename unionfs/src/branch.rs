@@ -1,6 +1,7 @@
 //! One branch: a directory of the union's stack, opened so that nothing else of the machine's
 //! mount table shows in it.
 
+pub mod ancestry;
 pub mod at;
 pub(crate) mod descent;
 pub mod dir;
@@ -13,6 +14,7 @@ pub mod marks;
 pub mod overlay;
 pub mod private;
 pub mod rights;
+pub mod root;
 pub mod stat;
 pub(crate) mod table;
 pub mod unplaced;
@@ -23,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
@@ -33,6 +35,7 @@ use dir::Dir;
 use form::Form;
 use kept::Kept;
 use marks::Heed;
+use root::RootNames;
 use stat::Kind;
 use work::Work;
 
@@ -53,6 +56,8 @@ pub struct Branch {
     pub exact_listing: bool,
     /// The device of its root.
     pub device: u64,
+    /// Whether its root hid what is below it when it was opened.
+    pub opaque: bool,
     /// Whether there may be records of renamed directories, or redirects of overlayfs.
     pub records: AtomicBool,
 }
@@ -66,6 +71,9 @@ const HONEST: [u32; 6] = [0xEF53, 0x5846_5342, 0x0102_1994, 0x7371_7368, 0xE0F5_
 /// file systems that fold cases, that mount when a name is looked up, or that have hidden names
 /// (`.zfs`, `.snapshot`, /proc).
 const EXACT: [u32; 2] = [0x9123_683E, 0x794C_7630];
+
+/// squashfs and erofs.
+const MADE_WHOLE: [u32; 2] = [0x7371_7368, 0xE0F5_E1E2];
 
 /// The form of a branch that is given like this.
 pub fn form_of(spec: &BranchSpec) -> Form {
@@ -82,10 +90,33 @@ pub fn has_records(root: &Dir) -> Result<bool, Errno> {
     }
 }
 
-/// Whether a listing of this directory's file system can be trusted.
-pub fn has_honest_listing(dir: &Dir) -> Result<bool, Errno> {
-    let magic = rustix::fs::fstatfs(dir)?.f_type as u32;
-    Ok(HONEST.contains(&magic))
+/// What is known of a file system by its type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystem(u32);
+
+impl FileSystem {
+    /// That of an open directory.
+    ///
+    /// # Errors
+    /// Those of fstatfs(2).
+    pub fn of(dir: &Dir) -> Result<FileSystem, Errno> {
+        Ok(FileSystem(rustix::fs::fstatfs(dir)?.f_type as u32))
+    }
+
+    /// Whether a listing tells the inode numbers that stat tells, all of one device.
+    pub fn has_honest_listing(self) -> bool {
+        HONEST.contains(&self.0)
+    }
+
+    /// Whether no name is found that is not listed, but where a directory folds cases.
+    pub fn has_exact_listing(self) -> bool {
+        HONEST.contains(&self.0) || EXACT.contains(&self.0)
+    }
+
+    /// Whether it is made as a whole by a tool, so that no root tells what overlayfs did below it.
+    pub fn is_made_whole(self) -> bool {
+        MADE_WHOLE.contains(&self.0)
+    }
 }
 
 /// File systems (by `f_type`) whose files may be those of another below them: overlayfs, FUSE,
@@ -96,13 +127,6 @@ const STACKED: [u32; 3] = [0x794C_7630, 0x6573_5546, 0xF15F];
 pub fn is_stacked(dir: &Dir) -> Result<bool, Errno> {
     let magic = rustix::fs::fstatfs(dir)?.f_type as u32;
     Ok(STACKED.contains(&magic))
-}
-
-/// Whether this directory's file system finds no name that it does not list, but where a directory
-/// folds cases.
-pub fn has_exact_listing(dir: &Dir) -> Result<bool, Errno> {
-    let magic = rustix::fs::fstatfs(dir)?.f_type as u32;
-    Ok(HONEST.contains(&magic) || EXACT.contains(&magic))
 }
 
 impl Branch {
@@ -155,19 +179,31 @@ impl Branch {
 /// mounts below it are then refused one by one (see [`Dir::open_dir`]).
 pub fn open_root(path: &Path, read_only: bool, form: Form) -> Result<Dir, Errno> {
     // the path is opened first: open_tree(2) alone does not mind a file
-    let plain = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(cut_off(open_place(path)?, read_only, form))
+}
+
+/// Opens the directory of a branch as it lies in the mount table.
+///
+/// # Errors
+/// Those of open(2).
+pub fn open_place(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The second half of [`open_root`].
+pub fn cut_off(plain: OwnedFd, read_only: bool, form: Form) -> Dir {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let clone = match rustix::mount::open_tree(&plain, c"", flags) {
         Ok(clone) => clone,
         Err(errno) => {
-            tracing::debug!(%errno, ?path, "cloning the mount of a branch");
-            return Ok(Dir::new(plain, form));
+            tracing::debug!(%errno, "cloning the mount of a branch");
+            return Dir::new(plain, form);
         }
     };
     if read_only && let Err(errno) = crate::sys::set_mount_read_only(clone.as_fd()) {
-        tracing::debug!(%errno, ?path, "making the mount of a branch read-only");
+        tracing::debug!(%errno, "making the mount of a branch read-only");
     }
-    Ok(Dir::new(clone, form))
+    Dir::new(clone, form)
 }
 
 /// Opens a writable branch's root and the directory of its work area from **one** clone of their
@@ -196,14 +232,20 @@ pub fn open_root_and_workdir(root: &Path, workdir: &Path, form: Form) -> Result<
     Ok((open(&root)?, open(&workdir)?))
 }
 
-/// The root of a branch with the attributes that are kept in it; `written` says whether refused
+/// The root of a branch, of which these attributes are told, with what is kept in it; `written` says whether refused
 /// ones may come to be, and `keeping` what else does. The work area of one that is only read lies in
 /// `workdir`, or at the root.
 ///
 /// # Errors
 /// Those of reading an extended attribute.
-pub fn with_kept(root: Dir, written: bool, keeping: Keeping, workdir: Option<&Dir>) -> Result<Dir, Errno> {
-    let kept = Kept::of(&root, written, keeping, workdir)?;
+pub fn with_kept(
+    root: Dir,
+    names: &RootNames,
+    written: bool,
+    keeping: Keeping,
+    workdir: Option<&Dir>,
+) -> Result<Dir, Errno> {
+    let kept = Kept::of(&root, names, written, keeping, workdir)?;
     let form = Form { kept, ..root.form() };
     Ok(root.with_form(form))
 }
@@ -219,20 +261,4 @@ fn errno_of(error: &std::io::Error) -> Errno {
 /// Whether the file system of a directory takes writes.
 pub fn is_read_only(dir: &Dir) -> Result<bool, Errno> {
     Ok(rustix::fs::fstatvfs(dir)?.f_flag.contains(StatVfsMountFlags::RDONLY))
-}
-
-/// Device and inode of a directory and all its ancestors, nearest first.
-pub fn ancestry(path: &Path) -> Result<Vec<(u64, u64)>, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut at: OwnedFd = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
-    let mut ids = Vec::new();
-    loop {
-        let stat = rustix::fs::fstat(&at)?;
-        let id = (stat.st_dev, stat.st_ino);
-        if ids.last() == Some(&id) {
-            return Ok(ids);
-        }
-        ids.push(id);
-        at = rustix::fs::openat(&at, c"..", flags, Mode::empty())?;
-    }
 }

@@ -32,7 +32,8 @@ impl Numbers {
         0xFF << 56 | (mix(id.ino ^ mix(device)) & (PLAIN - 1))
     }
 
-    fn device(&self, dev: u64) -> u64 {
+    /// The place of a device among all; who comes first has the first.
+    pub fn device(&self, dev: u64) -> u64 {
         if let Some(known) = self.devices.read().iter().position(|d| *d == dev) {
             return known as u64;
         }

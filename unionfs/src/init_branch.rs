@@ -16,6 +16,7 @@ use std::path::{Component, Path};
 use rustix::io::Errno;
 
 use crate::branch::dir::Dir;
+use crate::branch::root::RootNames;
 use crate::branch::stat::{Kind, Stat};
 use crate::branch::{self, form_of};
 use crate::diff::DiffError;
@@ -65,7 +66,8 @@ impl InitBranch {
         let own = branches.iter().find(|branch| branch.init).ok_or(DiffError::NoInitBranch)?;
         let fail = |error| DiffError::Branch { path: own.path.clone(), error };
         let root = branch::open_root(&own.path, false, form_of(own)).map_err(fail)?;
-        let root = branch::with_kept(root, true, Keeping::Refused, None).map_err(fail)?;
+        let names = RootNames::of(&root).map_err(fail)?;
+        let root = branch::with_kept(root, &names, true, Keeping::Refused, None).map_err(fail)?;
         let view = View::open_all(branches, None)?;
         if branches.first().is_some_and(|top| top.init) {
             look_like(&root, &view.root(1).map_err(fail)?).map_err(fail)?;

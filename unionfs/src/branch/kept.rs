@@ -17,6 +17,7 @@ use super::at::At;
 use super::dir::Dir;
 use super::form::Form;
 use super::rights::rights;
+use super::root::RootNames;
 use super::stat::{Kind, RealId, Stat};
 use crate::options::Keeping;
 use crate::union::name::WORK_AREA;
@@ -176,13 +177,15 @@ impl Kept {
     ///
     /// # Errors
     /// Those of reading an extended attribute.
-    pub fn of(root: &Dir, written: bool, keeping: Keeping, workdir: Option<&Dir>) -> Result<Option<Kept>, Errno> {
+    pub fn of(
+        root: &Dir,
+        names: &RootNames,
+        written: bool,
+        keeping: Keeping,
+        workdir: Option<&Dir>,
+    ) -> Result<Option<Kept>, Errno> {
         let owners = keeping == Keeping::Owners;
-        let marked = match At::open(root.as_fd(), Form::default()).xattr(OVERRIDE) {
-            // a root that is not ours to read
-            Err(Errno::OPNOTSUPP | Errno::ACCESS) => false,
-            found => found?.is_some(),
-        };
+        let marked = names.has_one_of(&[OVERRIDE]);
         // those of a branch that is written come with its work area
         let rows = if written { None } else { open_rows(workdir.unwrap_or(root))? };
         let writes = written && (owners || !rights().all);

@@ -78,14 +78,23 @@ pub fn is_record_of_renaming(name: &[u8]) -> bool {
 /// # Errors
 /// Those of the branch.
 pub fn of_aufs(root: &Dir) -> Result<Vec<Leftover>, Errno> {
+    let mut found = losses(root)?;
+    match count(root, ORPHANS)? {
+        0 => {}
+        count => found.push(Leftover::Orphans(count)),
+    }
+    Ok(found)
+}
+
+/// The same, but for what nobody misses.
+///
+/// # Errors
+/// Those of the branch.
+pub fn losses(root: &Dir) -> Result<Vec<Leftover>, Errno> {
     let mut found = Vec::new();
     match count(root, PSEUDO_LINKS)? {
         0 => {}
         count => found.push(Leftover::PseudoLinks(count)),
-    }
-    match count(root, ORPHANS)? {
-        0 => {}
-        count => found.push(Leftover::Orphans(count)),
     }
     if kind(root, RENAMED)?.is_some() {
         found.push(Leftover::Renamed(RENAMED.to_vec()));

@@ -131,7 +131,12 @@ impl Dir {
 
     /// Whether this directory is marked opaque.
     pub fn is_opaque(&self) -> Result<bool, Errno> {
-        Ok(self.form.overlay && self.is_overlay_opaque()? || self.has_mark(OPAQUE)?)
+        Ok(self.form.overlay && self.is_overlay_opaque()? || self.has_opaque_mark()?)
+    }
+
+    /// The same, by the file that says so.
+    pub(super) fn has_opaque_mark(&self) -> Result<bool, Errno> {
+        self.has_mark(OPAQUE)
     }
 
     /// Whether the directory of that name is marked opaque.

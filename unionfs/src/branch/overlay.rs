@@ -12,9 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
+use super::FileSystem;
 use super::at::At;
 use super::dir::{Dir, RawEntry, ReadEntry};
 use super::form::Form;
+use super::root::RootNames;
 use super::stat::{Kind, Stat};
 use crate::union::{Name, RawName, Redirect};
 
@@ -22,12 +24,19 @@ use crate::union::{Name, RawName, Redirect};
 const OPAQUE: [&[u8]; 3] = [b"trusted.overlay.opaque", b"user.overlay.opaque", b"user.fuseoverlayfs.opaque"];
 const WHITEOUT: [&[u8]; 2] = [b"trusted.overlay.whiteout", b"user.overlay.whiteout"];
 const REDIRECT: [&[u8]; 2] = [b"trusted.overlay.redirect", b"user.overlay.redirect"];
+/// On the root of a layer of overlayfs to which something below it was copied up (`ovl_set_impure`).
+const IMPURE: [&[u8]; 2] = [b"trusted.overlay.impure", b"user.overlay.impure"];
 const METACOPY: [&[u8]; 2] = [b"trusted.overlay.metacopy", b"user.overlay.metacopy"];
 /// On the root of a branch that is written in this form. Who forgets that would see what is hidden, and
 /// write marks among these that overlayfs does not know. overlayfs shows nobody what is called so.
 const WRITTEN: [&[u8]; 2] = [b"trusted.overlay.runionfs", b"user.overlay.runionfs"];
 /// So many entries are looked at for `metacopy` when a branch is opened.
 const LOOKED_AT: usize = 200;
+
+/// Whether a branch is written in this form, whose root has these attributes.
+pub fn is_written(names: &RootNames) -> bool {
+    names.has_one_of(&WRITTEN)
+}
 
 /// What an entry is in this form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,6 +181,15 @@ impl Dir {
         Ok(self.overlay_mark(name, &stat, false)? == Mark::Whiteout)
     }
 
+    /// Whether the root with these attributes hides what is below.
+    ///
+    /// # Errors
+    /// Those of reading the branch.
+    pub fn is_opaque_root(&self, names: &RootNames) -> Result<bool, Errno> {
+        let may_be = self.form.overlay && names.has_one_of(&OPAQUE);
+        Ok(may_be && self.is_overlay_opaque()? || self.has_opaque_mark()?)
+    }
+
     /// Whether the directory itself is marked opaque.
     pub(super) fn is_overlay_opaque(&self) -> Result<bool, Errno> {
         Ok(says(self.at(b""))?.opaque)
@@ -220,11 +238,7 @@ impl Dir {
     /// # Errors
     /// Those of reading extended attributes.
     pub fn is_overlay_written(&self) -> Result<bool, Errno> {
-        match has_one_of(self.at(b""), &WRITTEN) {
-            // a root that is not ours to read
-            Err(Errno::ACCESS) => Ok(false),
-            found => found,
-        }
+        Ok(is_written(&RootNames::of(self)?))
     }
 
     /// Takes the mark of [`Dir::set_overlay_opaque`] away.
@@ -254,6 +268,16 @@ impl Dir {
             );
         }
         Err(Errno::IO)
+    }
+
+    /// The same as [`Dir::find_metacopy`] for the root with these attributes, of a branch of this file system.
+    /// Where nothing was copied up there is no such file, and to look for one in each of hundreds of branches
+    /// takes long. One that is overlooked is EIO when it is opened.
+    ///
+    /// # Errors
+    /// Those of reading the branch.
+    pub fn find_metacopy_of(&self, names: &RootNames, system: FileSystem) -> Result<Option<Vec<u8>>, Errno> {
+        if names.has_one_of(&IMPURE) || system.is_made_whole() { self.find_metacopy() } else { Ok(None) }
     }
 
     /// A file with metadata only among the first entries of the branch whose root this is, nearest

@@ -13,6 +13,7 @@ use crate::branch::dir::Dir;
 use crate::branch::form::Form;
 use crate::branch::marks::Heed;
 use crate::branch::private::is_private;
+use crate::branch::root::RootNames;
 use crate::branch::stat::Stat;
 use crate::options::{Access, BranchSpec, Keeping};
 use crate::union::redirect::{self, Branches, Place, Places};
@@ -163,7 +164,10 @@ fn open(branch: &BranchSpec, workdir: Option<&Path>) -> Result<About, DiffError>
         None => None,
     };
     let root = branch::open_root(&branch.path, true, branch::form_of(branch))
-        .and_then(|root| branch::with_kept(root, false, Keeping::Refused, area.as_ref()))
+        .and_then(|root| {
+            let names = RootNames::of(&root)?;
+            branch::with_kept(root, &names, false, Keeping::Refused, area.as_ref())
+        })
         .map_err(fail)?;
     let writable = branch.access == Access::ReadWrite;
     if writable && !branch.overlay && root.is_overlay_written().map_err(fail)? {

@@ -6,7 +6,7 @@
 //! ([`crate::branch::dir::Dir::word`]), never by the index.
 //!
 //! A branch that an index does not cover is asked always: one that was not listed, or whose file
-//! system finds names that it does not list ([`crate::branch::has_exact_listing`]).
+//! system finds names that it does not list ([`crate::branch::FileSystem::has_exact_listing`]).
 
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::AsFd;

@@ -19,19 +19,20 @@ use super::index::Indexes;
 use super::io::Data;
 use super::known::{Changes, LABEL, Labels};
 use super::names::Renames;
-use super::places::{Relation, Site};
+use super::places::{Places, Relation};
 use super::readdir::Listings;
 use super::records::Records;
 use crate::branch::dir::Dir;
 use crate::branch::form::Form;
 use crate::branch::leftovers;
+use crate::branch::overlay;
+use crate::branch::root::RootNames;
 use crate::branch::work::{Work, WorkError};
-use crate::branch::{self, Branch};
+use crate::branch::{self, Branch, FileSystem};
 use crate::handle::Handles;
 use crate::identity::Numbers;
 use crate::inode::{Birth, Inodes, Place, ROOT, Stack};
 use crate::links;
-use crate::mount::table;
 use crate::options::{Access, BranchSpec, Options};
 use crate::union::{Below, BranchIndex, Cut, Found, Resolved, resolve};
 
@@ -93,8 +94,8 @@ impl Union {
         if branches.is_empty() {
             return Err(SetupError::NoBranches);
         }
-        let sites = check_places(branches, options.workdir.as_deref())?;
-        let opened = open_all(branches, options, &sites)?;
+        let places = check_places(branches, options.workdir.as_deref())?;
+        let (opened, labelled) = open_all(branches, options, places)?;
         let nested = opened.iter().any(|branch| !branch.covered.is_empty());
         let empty = match empty_dir(&opened) {
             Err(errno) if nested => return Err(SetupError::Empty(errno)),
@@ -114,14 +115,12 @@ impl Union {
         let inodes = Inodes::new(Box::new(purge));
         let top = opened[0].root.stat().map_err(|errno| SetupError::Open(branches[0].path.clone(), errno))?;
         let labels = Labels::default();
-        if opened.iter().any(|branch| matches!(branch.root.at(b"").xattr(LABEL), Ok(Some(_)))) {
+        if labelled {
             labels.note();
         }
         for branch in &opened {
-            if let Ok(stat) = branch.root.stat() {
-                // gives each device its place in the order of branches
-                numbers.natural(stat.id);
-            }
+            // gives each device its place in the order of branches
+            numbers.device(branch.device);
         }
         let stack = root_stack(&opened)?;
         let writable = (0..).map(BranchIndex).zip(&opened).filter(|(_, branch)| branch.work.is_some());
@@ -166,9 +165,7 @@ impl Union {
 /// The branches of the root: all, down to the first whose root is opaque.
 fn root_stack(branches: &[Branch]) -> Result<Stack, SetupError> {
     let roots = (0..).map(BranchIndex).zip(branches).map(|(index, branch)| {
-        let fail = |errno| SetupError::Open(branch.spec.path.clone(), errno);
-        let opaque = branch.honours_whiteouts() && branch.root.is_opaque().map_err(fail)?;
-        Ok((index, Found::Dir(if opaque { Below::Hidden } else { Below::Merges })))
+        Ok((index, Found::Dir(if branch.opaque { Below::Hidden } else { Below::Merges })))
     });
     let Resolved::Dir { stack, cut } = resolve(roots)? else { return Err(SetupError::NoBranches) };
     let last = stack.last().copied().unwrap_or(BranchIndex(0));
@@ -178,86 +175,93 @@ fn root_stack(branches: &[Branch]) -> Result<Stack, SetupError> {
 
 /// Refuses branches that are missing, doubled, or inside a writable one, where no work area may be either
 /// (rule 40).
-fn check_places(branches: &[BranchSpec], workdir: Option<&Path>) -> Result<Vec<Site>, SetupError> {
-    // without /proc only bind mounts are not looked behind
-    let mounts = table::read().unwrap_or_default();
-    let site =
-        |spec: &BranchSpec| Site::of(&spec.path, &mounts).map_err(|errno| SetupError::Open(spec.path.clone(), errno));
-    let sites = branches.iter().map(site).collect::<Result<Vec<_>, _>>()?;
-    for (inner, spec) in branches.iter().enumerate() {
-        for (outer, other) in branches.iter().enumerate().filter(|(outer, _)| *outer != inner) {
-            match sites[inner].lies(&sites[outer]) {
-                Relation::Same => return Err(SetupError::Doubled(spec.path.clone())),
-                Relation::Inside if other.access == Access::ReadWrite => {
-                    return Err(SetupError::Overlap(spec.path.clone(), other.path.clone()));
+fn check_places(branches: &[BranchSpec], workdir: Option<&Path>) -> Result<Places, SetupError> {
+    let path = |branch: usize| branches[branch].path.clone();
+    let places = Places::of(branches.iter().map(|spec| &*spec.path), workdir)
+        .map_err(|(branch, errno)| SetupError::Open(path(branch), errno))?;
+    for inner in 0..branches.len() {
+        for (outer, relation) in places.around(inner) {
+            match relation {
+                Relation::Same => return Err(SetupError::Doubled(path(inner))),
+                Relation::Inside if branches[outer].access == Access::ReadWrite => {
+                    return Err(SetupError::Overlap(path(inner), path(outer)));
                 }
-                _ => {}
+                Relation::Inside => {}
             }
         }
     }
-    // one that is missing is refused when it is opened
-    if let Some((workdir, Ok(site))) = workdir.map(|path| (path, Site::of(path, &mounts))) {
-        let mut writable = branches.iter().zip(&sites).filter(|(spec, _)| spec.access == Access::ReadWrite);
-        if let Some((spec, _)) = writable.find(|(_, branch)| site.lies(branch) == Relation::Inside) {
-            return Err(SetupError::WorkdirInside(workdir.to_owned(), spec.path.clone()));
-        }
+    let mut around = places.around_workdir().into_iter().filter(|(_, relation)| *relation == Relation::Inside);
+    let writable = around.find(|(outer, _)| branches[*outer].access == Access::ReadWrite);
+    match writable.zip(workdir) {
+        Some(((outer, _), workdir)) => Err(SetupError::WorkdirInside(workdir.to_owned(), path(outer))),
+        None => Ok(places),
     }
-    Ok(sites)
 }
 
-fn open_all(branches: &[BranchSpec], options: &Options, sites: &[Site]) -> Result<Vec<Branch>, SetupError> {
+/// Opens the branches; with them comes whether there are security labels.
+fn open_all(
+    branches: &[BranchSpec],
+    options: &Options,
+    mut places: Places,
+) -> Result<(Vec<Branch>, bool), SetupError> {
     let mut workdir = options.workdir.as_deref();
     if workdir.is_some() && !branches.iter().any(|spec| spec.access == Access::ReadWrite) {
         return Err(SetupError::WorkdirUnused);
     }
-    let mut opened = Vec::new();
-    for (at, spec) in branches.iter().enumerate() {
+    let mut opened = Vec::with_capacity(branches.len());
+    let mut labelled = false;
+    let covered = places.covered();
+    for (at, (spec, covered)) in branches.iter().zip(covered).enumerate() {
         let fail = |errno| SetupError::Open(spec.path.clone(), errno);
         let writable = spec.access == Access::ReadWrite;
         let form = branch::form_of(spec);
         let (root, area) = match workdir.take_if(|_| writable) {
             Some(workdir) => open_with_workdir(&spec.path, workdir, form)?,
-            None => (branch::open_root(&spec.path, !writable && !spec.init, form).map_err(fail)?, None),
+            None => {
+                let plain = places.take(at).map_or_else(|| branch::open_place(&spec.path), Ok).map_err(fail)?;
+                (branch::cut_off(plain, !writable && !spec.init, form), None)
+            }
         };
-        let honest_listing = branch::has_honest_listing(&root).map_err(fail)?;
-        let exact_listing = branch::has_exact_listing(&root).map_err(fail)?;
+        let file_system = FileSystem::of(&root).map_err(fail)?;
         let device = root.stat().map_err(fail)?.id.dev;
-        check_form(&root, spec)?;
+        let names = RootNames::of(&root).map_err(fail)?;
+        labelled |= names.has_one_of(&[LABEL]);
+        check_form(&root, spec, &names, file_system)?;
         warn_of_leftovers(&spec.path, &root).map_err(fail)?;
-        let root = branch::with_kept(root, writable || spec.init, options.keeping, None).map_err(fail)?;
+        let root = branch::with_kept(root, &names, writable || spec.init, options.keeping, None).map_err(fail)?;
         let area = area.map(|area| area.with_form(root.form()));
         let area = area.as_ref().zip(options.workdir.as_deref());
         let work = if writable { Some(open_work(&spec.path, &root, area)?) } else { None };
-        let inside = sites.iter().filter(|site| site.lies(&sites[at]) == Relation::Inside);
-        let covered = inside.filter_map(Site::id).collect();
         // below the last branch a redirect leads nowhere, and one that is read-only stays where it is
         let leads_nowhere = form.overlay && !writable && at + 1 == branches.len();
         let records = !leads_nowhere && branch::has_records(&root).map_err(fail)?;
+        let honours_whiteouts = spec.whiteouts || spec.overlay || writable;
+        let opaque = honours_whiteouts && root.is_opaque_root(&names).map_err(fail)?;
         opened.push(Branch {
+            opaque,
             spec: spec.clone(),
             root: Arc::new(root),
             work,
             covered,
-            honest_listing,
-            exact_listing,
+            honest_listing: file_system.has_honest_listing(),
+            exact_listing: file_system.has_exact_listing(),
             device,
             records: AtomicBool::new(records),
         });
     }
-    Ok(opened)
+    Ok((opened, labelled))
 }
 
 /// Refuses a layer of overlayfs whose files are seen to have their data elsewhere, and a branch that
 /// would be written in two forms.
-fn check_form(root: &Dir, spec: &BranchSpec) -> Result<(), SetupError> {
+fn check_form(root: &Dir, spec: &BranchSpec, names: &RootNames, system: FileSystem) -> Result<(), SetupError> {
     if !root.form().overlay {
-        let fail = |errno| SetupError::Open(spec.path.clone(), errno);
-        return match spec.access == Access::ReadWrite && root.is_overlay_written().map_err(fail)? {
+        return match spec.access == Access::ReadWrite && overlay::is_written(names) {
             true => Err(SetupError::WrittenAsOverlay(spec.path.clone())),
             false => Ok(()),
         };
     }
-    match root.find_metacopy() {
+    match root.find_metacopy_of(names, system) {
         Ok(None) => Ok(()),
         Ok(Some(file)) => Err(SetupError::Metacopy(spec.path.clone(), OsString::from_vec(file).into())),
         Err(errno) => Err(SetupError::Open(spec.path.clone(), errno)),
@@ -266,7 +270,7 @@ fn check_form(root: &Dir, spec: &BranchSpec) -> Result<(), SetupError> {
 
 /// Says what of a branch that AuFS wrote is not seen.
 fn warn_of_leftovers(path: &Path, root: &Dir) -> Result<(), Errno> {
-    for leftover in leftovers::of_aufs(root)?.iter().filter(|leftover| leftover.is_loss()) {
+    for leftover in leftovers::losses(root)? {
         let name = String::from_utf8_lossy(leftover.name());
         tracing::warn!("{}/{name}: {leftover}", path.display());
     }

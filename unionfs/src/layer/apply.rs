@@ -19,6 +19,7 @@ use crate::branch::dir::Dir;
 use crate::branch::form::Form;
 use crate::branch::kept::Kept;
 use crate::branch::rights::rights;
+use crate::branch::root::RootNames;
 use crate::branch::work::{self, Work, WorkError};
 use crate::options::Keeping;
 use crate::union::name::WORK_AREA;
@@ -93,7 +94,7 @@ fn keeping(root: Dir) -> Result<Dir, Errno> {
     if rights().all {
         return Ok(root);
     }
-    let Some(kept) = Kept::of(&root, true, Keeping::Refused, None)? else { return Ok(root) };
+    let Some(kept) = Kept::of(&root, &RootNames::of(&root)?, true, Keeping::Refused, None)? else { return Ok(root) };
     root.make_dir(WORK_AREA, 0o700)?;
     kept.set_area(&root.open_dir(WORK_AREA)?)?;
     Ok(root.with_form(Form { kept: Some(kept), ..Form::default() }))
