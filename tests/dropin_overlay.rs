@@ -98,6 +98,23 @@ impl Ground {
         assert!(done.is_some(), "it stays busy");
     }
 
+    /// How many system calls it takes to mount this; it is unmounted again.
+    fn calls_to_mount(&self, options: &str) -> usize {
+        let trace = self.at("trace");
+        let mut command = Command::new("strace");
+        command.args(["-f", "-o"]).arg(&trace).arg(self.at("bin").join(NAME)).args(["-o", options, "m"]);
+        // it ends with the daemon
+        let mut child = command.current_dir(self.sandbox.path()).spawn().expect("strace (tests/setup)");
+        let mounted = poll(Duration::from_secs(60), || (!self.entries().is_empty()).then_some(()));
+        assert!(mounted.is_some() && self.read("m/all") == "0");
+        self.umount();
+        assert!(child.wait().unwrap().success());
+        let traced = fs::read_to_string(trace).unwrap();
+        // until it tells its caller; a debug build asks more before it closes a descriptor
+        let of_mount = traced.lines().take_while(|line| !line.contains("write(1, \"+\""));
+        of_mount.filter(|line| !line.contains(" fcntl(")).count()
+    }
+
     fn entries(&self) -> Vec<MountEntry> {
         mount_table().into_iter().filter(|entry| entry.target == self.at("m")).collect()
     }
@@ -281,11 +298,15 @@ fn five_hundred_lower_directories_are_one_union() {
     }
     let dir = ground.sandbox.path().display();
     let lower: Vec<String> = (0..500).map(|number| format!("{dir}/{}", link(number))).collect();
-    ground.mount(&format!("lowerdir={},upperdir=u,workdir=w", lower.join(":")));
+    let options = format!("lowerdir={},upperdir=u,workdir=w", lower.join(":"));
+    ground.mount(&options);
     assert_eq!(ground.names("m").len(), 501);
     assert_eq!((ground.read("m/all"), ground.read("m/f499")), ("0".into(), "499".into()));
     ground.write("m/f499", "changed");
     assert_eq!(ground.read("u/f499"), "changed");
+    ground.umount();
+    let calls = ground.calls_to_mount(&options);
+    assert!(calls < 500 * 18 + 1000, "{calls} system calls to mount 500 lower directories");
 }
 
 #[test]

@@ -131,7 +131,8 @@ impl Output {
 fn refuse_inside(path: &Path, branches: &[BranchSpec], mounted: Option<u64>) -> Result<(), Failure> {
     let refused = || Err(format!("{} lies in the union that is exported: give another place", path.display()).into());
     let parent = path.parent().unwrap_or(Path::new("/"));
-    let above = branch::ancestry::ancestry(parent).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    let above =
+        branch::ancestry::ancestry(parent).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     if mounted.is_some_and(|device| above.first().is_some_and(|(first, _)| *first == device)) {
         return refused();
     }

@@ -164,9 +164,10 @@ impl Union {
 
 /// The branches of the root: all, down to the first whose root is opaque.
 fn root_stack(branches: &[Branch]) -> Result<Stack, SetupError> {
-    let roots = (0..).map(BranchIndex).zip(branches).map(|(index, branch)| {
-        Ok((index, Found::Dir(if branch.opaque { Below::Hidden } else { Below::Merges })))
-    });
+    let roots = (0..)
+        .map(BranchIndex)
+        .zip(branches)
+        .map(|(index, branch)| Ok((index, Found::Dir(if branch.opaque { Below::Hidden } else { Below::Merges }))));
     let Resolved::Dir { stack, cut } = resolve(roots)? else { return Err(SetupError::NoBranches) };
     let last = stack.last().copied().unwrap_or(BranchIndex(0));
     let lowest_seen = cut.and_then(Cut::lowest_seen).unwrap_or(last);
@@ -182,7 +183,7 @@ fn check_places(branches: &[BranchSpec], workdir: Option<&Path>) -> Result<Place
     for inner in 0..branches.len() {
         for (outer, relation) in places.around(inner) {
             match relation {
-                Relation::Same => return Err(SetupError::Doubled(path(inner))),
+                Relation::Same => return Err(SetupError::Doubled(path(outer))),
                 Relation::Inside if branches[outer].access == Access::ReadWrite => {
                     return Err(SetupError::Overlap(path(inner), path(outer)));
                 }
@@ -199,11 +200,7 @@ fn check_places(branches: &[BranchSpec], workdir: Option<&Path>) -> Result<Place
 }
 
 /// Opens the branches; with them comes whether there are security labels.
-fn open_all(
-    branches: &[BranchSpec],
-    options: &Options,
-    mut places: Places,
-) -> Result<(Vec<Branch>, bool), SetupError> {
+fn open_all(branches: &[BranchSpec], options: &Options, mut places: Places) -> Result<(Vec<Branch>, bool), SetupError> {
     let mut workdir = options.workdir.as_deref();
     if workdir.is_some() && !branches.iter().any(|spec| spec.access == Access::ReadWrite) {
         return Err(SetupError::WorkdirUnused);
