@@ -1,21 +1,18 @@
 //! What is done to containers that are there: looking at them, stopping them, and running more in them.
 
 use std::io::Write as _;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::str::FromStr as _;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use rustix::process::pidfd_send_signal;
 
 use crate::cgroup::Cgroups;
 use crate::copy::{self, CopyOptions};
 use crate::failure::{Doing as _, Failure};
 use crate::run;
-use crate::state::{self, Process, Record};
+use crate::state::{self, Handle, Process, Record};
 use crate::{rootless, scratch};
 
 mod exec;
@@ -156,7 +153,7 @@ fn find(name: &str) -> Result<Record, Failure> {
 }
 
 /// The first process of a container that runs.
-fn running(record: &Record) -> Result<(Process, OwnedFd), Failure> {
+fn running(record: &Record) -> Result<(Process, Handle), Failure> {
     let doing = format!("reach the container {}", record.name);
     let descriptor = record.open_init().doing(&doing)?;
     record.init.zip(descriptor).ok_or_else(|| Failure::new(format!("the container {} does not run", record.name)))
@@ -184,15 +181,8 @@ fn let_go_on(record: &Record) -> Result<(), Failure> {
     }
 }
 
-fn signal_to(process: &OwnedFd, signal: Signal) -> Result<(), Failure> {
-    // Signals of the kernel's list only, which the type allows by name.
-    let number = rustix::process::Signal::from_named_raw(signal as i32);
-    let number = number.ok_or_else(|| Failure::new(format!("{signal} cannot be sent")))?;
-    match pidfd_send_signal(process, number) {
-        // It has ended just now.
-        Err(rustix::io::Errno::SRCH) | Ok(()) => Ok(()),
-        Err(errno) => Err(Failure::because("send a signal to the container", errno)),
-    }
+fn signal_to(process: &Handle, signal: Signal) -> Result<(), Failure> {
+    process.signal(signal).doing("send a signal to the container")
 }
 
 /// TERM, or what the image says instead, KILL and, where a process waits for a union that does not answer, the end of the union.
@@ -211,7 +201,7 @@ fn stop(record: &Record, patience: Duration) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn kill(record: &Record, process: Process, init: &OwnedFd) -> Result<(), Failure> {
+fn kill(record: &Record, process: Process, init: &Handle) -> Result<(), Failure> {
     // It may have ended already.
     let unions = stuck::Unions::of(process.pid, record.unions.keys().map(Path::new)).ok();
     signal_to(init, Signal::SIGKILL)?;
@@ -235,19 +225,13 @@ fn kill(record: &Record, process: Process, init: &OwnedFd) -> Result<(), Failure
 }
 
 /// Waits for the end of a process; false when it takes longer.
-fn ends(process: &OwnedFd, patience: Duration) -> Result<bool, Failure> {
-    let limit = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
-    poll_for(process, limit)
-}
-
-fn poll_for(process: &OwnedFd, limit: PollTimeout) -> Result<bool, Failure> {
-    let mut source = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-    Ok(poll(&mut source, limit).doing("wait for the container")? > 0)
+fn ends(process: &Handle, patience: Duration) -> Result<bool, Failure> {
+    process.ends(Some(patience)).doing("wait for the container")
 }
 
 fn wait(record: &Record) -> Result<u8, Failure> {
     if let Some(launcher) = record.open_launcher().doing("wait for the container")? {
-        poll_for(&launcher, PollTimeout::NONE)?;
+        launcher.ends(None).doing("wait for the container")?;
     }
     let gone = || Failure::new(format!("the container {} has ended, and nobody was to remember how", record.name));
     state::find(&record.name)?.and_then(|record| record.status).ok_or_else(gone)

@@ -1,6 +1,6 @@
 //! Namespaces: which ones a container gets, and how its mount tree is cut off and entered.
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use clap::ValueEnum;
@@ -18,7 +18,7 @@ use crate::idmap::{IdMaps, IdRange};
 use crate::message::warn;
 use crate::mount_table::{self, Mount};
 use crate::rootfs::Rootfs;
-use crate::state::Process;
+use crate::state::{Handle, Process};
 
 /// Which namespaces a container has of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -140,7 +140,7 @@ pub(crate) fn separate_clocks(offsets: &ClockOffsets) -> Result<(), Errno> {
 /// What has to be entered to be in a container: its first process, and the namespaces that are not ours already.
 #[derive(Debug)]
 pub struct Target {
-    process: OwnedFd,
+    process: Handle,
     root: OwnedFd,
     namespaces: CloneFlags,
     /// Those that are not ours, one by one, for kernels that enter only one at a time.
@@ -150,7 +150,7 @@ pub struct Target {
 /// One process is another only if it is the same descriptor.
 impl PartialEq for Target {
     fn eq(&self, other: &Target) -> bool {
-        self.process.as_raw_fd() == other.process.as_raw_fd()
+        self.process.as_fd().as_raw_fd() == other.process.as_fd().as_raw_fd()
     }
 }
 
@@ -158,7 +158,7 @@ impl Eq for Target {}
 
 impl Target {
     /// Opens everything while nothing is entered yet.
-    pub(crate) fn open(init: &Process, process: OwnedFd) -> std::io::Result<Target> {
+    pub(crate) fn open(init: &Process, process: Handle) -> std::io::Result<Target> {
         const KINDS: [(&str, CloneFlags); 8] = [
             ("user", CloneFlags::CLONE_NEWUSER),
             ("cgroup", CloneFlags::CLONE_NEWCGROUP),
@@ -187,8 +187,10 @@ impl Target {
     pub(crate) fn enter(&self) -> Result<(), Errno> {
         set_dumpable(false)?;
         match setns(&self.process, self.namespaces) {
-            // Before Linux 5.8 there is no way to enter them all at once.
-            Err(Errno::EINVAL) => self.each.iter().try_for_each(|(namespace, flag)| setns(namespace, *flag))?,
+            // Before Linux 5.8 there is no way to enter them all at once, and this is no descriptor for that before 5.3.
+            Err(Errno::EINVAL | Errno::EBADF) => {
+                self.each.iter().try_for_each(|(namespace, flag)| setns(namespace, *flag))?
+            }
             result => result?,
         }
         fchdir(&self.root)?;
@@ -268,8 +270,18 @@ fn directories_on(mount: u32, table: &[Mount], but: u32) -> Vec<OwnedFd> {
 }
 
 /// The number of the mount on which an open file lies.
-fn mount_of(file: &OwnedFd) -> Result<u32, Errno> {
+pub(crate) fn mount_of(file: &OwnedFd) -> Result<u32, Errno> {
     let path = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
     let text = std::fs::read_to_string(path).map_err(|error| errno_of(&error))?;
     text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok()).ok_or(Errno::EBADF)
+}
+
+/// Whether what is at a path lies on another mount than the directory that it is in; not where nothing is.
+pub(crate) fn lies_on_another_mount(path: &Path) -> Result<bool, Errno> {
+    let open = |path: &Path| open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty());
+    let Some(parent) = path.parent() else { return Ok(true) };
+    match open(path) {
+        Err(Errno::ENOENT) => Ok(false),
+        found => Ok(mount_of(&found?)? != mount_of(&open(parent)?)?),
+    }
 }

@@ -182,10 +182,17 @@ fn close_range(first: libc::c_uint, last: libc::c_uint) -> Result<(), Errno> {
 
 /// The same before Linux 5.9, and under filters that do not know the call.
 fn close_listed_descriptors(first: libc::c_uint, last: libc::c_uint) -> Result<(), Errno> {
-    let entries = std::fs::read_dir("/proc/self/fd").map_err(|error| crate::failure::errno_of(&error))?;
-    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok());
-    let numbers: Vec<RawFd> = numbers.filter(|number| (first..=last).contains(&number.cast_unsigned())).collect();
-    for number in numbers {
+    // Numbers are given out from the lowest, and this process has closed at its start what others had left.
+    const MOST: libc::c_uint = 65_535;
+    let numbers: Vec<RawFd> = match std::fs::read_dir("/proc/self/fd") {
+        Ok(entries) => entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect(),
+        // The /proc of a container whose processes do not include this one, which has only entered it.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            (first..=last.min(MOST)).map(libc::c_uint::cast_signed).collect()
+        }
+        Err(error) => return Err(crate::failure::errno_of(&error)),
+    };
+    for number in numbers.into_iter().filter(|number| (first..=last).contains(&number.cast_unsigned())) {
         // SAFETY: as above; EBADF for the descriptor that listed the others, which is closed by now.
         unsafe { libc::close(number) };
     }

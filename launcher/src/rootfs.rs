@@ -10,19 +10,19 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::libc::MOUNT_ATTR_RDONLY;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat, makedev, mkdirat, mknodat};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{symlinkat, write};
 
 use crate::message::warn;
-use crate::process::kernel_calls::set_mount_attributes;
 use crate::steps::{Device, FileSystem};
 
 mod confined;
+mod flags;
 mod fresh;
 mod propagation;
+mod resolve;
 mod volumes;
 
 pub(crate) use propagation::open_shared;
@@ -86,7 +86,8 @@ impl Rootfs {
         let is_held = HELD.contains(&at);
         match if is_held { fresh::make(file_system) } else { Err(Errno::ENOSYS) } {
             Ok(made) => self.place_and_hold(made, Path::new(at), target),
-            Err(Errno::ENOSYS) => mount(Some(kind), &path_of(target), Some(kind), flags, Some(data)),
+            // Linux before 5.2, or a filter around us that does not know the call; what is not allowed is so by either.
+            Err(Errno::ENOSYS | Errno::EPERM) => mount(Some(kind), &path_of(target), Some(kind), flags, Some(data)),
             Err(errno) => Err(errno),
         }
     }
@@ -103,7 +104,7 @@ impl Rootfs {
         let target = self.walk_directories(path)?;
         match propagation::clone(path, true) {
             Ok(tree) => self.place_and_hold(tree, path, &target)?,
-            Err(Errno::ENOSYS) => {
+            Err(Errno::ENOSYS | Errno::EPERM) => {
                 mount(Some(path), &path_of(&target), None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
             }
             Err(errno) => return Err(errno),
@@ -111,14 +112,10 @@ impl Rootfs {
         self.make_all_read_only(path)
     }
 
-    /// Makes what is mounted there read-only, with all that is mounted in it. No file system is asked for anything: it may
-    /// lie on a machine that does not answer.
+    /// Makes what is mounted there read-only, with all that is mounted in it. No file system is asked for anything, from
+    /// Linux 5.12 on: it may lie on a machine that does not answer.
     fn make_all_read_only(&self, path: &Path) -> Result<(), Errno> {
-        match set_mount_attributes(self.walk(path)?, MOUNT_ATTR_RDONLY) {
-            // Linux before 5.12, where what is mounted in it stays as it is.
-            Err(Errno::ENOSYS) => self.make_read_only(path),
-            result => result,
-        }
+        flags::set_on_all(&self.walk(path)?, MsFlags::MS_RDONLY)
     }
 
     /// Lets `mount` put something on a directory that is there.
@@ -134,11 +131,7 @@ impl Rootfs {
 
     /// Makes what is mounted there read-only.
     pub(crate) fn make_read_only(&self, path: &Path) -> Result<(), Errno> {
-        // The flags of a bind are set by a second call, which must keep those that are there: dropping them is not
-        // allowed in a user namespace, and nobody asked for it anywhere else.
-        let bound = self.walk(path)?;
-        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | mount_flags(&bound)?;
-        mount(None::<&str>, &path_of(&bound), None::<&str>, flags, None::<&str>)
+        flags::set_on_one(&self.walk(path)?, MsFlags::MS_RDONLY)
     }
 
     fn bind(&self, source: &Path, at: &Path) -> Result<(), Errno> {

@@ -20,6 +20,7 @@ use crate::failure::{Doing as _, Failure};
 use crate::folders;
 use crate::lock::{Kind, Lock, lock};
 use crate::message::warn;
+use crate::namespace::lies_on_another_mount;
 use crate::rootless::is_root;
 
 const PREFIX: &str = "rlaunch-";
@@ -371,12 +372,17 @@ fn clear_flags(path: &Path) -> io::Result<()> {
     if cleared == flags { Ok(()) } else { Ok(ioctl_setflags(&file, cleared)?) }
 }
 
-/// Whether another file system begins here. A kernel before 5.8 does not tell.
+/// Whether another file system begins here.
 fn is_mount_point(path: &Path) -> io::Result<bool> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     match rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::empty()) {
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOSYS) => Ok(false),
-        result => Ok(result?.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+        Err(rustix::io::Errno::NOENT) => Ok(false),
+        Ok(about) if about.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) => {
+            Ok(about.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+        }
+        // A kernel before 5.8 does not tell.
+        Ok(_) | Err(rustix::io::Errno::NOSYS) => Ok(lies_on_another_mount(path)?),
+        Err(error) => Err(error.into()),
     }
 }
 

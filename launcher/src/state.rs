@@ -13,7 +13,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -30,6 +29,7 @@ use crate::scratch::{self, Scratch};
 mod process;
 mod settings;
 
+pub(crate) use self::process::Handle;
 pub use process::Process;
 pub use settings::Settings;
 pub(crate) use settings::{Origin, Word};
@@ -101,21 +101,21 @@ pub struct ImageUsed {
 
 impl Record {
     /// The process that looks after it; `None` where that has ended.
-    pub(crate) fn open_launcher(&self) -> io::Result<Option<OwnedFd>> {
+    pub(crate) fn open_launcher(&self) -> io::Result<Option<Handle>> {
         self.open(Some(self.launcher))
     }
 
     /// Its first process; `None` where it has none.
-    pub(crate) fn open_init(&self) -> io::Result<Option<OwnedFd>> {
+    pub(crate) fn open_init(&self) -> io::Result<Option<Handle>> {
         self.open(self.init)
     }
 
     /// The process that serves its unions; `None` where it has none.
-    pub(crate) fn open_daemon(&self) -> io::Result<Option<OwnedFd>> {
+    pub(crate) fn open_daemon(&self) -> io::Result<Option<Handle>> {
         self.open(self.daemon)
     }
 
-    fn open(&self, process: Option<Process>) -> io::Result<Option<OwnedFd>> {
+    fn open(&self, process: Option<Process>) -> io::Result<Option<Handle>> {
         match process {
             Some(process) if self.boot == lock::boot()? => process.open(),
             _ => Ok(None),

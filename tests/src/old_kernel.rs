@@ -67,9 +67,9 @@ const CALLS: [(u32, u32, c_long); 38] = [
     (5, 2, 433), // fspick
     (5, 3, 434), // pidfd_open
     (5, 3, CLONE3),
-    (5, 6, 437),  // openat2
-    (5, 6, 438),  // pidfd_getfd
-    (5, 8, 439),  // faccessat2
+    (5, 6, 437), // openat2
+    (5, 6, 438), // pidfd_getfd
+    (5, 8, FACCESSAT2),
     (5, 9, 436),  // close_range
     (5, 10, 440), // process_madvise
     (5, 11, 441), // epoll_pwait2
@@ -86,6 +86,8 @@ const CALLS: [(u32, u32, c_long); 38] = [
 /// The C library starts threads by this call, and by another one only after ENOSYS, which is why all filters answer
 /// that by now.
 const CLONE3: c_long = 435;
+/// The same for realpath(3).
+const FACCESSAT2: c_long = 439;
 
 /// Flags of calls, each with the version in which it came: the call, the argument, the flag, and what is answered.
 const FLAGS: [(u32, u32, c_long, u32, u32, c_int); 5] = [
@@ -118,6 +120,12 @@ impl Kernel {
         !self.lacks(3, 15)
     }
 
+    /// Whether it has namespaces for cgroups.
+    #[must_use]
+    pub fn separates_cgroups(self) -> bool {
+        self.answer != libc::ENOSYS || !self.lacks(4, 6)
+    }
+
     /// The same, which speaks FUSE of another version.
     #[must_use]
     pub fn with_fuse(self, minor: u32) -> Kernel {
@@ -138,7 +146,8 @@ impl Kernel {
         let mut filter = Filter::default();
         for (major, minor, call) in CALLS {
             if self.lacks(major, minor) {
-                filter.answer(call, if call == CLONE3 { libc::ENOSYS } else { self.answer });
+                let by_the_library = [CLONE3, FACCESSAT2].contains(&call);
+                filter.answer(call, if by_the_library { libc::ENOSYS } else { self.answer });
             }
         }
         // a filter of calls minds no flags

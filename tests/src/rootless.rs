@@ -17,6 +17,7 @@ use std::time::Duration;
 use nix::mount::{MsFlags, mount};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, XattrFlags, makedev, mknodat};
 
+use crate::old_kernel;
 use crate::sandbox::{self, Medium, Sandbox};
 use crate::tree::{Layout, What};
 
@@ -95,7 +96,7 @@ pub fn again(way: Way, test: &str) -> bool {
     let mut command = way.command();
     command.arg(program).args(["--exact", test, "--nocapture", "--test-threads=1", "--include-ignored"]);
     command.env(VARIABLE, way.word()).env("RUNIONFS_TEST_DIR", &home).env("XDG_RUNTIME_DIR", &home).current_dir(&home);
-    let output = command.output().expect("run the test again");
+    let output = old_kernel::restrict(&mut command).output().expect("run the test again");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && out.contains("1 passed"), "as an ordinary user ({way:?}):\n{out}\n{err}");
     print!("{err}");

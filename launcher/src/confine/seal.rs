@@ -7,15 +7,17 @@
 
 use std::ffi::{CString, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek as _};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc::MOUNT_ATTR_RDONLY;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::sys::statvfs::{FsFlags, fstatvfs, statvfs};
 use nix::unistd::{AccessFlags, access};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -44,8 +46,8 @@ pub(crate) fn ensure() -> Result<(), Failure> {
         let errno = run_again(&file, None);
         return Err(Failure::because("run this program again, read-only", errno.desc()));
     }
-    let copy = sealed_copy(program).doing("copy this program into memory")?;
-    Err(Failure::because("run this program again, from memory", run_again(&copy, None).desc()))
+    let copy = sealed_copy(&program).or_else(|_| nameless_copy(&program)).doing("copy this program")?;
+    Err(Failure::because("run this program again, from a copy", run_again(&copy, None).desc()))
 }
 
 /// Runs this program once more from an open file, as it was called or under another name; returns only with the reason why
@@ -60,13 +62,17 @@ fn is_out_of_reach(program: &File) -> Result<bool, Errno> {
     if fstatvfs(program)?.flags().contains(FsFlags::ST_RDONLY) {
         return Ok(true);
     }
+    // A file without a name goes with those who run it, so nobody runs what was written to it: a copy in memory or on disk.
+    if program.metadata().map_err(|error| errno_of(&error))?.nlink() == 0 {
+        return Ok(true);
+    }
     // EINVAL: not a file in memory.
     let seals = fcntl(program, FcntlArg::F_GET_SEALS).unwrap_or(0);
     if SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_WRITE) {
         return Ok(true);
     }
     // Who may neither write to it nor change its mode has nothing that a container of theirs could use.
-    let owner = std::os::unix::fs::MetadataExt::uid(&program.metadata().map_err(|error| errno_of(&error))?);
+    let owner = program.metadata().map_err(|error| errno_of(&error))?.uid();
     let user = nix::unistd::geteuid();
     Ok(!is_root() && owner != user.as_raw() && access(PROGRAM, AccessFlags::W_OK).is_err())
 }
@@ -79,13 +85,46 @@ fn read_only_mount() -> io::Result<File> {
     open_again(&mount)
 }
 
-fn sealed_copy(mut program: File) -> io::Result<File> {
+fn sealed_copy(program: &File) -> io::Result<File> {
     let copy = memfd_create(c"rlaunch", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     let mut file = File::from(copy);
-    io::copy(&mut program, &mut file)?;
+    copy_to(program, &mut file)?;
     fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS))?;
     // A file that is open for writing cannot be run.
     open_again(&file)
+}
+
+/// A copy on disk whose name is gone already, where there are no files in memory (before Linux 3.17) or none that may be
+/// run.
+fn nameless_copy(program: &File) -> io::Result<File> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").unwrap_or_default();
+    let places = ["/run", "/dev/shm", "/tmp", "/var/tmp"].map(Path::new);
+    let places = std::iter::once(Path::new(&runtime)).chain(places).filter(|place| place.is_absolute());
+    let mut result = Err(io::ErrorKind::NotFound.into());
+    for place in places {
+        result = copy_in(place, program);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+fn copy_in(place: &Path, program: &File) -> io::Result<File> {
+    if statvfs(place)?.flags().contains(FsFlags::ST_NOEXEC) {
+        return Err(Errno::EACCES.into());
+    }
+    let path = place.join(format!(".rlaunch-program-{}", std::process::id()));
+    let mut file = File::options().write(true).create_new(true).mode(0o500).open(&path)?;
+    let copied = copy_to(program, &mut file).and_then(|()| open_again(&file));
+    std::fs::remove_file(&path)?;
+    copied
+}
+
+fn copy_to(program: &File, to: &mut File) -> io::Result<()> {
+    let mut program = program.try_clone()?;
+    program.rewind()?;
+    io::copy(&mut program, to).map(drop)
 }
 
 /// The same file through the same mount, to read it.

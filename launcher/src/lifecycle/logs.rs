@@ -2,17 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
 
 use clap::Args;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::find;
 use crate::failure::{Doing as _, Failure};
-use crate::state;
+use crate::state::{self, Handle};
 
 /// How often a log is looked at for more.
-const LOOKING_MS: u16 = 100;
+const LOOKING: Duration = Duration::from_millis(100);
 /// How much of it is in memory at a time.
 const PIECE: u64 = 64 << 10;
 
@@ -54,11 +53,11 @@ pub(super) fn run(options: &LogOptions) -> Result<u8, Failure> {
 }
 
 /// Prints all that there is and, as long as the launcher lives, what comes.
-fn print(mut log: File, launcher: Option<&OwnedFd>) -> io::Result<()> {
+fn print(mut log: File, launcher: Option<&Handle>) -> io::Result<()> {
     let mut output = io::stdout().lock();
     loop {
         // Asked before the log is read: what comes in between is read the next time.
-        let has_ended = launcher.map_or(Ok(true), ends)?;
+        let has_ended = launcher.map_or(Ok(true), |launcher| launcher.ends(Some(LOOKING)))?;
         io::copy(&mut log, &mut output)?;
         output.flush()?;
         if has_ended {
@@ -90,12 +89,6 @@ fn start_of_last(log: &mut File, lines: u64) -> io::Result<u64> {
         end = start;
     }
     Ok(0)
-}
-
-/// Waits a little for the end of a process.
-fn ends(process: &OwnedFd) -> io::Result<bool> {
-    let mut source = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-    Ok(poll(&mut source, PollTimeout::from(LOOKING_MS))? > 0)
 }
 
 #[cfg(test)]

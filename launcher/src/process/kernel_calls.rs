@@ -50,7 +50,15 @@ pub(crate) fn install_filter(program: &[Instruction]) -> Result<(), Errno> {
     // SAFETY: the program points to as many instructions as it says, which live until the kernel has copied them.
     let result =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::from_ref(&program)) };
-    Errno::result(result).map(drop)
+    match Errno::result(result) {
+        // Linux before 3.17 has another call for the same.
+        // SAFETY: as above.
+        Err(Errno::ENOSYS) => Errno::result(unsafe {
+            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, std::ptr::from_ref(&program))
+        })
+        .map(drop),
+        result => result.map(drop),
+    }
 }
 
 /// Runs the program in an open file; returns only with the reason why it could not.
@@ -70,6 +78,18 @@ pub(crate) fn execute_file(file: impl AsFd, arguments: &[CString], environment: 
             libc::AT_EMPTY_PATH,
         )
     };
+    match Errno::result(result) {
+        // Linux before 3.19, or a filter around us that does not know the call.
+        Err(Errno::ENOSYS | Errno::EPERM) => execute_by_path(&file, &arguments, &environment),
+        result => result.err().unwrap_or(Errno::ENOEXEC),
+    }
+}
+
+/// The same by the path that leads to what a descriptor holds. Both lists end with a null pointer.
+fn execute_by_path(file: impl AsFd, arguments: &[*const libc::c_char], environment: &[*const libc::c_char]) -> Errno {
+    let Ok(path) = CString::new(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())) else { return Errno::EINVAL };
+    // SAFETY: the callers' strings, and the path, live until the call returns, if it does.
+    let result = unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
     Errno::result(result).err().unwrap_or(Errno::ENOEXEC)
 }
 

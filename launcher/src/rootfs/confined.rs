@@ -5,13 +5,13 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::libc::{MOUNT_ATTR_NODEV, MOUNT_ATTR_RDONLY};
+use nix::libc::MOUNT_ATTR_RDONLY;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknodat};
 use nix::unistd::{Gid, Uid, fchownat};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
-use super::{HANDLE, Rootfs, kind, mount_flags, path_of};
+use super::{HANDLE, Rootfs, flags, kind, path_of};
 use crate::confine::HostDevice;
 use crate::process::kernel_calls::set_mount_attributes;
 
@@ -26,7 +26,7 @@ impl Rootfs {
         }
         let place = path_of(&target);
         mount(Some(&place), &place, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
-        self.make_read_only(path)
+        flags::set_on_all(&self.walk(path)?, MsFlags::MS_RDONLY)
     }
 
     /// Covers what is at `path`: a directory by an empty one, anything else by /dev/null; nothing where there is nothing.
@@ -58,14 +58,7 @@ impl Rootfs {
 
     /// Makes devices inert in all that the root shows now.
     pub(crate) fn disable_devices(&self) -> Result<(), Errno> {
-        match set_mount_attributes(&self.directory, MOUNT_ATTR_NODEV) {
-            // Linux before 5.12, where it has to be done one by one.
-            Err(Errno::ENOSYS) => {
-                let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NODEV | mount_flags(&self.directory)?;
-                mount(None::<&str>, &path_of(&self.directory), None::<&str>, flags, None::<&str>)
-            }
-            result => result,
-        }
+        flags::set_on_all(&self.directory, MsFlags::MS_NODEV)
     }
 
     /// Makes a node for a device of the host, or binds the host's node where none can be made.

@@ -1,7 +1,7 @@
 //! Volumes, memory and files of the container's own in its root.
 //!
 //! Their targets are paths that somebody has named, so links in the root are followed, but only as far as they lead in the
-//! root itself: the kernel sees to that (openat2(2), RESOLVE_IN_ROOT). Before Linux 5.6 a link is refused.
+//! root itself; see `resolve`.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,15 +9,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
-use nix::libc::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
+use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, mkdirat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
-use super::{HANDLE, Rootfs, mount_flags, path_of, propagation};
+use super::{HANDLE, Rootfs, flags, path_of, propagation, resolve};
 use crate::network::OwnFile;
-use crate::process::kernel_calls::set_mount_attributes;
 use crate::steps::FileSystem;
 use crate::volume::{Propagation, Tmpfs, Volume};
 
@@ -34,7 +32,7 @@ const OWN_FILES: FileSystem = FileSystem {
 impl Rootfs {
     /// Shows a directory or file of the host; a mount point that is missing is made.
     pub(crate) fn bind_volume(&self, volume: &Volume) -> Result<(), Errno> {
-        let Volume { source, target, flags, .. } = volume;
+        let Volume { source, target, .. } = volume;
         if volume.propagation == Propagation::Slave {
             propagation::check_slave(source)?;
         }
@@ -43,17 +41,15 @@ impl Rootfs {
         if is_directory != (super::kind(&place)? == SFlag::S_IFDIR) {
             return Err(Errno::ENOTDIR);
         }
-        let attributes = attributes(*flags);
-        // What cannot be set for all mounts below must not come along.
-        let all = flags.is_empty() || set_mount_attributes(&place, 0) != Err(Errno::ENOSYS);
-        let bound = match propagation::clone(source, all) {
+        let bound = match propagation::clone(source, true) {
             Ok(tree) => {
                 propagation::attach(&tree, &place)?;
                 tree
             }
-            // Before Linux 5.2 it has to be found again, and may be another by then where others write to the root.
-            Err(Errno::ENOSYS) => {
-                let bind = if all { MsFlags::MS_BIND | MsFlags::MS_REC } else { MsFlags::MS_BIND };
+            // Before Linux 5.2, or behind a filter that does not know the call, it has to be found again, and may be another
+            // by then where others write to the root.
+            Err(Errno::ENOSYS | Errno::EPERM) => {
+                let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
                 mount(Some(source), &path_of(&place), None::<&str>, bind, None::<&str>)?;
                 self.resolve(target)?
             }
@@ -62,21 +58,15 @@ impl Rootfs {
         let kind = if volume.propagation == Propagation::Slave { MsFlags::MS_SLAVE } else { MsFlags::MS_PRIVATE };
         let all_of_it = if volume.recursive { MsFlags::MS_REC } else { MsFlags::empty() };
         mount(None::<&str>, &path_of(&bound), None::<&str>, all_of_it | kind, None::<&str>)?;
-        if all {
-            return if flags.is_empty() { Ok(()) } else { set_mount_attributes(&bound, attributes) };
-        }
-        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | *flags | mount_flags(&bound)?;
-        mount(None::<&str>, &path_of(&bound), None::<&str>, flags, None::<&str>)
+        flags::set_on_all(&bound, volume.flags)
     }
 
     /// Shows what of the host was opened to be shared; a mount point that is missing is made.
     pub(crate) fn place_shared(&self, volume: &Volume, tree: &OwnedFd) -> Result<(), Errno> {
         let is_directory = super::kind(tree)? == SFlag::S_IFDIR;
         let place = self.open_target(&volume.target, is_directory)?;
-        if !volume.flags.is_empty() {
-            set_mount_attributes(tree, attributes(volume.flags))?;
-        }
-        propagation::place(tree, &place)
+        propagation::place(tree, &place)?;
+        flags::set_on_all(tree, volume.flags)
     }
 
     /// Mounts an empty file system in memory; a mount point that is missing is made.
@@ -156,16 +146,7 @@ impl Rootfs {
 
     /// Opens what is at a path, seen from inside.
     fn resolve(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        let how = OpenHow::new()
-            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        match openat2(&self.directory, path, how) {
-            Err(Errno::ENOSYS | Errno::EPERM) => match self.walk(path)? {
-                link if super::is_link(&link)? => Err(Errno::ELOOP),
-                found => Ok(found),
-            },
-            result => result,
-        }
+        resolve::resolve(&self.directory, path)
     }
 }
 
@@ -197,16 +178,6 @@ fn join(directory: &Path, link: &Path) -> PathBuf {
         }
     }
     path
-}
-
-fn attributes(flags: MsFlags) -> u64 {
-    let pairs = [
-        (MsFlags::MS_RDONLY, MOUNT_ATTR_RDONLY),
-        (MsFlags::MS_NOSUID, MOUNT_ATTR_NOSUID),
-        (MsFlags::MS_NODEV, MOUNT_ATTR_NODEV),
-        (MsFlags::MS_NOEXEC, MOUNT_ATTR_NOEXEC),
-    ];
-    pairs.into_iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, attribute)| attribute).sum()
 }
 
 #[cfg(test)]

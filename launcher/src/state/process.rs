@@ -1,13 +1,20 @@
 //! A process that is known beyond its number.
 
-use std::fs;
-use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
+
+/// How often it is looked whether a process has ended, where the kernel does not tell.
+const LOOKING: Duration = Duration::from_millis(10);
 
 /// A process that cannot be taken for another one: numbers are used again, but not with the same start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,22 +33,100 @@ impl Process {
         Ok(Process { pid: pid.as_raw(), start })
     }
 
-    /// A descriptor for it; `None` where it has ended, be it that nobody has waited for it yet.
-    pub(crate) fn open(&self) -> io::Result<Option<OwnedFd>> {
+    /// A handle of it; `None` where it has ended, be it that nobody has waited for it yet.
+    pub(crate) fn open(&self) -> io::Result<Option<Handle>> {
         let Some(pid) = rustix::process::Pid::from_raw(self.pid) else { return Ok(None) };
-        let descriptor = match pidfd_open(pid, PidfdFlags::empty()) {
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
-            result => result?,
+        let handle = match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(Errno::SRCH) => return Ok(None),
+            // Linux before 5.3, or a filter around us that does not know the call.
+            Err(Errno::NOSYS | Errno::PERM) => match File::open(format!("/proc/{pid}")) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                directory => Handle { descriptor: directory?.into(), process: Some(*self) },
+            },
+            result => Handle { descriptor: result?, process: None },
         };
         // Once it is open, the number stays with it: if the start is right now, the descriptor is right.
         let is_same = Process::of(Pid::from_raw(self.pid)).is_ok_and(|now| now == *self);
-        if !is_same {
+        if !is_same || handle.ends(Some(Duration::ZERO))? {
             return Ok(None);
         }
-        let mut source = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
-        let has_ended = poll(&mut source, PollTimeout::ZERO)? > 0;
-        Ok((!has_ended).then_some(descriptor))
+        Ok(Some(handle))
     }
+}
+
+/// A process for as long as it is held: a pidfd or, on older kernels, its directory in /proc, which no later process with
+/// its number has.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    descriptor: OwnedFd,
+    /// Who it is, where the descriptor is that of its directory.
+    process: Option<Process>,
+}
+
+impl Handle {
+    /// Waits for its end, at most for so long; false where it takes longer.
+    pub(crate) fn ends(&self, patience: Option<Duration>) -> io::Result<bool> {
+        let Some(process) = self.process else { return self.becomes_ready(patience) };
+        let start = Instant::now();
+        while self.runs(process.start)? {
+            if patience.is_some_and(|patience| start.elapsed() >= patience) {
+                return Ok(false);
+            }
+            std::thread::sleep(LOOKING);
+        }
+        Ok(true)
+    }
+
+    fn becomes_ready(&self, patience: Option<Duration>) -> io::Result<bool> {
+        let limit =
+            patience.map_or(PollTimeout::NONE, |patience| PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX));
+        Ok(poll(&mut [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)], limit)? > 0)
+    }
+
+    /// Whether it runs, by its directory.
+    fn runs(&self, start: u64) -> io::Result<bool> {
+        let mut stat = String::new();
+        let file = openat(&self.descriptor, c"stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        match file.map(|file| File::from(file).read_to_string(&mut stat)) {
+            Err(Errno::NOENT | Errno::SRCH) => return Ok(false),
+            Ok(Err(error)) if error.raw_os_error() == Some(nix::libc::ESRCH) => return Ok(false),
+            read => read??,
+        };
+        Ok(start_of(&stat) == Some(start) && !has_ended(&stat))
+    }
+
+    /// Sends it a signal; nothing where it has ended just now.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        match self.process {
+            None => self.signal_by_descriptor(signal),
+            // Between the question and the signal, somebody would have to wait for its end and all numbers be used once.
+            Some(process) if self.runs(process.start)? => match kill(Pid::from_raw(process.pid), signal) {
+                Err(nix::errno::Errno::ESRCH) => Ok(()),
+                result => Ok(result?),
+            },
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn signal_by_descriptor(&self, signal: Signal) -> io::Result<()> {
+        // Signals of the kernel's list only, which the type allows by name.
+        let number = rustix::process::Signal::from_named_raw(signal as i32).ok_or(Errno::INVAL)?;
+        match pidfd_send_signal(&self.descriptor, number) {
+            Err(Errno::SRCH) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+}
+
+impl AsFd for Handle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+/// Whether it has ended and only nobody has waited for it.
+fn has_ended(stat: &str) -> bool {
+    stat.rsplit_once(')').is_none_or(|(_, rest)| matches!(rest.trim_start().bytes().next(), None | Some(b'Z' | b'X')))
 }
 
 /// The name of the program, in parentheses, may hold anything, so it is counted from behind it.
@@ -60,6 +145,20 @@ mod tests {
         assert_eq!(start_of(&format!("7 (sh) {fields}")), Some(4242));
         assert_eq!(start_of(&format!("7 (a) b (c) {fields}")), Some(4242));
         assert_eq!(start_of("7 (sh"), None);
+    }
+
+    #[test]
+    fn by_its_directory_a_process_is_seen_to_end_and_gets_signals() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let process = Process::of(Pid::from_raw(child.id().cast_signed())).unwrap();
+        let directory = File::open(format!("/proc/{}", process.pid)).unwrap();
+        let handle = Handle { descriptor: directory.into(), process: Some(process) };
+        assert!(!handle.ends(Some(Duration::ZERO)).unwrap());
+        handle.signal(Signal::SIGKILL).unwrap();
+        assert!(handle.ends(None).unwrap(), "nobody has waited for it yet");
+        child.wait().unwrap();
+        assert!(handle.ends(None).unwrap());
+        handle.signal(Signal::SIGKILL).unwrap();
     }
 
     #[test]
