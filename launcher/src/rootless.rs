@@ -4,7 +4,6 @@
 //! Users to whom /etc/subuid and /etc/subgid give further ids have those in it, by newuidmap(1) and newgidmap(1). Others are
 //! alone there: their files are root's, and everybody else's are nobody's.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -13,7 +12,7 @@ use std::process::{Command, Stdio};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Gid, Pid, Uid, User, getegid, geteuid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Pid, Uid, getegid, geteuid, setgroups, setresgid, setresuid};
 
 use crate::confine::seal::{PROGRAM, run_again};
 use crate::failure::{Doing as _, Failure};
@@ -230,9 +229,31 @@ fn become_root(ids: Ids) -> Result<(), Errno> {
 
 /// What a file gives to a user, by name or number; see subuid(5). None where there is no such file.
 fn ranges(path: &str, user: Uid) -> Vec<Range> {
-    let name = User::from_uid(user).ok().flatten().map(|user| OsString::from(user.name));
+    let name = name_of(user);
     let text = fs::read_to_string(path).unwrap_or_default();
-    ranges_in(&text, name.as_ref().and_then(|name| name.to_str()), user.as_raw())
+    ranges_in(&text, name.as_deref(), user.as_raw())
+}
+
+/// The name of a user: from the table, or from whatever else this machine asks (nsswitch.conf(5)). That is getent's to
+/// ask: getpwuid(3) loads libraries for it, which a static binary must not.
+fn name_of(user: Uid) -> Option<String> {
+    let table = fs::read("/etc/passwd").unwrap_or_default();
+    name_in(&table, user).or_else(|| {
+        let mut getent = Command::new("getent");
+        getent.args(["passwd", &user.to_string()]).stdin(Stdio::null()).stderr(Stdio::null());
+        // without it, the number alone counts
+        name_in(&getent.output().ok()?.stdout, user)
+    })
+}
+
+/// The name that a table in the form of passwd(5) has for a user.
+fn name_in(table: &[u8], user: Uid) -> Option<String> {
+    let name = |line: &str| {
+        let mut words = line.split(':');
+        let (name, id) = (words.next()?, words.nth(1)?);
+        (!name.is_empty() && id.parse() == Ok(user.as_raw())).then(|| name.to_owned())
+    };
+    String::from_utf8_lossy(table).lines().find_map(name)
 }
 
 fn ranges_in(text: &str, name: Option<&str>, user: u32) -> Vec<Range> {
@@ -257,6 +278,13 @@ mod tests {
         assert_eq!(ranges_in(text, Some("me"), 1000), [range(100_000, 65_536), range(300_000, 10)]);
         assert_eq!(ranges_in(text, None, 1000), [range(300_000, 10)]);
         assert_eq!(ranges_in(text, Some("nobody"), 7), []);
+    }
+
+    #[test]
+    fn a_name_is_that_of_the_first_line_with_the_number() {
+        let table = b"root:x:0:0:root:/root:/bin/sh\nme:x:1000:1000:M\xfcller:/home/me:/bin/sh\ntoo:x:1000:1::/:\nbroken\n";
+        assert_eq!(name_in(table, Uid::from_raw(1000)).as_deref(), Some("me"));
+        assert_eq!(name_in(table, Uid::from_raw(1)), None);
     }
 
     #[test]
