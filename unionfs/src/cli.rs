@@ -18,6 +18,7 @@ mod overlay;
 mod serve;
 mod show;
 mod signals;
+mod stats;
 mod umount;
 mod union;
 
@@ -83,6 +84,8 @@ enum Command {
     Umount(UmountArgs),
     /// Show the branches of a mounted union and what its daemon negotiated
     Show(ShowArgs),
+    /// Tell what a union's daemon was asked for and how long that took, copy-ups, caches, and room in its branches
+    Stats(StatsArgs),
     /// List what the writable branches on top change: A added, C changed, D deleted
     Diff(DiffArgs),
     /// Make what joins hard links over branches real hard links in the writable branches
@@ -140,6 +143,18 @@ struct ShowArgs {
     /// Show it as JSON; what is not UTF-8 is a list of bytes
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+struct StatsArgs {
+    /// Where the union is mounted; without it, all that are mounted
+    mountpoint: Option<OsString>,
+    /// Tell it as JSON, one line for each union
+    #[arg(long)]
+    json: bool,
+    /// Tell it as Prometheus scrapes it
+    #[arg(long, conflicts_with = "json")]
+    prometheus: bool,
 }
 
 #[derive(Debug, Args)]
@@ -257,6 +272,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
         Command::Show(args) => show::run(&args),
+        Command::Stats(args) => stats::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Flush(args) => flush::run(&args),
         Command::Export(args) => export::run(&args),

@@ -1,4 +1,4 @@
-//! The control socket of a daemon: how `runionfs show`, `flush` and others ask it.
+//! The control socket of a daemon: how `runionfs show`, `stats`, `flush` and others ask it.
 //!
 //! A Unix socket, named by the device number of the mount, in a directory that is its owner's
 //! alone. A request is one line with a word, the answer is one line of JSON. Only root and the
@@ -6,6 +6,7 @@
 
 pub mod client;
 mod place;
+pub mod statistics;
 pub mod status;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mount::DeviceNumber;
 use place::Place;
+pub use statistics::{BranchSpace, Statistics};
 pub use status::{Status, Text};
 
 /// The longest request line.
@@ -33,17 +35,20 @@ const MOST_CLIENTS: usize = 32;
 pub enum Request {
     /// Its [`Status`].
     Show,
+    /// Its [`Statistics`].
+    Stats,
     /// To flush hard links; the answer is a [`Flushed`](crate::fs::Flushed).
     Flush,
 }
 
 impl Request {
-    const ALL: [Request; 2] = [Request::Show, Request::Flush];
+    const ALL: [Request; 3] = [Request::Show, Request::Stats, Request::Flush];
 
     /// The word on the line.
     pub fn word(self) -> &'static str {
         match self {
             Request::Show => "show",
+            Request::Stats => "stats",
             Request::Flush => "flush",
         }
     }

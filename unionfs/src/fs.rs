@@ -44,6 +44,7 @@ mod rename;
 mod setup;
 mod steps;
 mod sync;
+mod tally;
 mod xattr;
 
 use std::sync::{Arc, OnceLock};
@@ -71,6 +72,7 @@ pub use flush::Flushed;
 pub use readdir::{Detail, DirEntry, Seen};
 pub use rename::{Progress, RenameFlags};
 pub use setup::SetupError;
+pub use tally::{Cache, Space, Tally};
 
 /// A mounted or mountable union.
 #[derive(Debug)]
@@ -94,6 +96,7 @@ pub struct Union {
     empty: Option<Arc<Dir>>,
     records: records::Records,
     ways: copy_data::Ways,
+    copy_ups: tally::CopyUps,
     /// Whether making something durable takes time.
     waits_for_disk: bool,
     changes: known::Changes,

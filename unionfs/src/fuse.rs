@@ -41,7 +41,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::abi::InHeader;
-pub use self::counts::Counts;
+pub use self::counts::{BUCKETS, Counts, Operation, longest_of};
 use self::device::{Answered, Device};
 use self::handshake::{Agreed, MAX_WRITE, OpenDir, Wishes};
 use self::readers::Readers;
@@ -129,11 +129,11 @@ impl Server {
         });
         union.begin()?;
         let valid = if union.revalidates() { REVALIDATE } else { FOR_EVER };
-        let counts = Arc::new(Counts::default());
-        let shared = Arc::new(Shared { union: Arc::clone(&union), valid, counts: Arc::clone(&counts) });
+        let counts = Arc::clone(device.counts());
+        let shared = Arc::new(Shared { union: Arc::clone(&union), valid, counts });
         let (pool, waiting) = (Pool::default(), Pool::default());
         let (waiters, walkers) = (Arc::default(), Walkers::new());
-        let adapter = Adapter { shared, device, pool, waiting, counts, waiters, walkers, open_dir, no_open, cap };
+        let adapter = Adapter { shared, device, pool, waiting, waiters, walkers, open_dir, no_open, cap };
         Ok(Server { adapter, threads, served: Served(union), features })
     }
 
@@ -144,7 +144,7 @@ impl Server {
 
     /// The requests of the mount, also while it is served.
     pub fn counts(&self) -> Arc<Counts> {
-        Arc::clone(&self.adapter.counts)
+        Arc::clone(&self.adapter.shared.counts)
     }
 
     /// Serves until the mount is gone.
@@ -195,7 +195,6 @@ struct Adapter {
     pool: Pool,
     /// For what waits until the kernel has sent us writes, which may need the other pool.
     waiting: Pool,
-    counts: Arc<Counts>,
     /// Who waits for work in the pool, by request.
     waiters: Arc<Mutex<HashMap<u64, Arc<Waiter>>>>,
     walkers: Walkers,

@@ -172,6 +172,11 @@ impl Handles {
         if self.open.load(Ordering::Relaxed) < self.room { Ok(()) } else { Err(Errno::NFILE) }
     }
 
+    /// How many files are open.
+    pub fn open_files(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
     /// An open file of an inode.
     pub fn open(&self, inode: Arc<Inode>, real: Real) -> Arc<OpenFile> {
         self.make_open(inode, real, false)

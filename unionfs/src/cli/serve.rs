@@ -2,9 +2,10 @@
 
 use std::process::exit;
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::mount::MsFlags;
-use unionfs::control::{self, Control, Status, Text};
+use unionfs::control::{self, BranchSpace, Control, Statistics, Status, Text};
 use unionfs::fs::Union;
 use unionfs::fuse::{Counts, Server};
 use unionfs::mount::{self, Mounted, Target};
@@ -65,8 +66,10 @@ fn open_control(request: &Request, mounted: &Mounted, server: &Server, union: Ar
         features: server.features(),
         requests: Vec::new(),
     };
+    let begun = Instant::now();
     let answer = move |asked| match asked {
         control::Request::Show => Status { requests: counts.told(), ..status.clone() }.to_line(),
+        control::Request::Stats => statistics(&status, &counts, &union, begun).to_line(),
         control::Request::Flush => {
             union.collect_writes();
             control::to_line(&union.flush_links()?)
@@ -78,6 +81,22 @@ fn open_control(request: &Request, mounted: &Mounted, server: &Server, union: Ar
             tracing::info!("no control socket: {error}");
             None
         }
+    }
+}
+
+fn statistics(status: &Status, counts: &Counts, union: &Union, begun: Instant) -> Statistics {
+    let (read_bytes, written_bytes) = counts.carried();
+    let spaces = status.branches.iter().cloned().zip(union.spaces());
+    Statistics {
+        version: status.version.clone(),
+        pid: status.pid,
+        mountpoint: status.mountpoint.clone(),
+        uptime_milliseconds: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        operations: counts.operations(),
+        read_bytes,
+        written_bytes,
+        tally: union.tally(),
+        branches: spaces.map(|(branch, space)| BranchSpace::new(branch, space)).collect(),
     }
 }
 

@@ -10,10 +10,10 @@ use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Pid, PidfdFlags, geteuid};
 use serde::de::DeserializeOwned;
 
-use super::{Refusal, Request, Status, place};
+use super::{Refusal, Request, Statistics, Status, place};
 use crate::fs::Flushed;
 use crate::mount::{FS_TYPE, is_fuse, table};
 
@@ -75,6 +75,19 @@ pub fn find(path: &Path) -> Result<table::Entry, ClientError> {
     }
 }
 
+/// All mounts of ours that are seen from here and belong to this user, or all to root; each file system once.
+pub fn all() -> io::Result<Vec<table::Entry>> {
+    let user = geteuid().as_raw();
+    let mut found: Vec<table::Entry> = Vec::new();
+    for entry in table::read()?.into_iter().filter(|entry| is_fuse(&entry.fs_type)) {
+        let is_ours = || (user == 0 || owner(&entry) == user) && named(&entry, &entry.target).is_ok();
+        if found.iter().all(|known| known.device != entry.device) && is_ours() {
+            found.push(entry);
+        }
+    }
+    Ok(found)
+}
+
 /// A mount that has our name, or another one and a socket of ours.
 fn named(entry: &table::Entry, path: &Path) -> Result<table::Entry, ClientError> {
     let has_socket = || place::candidates(entry.device, owner(entry)).iter().any(|socket| socket.exists());
@@ -110,6 +123,11 @@ impl Client {
     /// Asks for the status.
     pub fn show(&mut self) -> Result<Status, ClientError> {
         self.ask(Request::Show, Some(PATIENCE))
+    }
+
+    /// Asks for what was counted.
+    pub fn stats(&mut self) -> Result<Statistics, ClientError> {
+        self.ask(Request::Stats, Some(PATIENCE))
     }
 
     /// Has hard links flushed, and waits as long as that takes.

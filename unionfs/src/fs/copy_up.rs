@@ -29,6 +29,8 @@ struct Copy<'a> {
     /// Who it is.
     id: RealId,
     content: Content,
+    /// How much of the content was kept.
+    bytes: u64,
     /// Whether its number is on disk.
     has_number: bool,
 }
@@ -181,10 +183,24 @@ impl Union {
     ) -> Result<(), Errno> {
         let from = match inode.place() {
             Place::Entry(from) if branch.is_some() || !self.branch(from).in_place() => from,
-            Place::Gone(gone) if !self.in_place(inode) => return self.copy_nameless(inode, gone.nlink, keep),
+            Place::Gone(gone) if !self.in_place(inode) => {
+                return self.copy_ups.measure(|| self.copy_nameless(inode, gone.nlink, keep));
+            }
             // somebody else did it while we waited
             _ => return Ok(()),
         };
+        self.copy_ups.measure(|| self.copy_entry(inode, dentry, from, branch, keep))
+    }
+
+    /// Copies what lies on a branch. How many bytes of content.
+    fn copy_entry(
+        &self,
+        inode: &Arc<Inode>,
+        dentry: Option<Dentry>,
+        from: BranchIndex,
+        branch: Option<BranchIndex>,
+        keep: Keep,
+    ) -> Result<u64, Errno> {
         let dentry = dentry.or_else(|| inode.dentry()).ok_or(Errno::STALE)?;
         let target = branch.map_or_else(|| self.target_above(&dentry.parent, from), Ok)?;
         self.raise_dir(&dentry.parent, target)?;
@@ -196,11 +212,12 @@ impl Union {
             copy.entry.work().forget_number(copy.id);
         }
         let append_only = placed?;
+        let bytes = copy.bytes;
         if let (Some(open), Some(file)) = (inode.open_file(), copy.entry.into_open()) {
             let (branch, form) = (Some(target), self.form(Some(target)));
             open.switch(Real { file, writable: true, append_only, branch, form });
         }
-        Ok(())
+        Ok(bytes)
     }
 
     /// The open file of an inode on a branch, if its content can be had.
@@ -261,12 +278,12 @@ impl Union {
         let to = entry.open().ok_or(Errno::IO)?;
         let Some(from) = from else {
             let id = entry.at().take_attributes(source.dir.at(source.name), stat)?;
-            return Ok(Copy { entry, id, content: Content::OnDisk, has_number: false });
+            return Ok(Copy { entry, id, content: Content::OnDisk, bytes: 0, has_number: false });
         };
         let content = self.copy_content(from, to.as_fd(), stat, keep, Some((source.branch, target)))?;
         flags::carry(&from, to);
         let id = entry.at().take_attributes(At::open(from, source.dir.form()), stat)?;
-        Ok(Copy { entry, id, content, has_number: false })
+        Ok(Copy { entry, id, content, bytes: keep.of(stat.size), has_number: false })
     }
 
     /// Copies content in the best way that there is between two branches.
@@ -302,7 +319,7 @@ impl Union {
             kind => into.make_node(temporary, kind, 0o600, stat.rdev),
         })?;
         let id = entry.at().take_attributes(source.dir.at(source.name), stat)?;
-        Ok(Copy { entry, id, content: Content::OnDisk, has_number: false })
+        Ok(Copy { entry, id, content: Content::OnDisk, bytes: 0, has_number: false })
     }
 
     /// Gives a copy its name, if it still is the name of the inode; what lost its name
@@ -379,7 +396,8 @@ impl Union {
 
     /// Copies an open file that has no name we know. If none is left anywhere, the copy has none
     /// either; else it becomes the record to which the others lead.
-    fn copy_nameless(&self, inode: &Arc<Inode>, nlink: u32, keep: Keep) -> Result<(), Errno> {
+    /// How many bytes of content.
+    fn copy_nameless(&self, inode: &Arc<Inode>, nlink: u32, keep: Keep) -> Result<u64, Errno> {
         let open = inode.open_file().ok_or(Errno::STALE)?;
         let real = open.real();
         if keep != Keep::First(0) {
@@ -418,7 +436,7 @@ impl Union {
         }
         let form = self.form(Some(target));
         open.switch(Real { file, writable: true, append_only: false, branch: recorded.then_some(target), form });
-        Ok(())
+        Ok(keep.of(stat.size))
     }
 }
 

@@ -12,6 +12,7 @@ use rustix::process::{Resource, getrlimit};
 use super::Union;
 use super::index::Indexes;
 use super::readdir::Listings;
+use super::tally::{Cache, Uses};
 use crate::branch::dir::Dir;
 use crate::branch::stat::Kind;
 use crate::handle::OpenFile;
@@ -64,18 +65,34 @@ pub(super) struct DirCache {
     shards: [Mutex<Shard>; SHARDS],
     each: NonZeroUsize,
     branches: u16,
+    uses: [Uses; SHARDS],
 }
 
 impl DirCache {
     pub(super) fn new(branches: u16) -> Arc<DirCache> {
         let each = non_zero(room_for_dirs() / SHARDS as u64);
-        Arc::new(DirCache { shards: std::array::from_fn(|_| Mutex::new(LruCache::new(each))), each, branches })
+        let shards = std::array::from_fn(|_| Mutex::new(LruCache::new(each)));
+        Arc::new(DirCache { shards, each, branches, uses: Default::default() })
+    }
+
+    fn place(ino: u64, branch: BranchIndex) -> usize {
+        // a directory of many branches has room in all of them
+        let key = ino.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32 ^ u64::from(branch.0);
+        (key % SHARDS as u64) as usize
     }
 
     fn shard(&self, ino: u64, branch: BranchIndex) -> &Mutex<Shard> {
-        // a directory of many branches has room in all of them
-        let key = ino.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32 ^ u64::from(branch.0);
-        &self.shards[(key % SHARDS as u64) as usize]
+        &self.shards[DirCache::place(ino, branch)]
+    }
+
+    /// Counts whether a directory that is needed is there.
+    fn count(&self, ino: u64, branch: BranchIndex, hit: bool) {
+        self.uses[DirCache::place(ino, branch)].count(hit);
+    }
+
+    pub(super) fn tally(&self) -> Cache {
+        let entries = self.shards.iter().map(|shard| shard.lock().len()).sum();
+        Cache::new("directories", &self.uses, entries)
     }
 
     pub(super) fn get(&self, ino: u64, branch: BranchIndex) -> Option<Arc<Dir>> {
@@ -182,7 +199,11 @@ impl Union {
     /// # Errors
     /// ENOENT if it was removed, and those of openat2(2).
     pub(super) fn dir(&self, inode: &Arc<Inode>, branch: BranchIndex) -> Result<Arc<Dir>, Errno> {
-        if let Some(dir) = self.cached_dir(inode, branch) {
+        let cached = self.cached_dir(inode, branch);
+        if inode.ino != ROOT {
+            self.dirs.count(inode.ino, branch, cached.is_some());
+        }
+        if let Some(dir) = cached {
             return Ok(dir);
         }
         let _still = self.tree.read();

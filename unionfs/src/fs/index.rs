@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use smallvec::SmallVec;
 
 use super::listing::Builder;
+use super::tally::{Cache, Uses};
 use super::{Level, Union};
 use crate::branch::dir::{Dir, folds_case};
 use crate::inode::Inode;
@@ -171,16 +172,29 @@ pub(super) struct Indexes {
     key: RandomState,
     shards: [Mutex<LruCache<u64, Slot>>; SHARDS],
     bytes: AtomicUsize,
+    uses: [Uses; SHARDS],
 }
 
 impl Indexes {
     pub(super) fn new() -> Arc<Indexes> {
         let shards = std::array::from_fn(|_| Mutex::new(LruCache::unbounded()));
-        Arc::new(Indexes { key: RandomState::new(), shards, bytes: AtomicUsize::new(0) })
+        Arc::new(Indexes { key: RandomState::new(), shards, bytes: AtomicUsize::new(0), uses: Default::default() })
+    }
+
+    fn place(ino: u64) -> usize {
+        (ino.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 60) as usize % SHARDS
     }
 
     fn shard(&self, ino: u64) -> &Mutex<LruCache<u64, Slot>> {
-        &self.shards[(ino.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 60) as usize % SHARDS]
+        &self.shards[Indexes::place(ino)]
+    }
+
+    /// A hit is a lookup in a directory that has an index.
+    pub(super) fn tally(&self) -> Cache {
+        let indexed = |shard: &Mutex<LruCache<u64, Slot>>| {
+            shard.lock().iter().filter(|(_, slot)| matches!(slot.state, State::Indexed(_))).count()
+        };
+        Cache::new("indexes", &self.uses, self.shards.iter().map(indexed).sum())
     }
 
     fn ask(&self, dir: &Inode, name: &[u8], stack: &[BranchIndex]) -> Answer {
@@ -283,7 +297,9 @@ impl Union {
         if self.revalidates() {
             return all();
         }
-        match self.indexes.ask(dir, name.as_bytes(), stack) {
+        let answer = self.indexes.ask(dir, name.as_bytes(), stack);
+        self.indexes.uses[Indexes::place(dir.ino)].count(matches!(answer, Answer::Known(_)));
+        match answer {
             Answer::Known(asked) => asked,
             Answer::Unknown { refused: false } if stack.len() >= MANY_BRANCHES && self.try_make_index(dir) => {
                 match self.indexes.ask(dir, name.as_bytes(), stack) {

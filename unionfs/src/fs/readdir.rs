@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use smallvec::SmallVec;
 
 use super::listing::{Apart, Builder, Cookies, DOT, DOT_DOT, Listing, Shown};
+use super::tally::{Cache, Uses};
 use super::{Entry, Level, Union};
 use crate::branch::dir::{Dir, folds_case};
 use crate::branch::stat::{Kind, RealId};
@@ -65,6 +66,7 @@ enum At<'a> {
 pub(super) struct Listings {
     cookies: Cookies,
     kept: Mutex<Kept>,
+    uses: Uses,
 }
 
 #[derive(Debug)]
@@ -78,7 +80,11 @@ struct Kept {
 impl Listings {
     pub(super) fn new() -> Arc<Listings> {
         let kept = Kept { listings: LruCache::unbounded(), bytes: 0, apart: HashMap::new() };
-        Arc::new(Listings { cookies: Cookies::default(), kept: Mutex::new(kept) })
+        Arc::new(Listings { cookies: Cookies::default(), kept: Mutex::new(kept), uses: Uses::default() })
+    }
+
+    pub(super) fn tally(&self) -> Cache {
+        Cache::new("listings", [&self.uses], self.kept.lock().listings.len())
     }
 
     fn get(&self, ino: u64) -> Option<Arc<Listing>> {
@@ -235,8 +241,10 @@ impl Union {
             let of_now = listing.generation == generation && !self.revalidates();
             listing.covers(offset) && (offset > 0 || of_now)
         };
+        let hit = known.as_ref().is_some_and(fits);
+        self.listings.uses.count(hit);
         match known {
-            Some(known) if fits(&known) => Ok(known),
+            Some(known) if hit => Ok(known),
             known => {
                 let mut builder = self.listings.begin(dir.ino, offset);
                 let exact = self.say_words(&mut builder, &self.level(dir)?)?;

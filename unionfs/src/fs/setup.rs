@@ -22,6 +22,7 @@ use super::names::Renames;
 use super::places::{Places, Relation};
 use super::readdir::Listings;
 use super::records::Records;
+use super::tally::CopyUps;
 use crate::branch::dir::Dir;
 use crate::branch::form::Form;
 use crate::branch::leftovers;
@@ -152,6 +153,7 @@ impl Union {
             empty,
             records: Records::default(),
             ways: Ways::default(),
+            copy_ups: CopyUps::default(),
             changes: Changes::default(),
             labels,
             data,

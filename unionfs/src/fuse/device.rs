@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
@@ -11,17 +12,26 @@ use smallvec::SmallVec;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::abi::{NOTIFY_INVAL_INODE, NOTIFY_STORE, NotifyInvalInode, NotifyStore, OutHeader};
+use super::counts::Counts;
 
 /// One end of a connection; the kernel has the other.
 #[derive(Debug)]
-pub(super) struct Device(OwnedFd);
+pub(super) struct Device {
+    fd: OwnedFd,
+    /// What was asked for and answered.
+    counts: Arc<Counts>,
+}
 
 impl Device {
     /// Takes an open device, whose reads do not wait from now on.
     pub(super) fn new(fd: OwnedFd) -> io::Result<Arc<Device>> {
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
-        Ok(Arc::new(Device(fd)))
+        Ok(Arc::new(Device { fd, counts: Arc::default() }))
+    }
+
+    pub(super) fn counts(&self) -> &Arc<Counts> {
+        &self.counts
     }
 
     /// Takes the next request, if there is one.
@@ -29,13 +39,13 @@ impl Device {
     /// # Errors
     /// EAGAIN if there is none; ENODEV once the mount is gone.
     pub(super) fn read(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        rustix::io::read(&self.0, buffer)
+        rustix::io::read(&self.fd, buffer)
     }
 
     /// Sleeps until there may be a request.
     pub(super) fn wait(&self) {
         // whatever it answers, the next read tells more
-        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None).ok();
+        poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], None).ok();
     }
 
     /// Writes a message; the parts of its body lie where they lie.
@@ -46,7 +56,7 @@ impl Device {
         let mut parts = SmallVec::<[IoSlice<'_>; 4]>::new();
         parts.push(IoSlice::new(header.as_bytes()));
         parts.extend(body.iter().map(|part| IoSlice::new(part)));
-        rustix::io::writev(&self.0, &parts).map(drop)
+        rustix::io::writev(&self.fd, &parts).map(drop)
     }
 
     /// Tells the kernel that what it has of an inode is stale: attributes, and pages from `offset`
@@ -73,7 +83,7 @@ impl Device {
 
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -95,11 +105,19 @@ pub(super) struct Reply {
     device: Arc<Device>,
     /// The request; 0 once it was replied to.
     unique: u64,
+    /// What it asks for and since when, where that is counted.
+    counted: Option<(u32, Instant)>,
 }
 
 impl Reply {
     pub(super) fn new(device: &Arc<Device>, unique: u64) -> Reply {
-        Reply { device: Arc::clone(device), unique }
+        Reply { device: Arc::clone(device), unique, counted: None }
+    }
+
+    /// The reply to a request that is counted, and the time until it is sent.
+    pub(super) fn counted(device: &Arc<Device>, unique: u64, opcode: u32) -> Reply {
+        device.counts.came(opcode);
+        Reply { device: Arc::clone(device), unique, counted: Some((opcode, Instant::now())) }
     }
 
     /// Nothing is waited for.
@@ -147,6 +165,9 @@ impl Reply {
             // who asked was killed meanwhile, or the mount is gone
             Ok(()) | Err(Errno::NOENT | Errno::NODEV | Errno::PERM) => {}
             Err(errno) => tracing::error!(%errno, "replying"),
+        }
+        if let Some((opcode, begun)) = self.counted {
+            self.device.counts.answered(opcode, begun.elapsed(), error != 0);
         }
         Answered(())
     }

@@ -1,6 +1,7 @@
 //! The operations, each one call of the union and one reply.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -8,6 +9,7 @@ use zerocopy::IntoBytes;
 
 use super::abi::{self, InHeader, fopen, op};
 use super::convert::{self, attr_out, device_number, kind_of_mode};
+use super::counts::Counts;
 use super::device::{Answered, Reply};
 use super::handshake::OpenDir;
 use super::ioctl::Ioctl;
@@ -35,7 +37,10 @@ fn reply_xattr(result: Result<Vec<u8>, Errno>, room: u32, reply: Reply) -> Answe
     }
 }
 
-fn reply_written(result: Result<usize, Errno>, reply: Reply) -> Answered {
+fn reply_written(result: Result<usize, Errno>, counts: &Arc<Counts>, reply: Reply) -> Answered {
+    if let Ok(bytes) = result {
+        counts.wrote(bytes);
+    }
     let written = |bytes| abi::WriteOut { size: u32::try_from(bytes).unwrap_or(u32::MAX), padding: 0 };
     reply.message(result.map(written))
 }
@@ -58,8 +63,7 @@ impl Adapter {
         let Some((head, arguments)) = split(request) else {
             return tracing::error!(length = request.len(), "a request that is too short");
         };
-        self.counts.add(head.opcode);
-        let reply = Reply::new(&self.device, head.unique);
+        let reply = Reply::counted(&self.device, head.unique, head.opcode);
         if self.begin(&head, arguments, reply).is_none() {
             tracing::error!(head.opcode, "a request that is too short; it was answered with EIO");
         }
@@ -273,6 +277,9 @@ impl Adapter {
                 buffer.resize(size, 0);
             }
             let read = self.shared.look(|union| union.read((head.nodeid, asked.fh), asked.offset, &mut buffer[..size]));
+            if let Ok(bytes) = read {
+                self.device.counts().read(bytes);
+            }
             reply.bytes(read.map(|read| &buffer[..read]))
         }))
     }
@@ -285,11 +292,12 @@ impl Adapter {
         let strip = has(abi::WRITE_KILL_SUIDGID).then(|| head.caller());
         if !self.union().write_copies_up(asked.fh) {
             let written = self.shared.run(|union| union.write(asked.fh, asked.offset, data, by, strip));
-            return Some(reply_written(written, reply));
+            return Some(reply_written(written, &self.shared.counts, reply));
         }
         let data = data.to_vec();
         Some(self.dispatch(true, head.nodeid, head, move |shared| {
-            reply_written(shared.run(|union| union.write(asked.fh, asked.offset, &data, by, strip)), reply)
+            let written = shared.run(|union| union.write(asked.fh, asked.offset, &data, by, strip));
+            reply_written(written, &shared.counts, reply)
         }))
     }
 
@@ -456,7 +464,7 @@ impl Adapter {
         let (length, caller) = (asked.len, head.caller());
         let long = self.union().copies_much(from.0, from.1, to.0, length);
         Some(self.dispatch(long, asked.nodeid_out, head, move |shared| {
-            reply_written(shared.run(|union| union.copy_range(from, to, length, caller)), reply)
+            reply_written(shared.run(|union| union.copy_range(from, to, length, caller)), &shared.counts, reply)
         }))
     }
 }
