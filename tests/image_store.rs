@@ -84,6 +84,42 @@ fn a_root_file_system_becomes_an_image_of_one_layer() {
 }
 
 #[test]
+fn an_archive_of_any_form_may_come_on_standard_input() {
+    let Some(images) = Images::new() else { return };
+    images.docker("first", r#"{"Cmd":["cat","/etc/motd"]}"#, &[images.base(), images.layer(&[("etc/motd", "hello")])]);
+    images.print(&["import", "first"]);
+    let script = |script: &str| {
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("set -o pipefail; {script}")]).env("R", RLAUNCH);
+        finish(command.current_dir(images.tree.beside("")))
+    };
+    for form in ["oci-archive", "docker-archive"] {
+        for filter in ["cat", "gzip", "zstd -q"] {
+            let pipe =
+                format!("$R image export first:1 --format {form} -o - | {filter} | $R image import --name second -");
+            let outcome = script(&pipe);
+            assert_eq!((outcome.status, &*outcome.stderr), (Some(0), ""), "{form} {filter}");
+            assert_eq!(images.run(&["second"]), "hello", "{form} {filter}");
+        }
+    }
+    // A root file system has no name of its own.
+    let outcome = script("tar -cz -C tree . | $R image import -");
+    assert_eq!((outcome.status, &*outcome.stderr), (Some(0), ""));
+    assert!(outcome.stdout.starts_with("sha256:"), "{outcome:?}");
+    let held = images.held();
+    for (pipe, reason) in [
+        ("$R image import - < /dev/null", "cannot read standard input: nothing comes"),
+        ("head -c 9999 /dev/urandom | $R image import -", "cannot import standard input: "),
+        ("tar -c -C tree . | head -c 99999 | $R image import -", "cannot import standard input: "),
+    ] {
+        let outcome = script(pipe);
+        assert_eq!((outcome.status, outcome.stderr.lines().count()), (Some(125), 1), "{pipe}: {outcome:?}");
+        assert!(outcome.stderr.contains(reason), "{pipe}: {outcome:?}");
+        assert_eq!(images.held(), held, "{pipe}");
+    }
+}
+
+#[test]
 fn the_image_says_how_a_command_is_run_where_the_options_do_not() {
     let Some(images) = Images::new() else { return };
     sh(&format!("echo 'web:x:33:34::/home/web:/bin/sh' >> {}", images.tree.path("etc/passwd").display()));

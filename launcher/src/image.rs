@@ -9,6 +9,7 @@
 //! | `store` | where images are kept, and what a killed process leaves |
 //! | `name`, `digest`, `manifest` | what they are called, and their documents |
 //! | `import`, `source`, `files`, `load` | how one gets there, from which form, and how layers are read |
+//! | `registry`, `progress` | images in registries, and how far something has come |
 //! | `export`, `show`, `collect` | how one gets out, what is printed of it, how it goes |
 //! | `commit`, `changes` | how a container becomes one |
 //! | `build` | how a Dockerfile becomes one |
@@ -27,6 +28,8 @@ pub(crate) mod launch;
 mod load;
 pub(crate) mod manifest;
 mod name;
+mod progress;
+pub mod registry;
 mod show;
 mod source;
 pub(crate) mod store;
@@ -42,6 +45,7 @@ pub use changes::Change;
 pub use commit::CommitOptions;
 pub use export::{ExportForm, ExportOptions};
 pub use import::ImportOptions;
+pub use registry::{LoginOptions, LogoutOptions, PullOptions, PushOptions};
 pub use source::Form;
 
 use crate::failure::{Doing as _, Failure};
@@ -66,6 +70,14 @@ struct Words {
 pub enum Images {
     /// Take an image or a root file system into the store
     Import(ImportOptions),
+    /// Get an image from a registry
+    Pull(PullOptions),
+    /// Put an image into a registry
+    Push(PushOptions),
+    /// Keep a name and a password for a registry, where podman and skopeo find them too
+    Login(LoginOptions),
+    /// Forget them
+    Logout(LogoutOptions),
     /// Write an image for others
     Export(ExportOptions),
     /// Make an image of what a container on an image has written; also rlaunch commit
@@ -121,6 +133,10 @@ pub(crate) fn run(what: &Images) -> Result<u8, Failure> {
     rootless::enter(None)?;
     let text = match what {
         Images::Import(options) => import::run(options)?,
+        Images::Pull(options) => registry::pull(options)?,
+        Images::Push(options) => registry::push(options)?,
+        Images::Login(options) => registry::login(options)?,
+        Images::Logout(options) => registry::logout(options)?,
         Images::Export(options) => export::run(options)?,
         Images::Commit(options) => commit::run(options)?,
         Images::Build(options) => build::run(options)?,

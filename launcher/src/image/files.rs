@@ -1,5 +1,5 @@
-//! The files of what is imported, by their names: a directory, or an archive in which each is found by one pass over the
-//! headers.
+//! The files of what is imported, by their names: a directory, an archive in which each is found by one pass over the
+//! headers, or a registry.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::manifest::LONGEST;
+use super::registry::Blobs;
 
 /// An archive with more members than this is not one of an image's parts.
 const MOST_MEMBERS: usize = 100_000;
@@ -20,6 +21,8 @@ const LONGEST_CHAIN: usize = 8;
 pub(crate) enum Files {
     Directory(PathBuf),
     Archive(Archive),
+    /// Blobs of a registry, by their digests.
+    Registry(Blobs),
 }
 
 /// A plain tar archive that can be read at any place.
@@ -75,6 +78,7 @@ impl Files {
                 }
                 Ok(Box::new(file))
             }
+            Files::Registry(blobs) => blobs.open(name),
             Files::Archive(archive) => {
                 let (at, size) = archive.find(name)?;
                 let length = archive.file.metadata()?.len();
@@ -90,7 +94,7 @@ impl Files {
     pub(crate) fn key(&self, name: &str) -> String {
         match self {
             Files::Archive(archive) => archive.find(name).map_or_else(|_| name.to_owned(), |(at, _)| format!("@{at}")),
-            Files::Directory(_) => name.to_owned(),
+            Files::Directory(_) | Files::Registry(_) => name.to_owned(),
         }
     }
 
@@ -99,6 +103,7 @@ impl Files {
         match self {
             Files::Directory(directory) => directory.join(name).is_file(),
             Files::Archive(archive) => archive.find(name).is_ok(),
+            Files::Registry(blobs) => blobs.has(name),
         }
     }
 

@@ -1,13 +1,16 @@
 //! `rlaunch image import`.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
+use super::files::Files;
 use super::load::{self, Loaded};
 use super::manifest::{CONFIG, Descriptor, MANIFEST, Manifest, architecture};
 use super::name;
+use super::progress::Progress;
 use super::source::{self, Form, Parts, Source};
 use super::store::{Made, Store, Workspace};
 use super::time;
@@ -25,23 +28,50 @@ pub struct ImportOptions {
     /// In which form it is; without it, that is found out
     #[arg(long, value_name = "FORM")]
     format: Option<Form>,
-    /// An image or a root file system, as a directory or an archive, which may be compressed
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
+    /// An image or a root file system, as a directory or an archive, which may be compressed; - for standard input
     path: PathBuf,
 }
+
+/// The path that means standard input, and nothing else.
+const STANDARD_INPUT: &str = "-";
 
 /// Imports; what is printed: a line for each name.
 pub(crate) fn run(options: &ImportOptions) -> Result<String, Failure> {
     let name = options.name.as_deref().map(name::parse).transpose()?;
     let store = Store::open()?;
     let spool = store.workspace().doing("make a directory in the image store")?;
-    let source = source::look(&options.path, options.format, spool.path())?;
+    let (path, doing) = match options.path.as_os_str() == STANDARD_INPUT {
+        true => (spooled(spool.path())?, "import standard input".to_owned()),
+        false => (options.path.clone(), format!("import {}", options.path.display())),
+    };
+    let source = source::look(&path, &doing, options.format, spool.path())?;
     let chosen = choose(&source, options, name.is_some())?;
+    let progress = Progress::new(options.quiet);
     let mut lines = String::new();
     for parts in chosen {
         let names = name.clone().map_or_else(|| parts.names.clone(), |name| vec![name]);
-        lines.push_str(&one(&store, &source, parts, &names, &options.path)?);
+        lines.push_str(&one(&store, &source.files, parts, &names, &doing, &progress)?);
     }
     Ok(lines)
+}
+
+/// Keeps what comes on standard input: an archive is read more than once.
+fn spooled(spool: &Path) -> Result<PathBuf, Failure> {
+    let doing = "read standard input";
+    let mut input = std::io::stdin().lock();
+    if input.is_terminal() {
+        return Err(Failure::because(doing, "it is a terminal").remedy("an archive is expected, by < or |"));
+    }
+    // Its name is none of an image.
+    let path = spool.join(STANDARD_INPUT);
+    let copied = std::fs::File::create(&path).and_then(|mut file| std::io::copy(&mut input, &mut file));
+    match copied.doing(doing)? {
+        0 => Err(Failure::because(doing, "nothing comes")),
+        _ => Ok(path),
+    }
 }
 
 /// The images of a source that are wanted.
@@ -63,12 +93,19 @@ fn choose<'a>(source: &'a Source, options: &ImportOptions, is_named: bool) -> Re
     Ok(source.images.iter().collect())
 }
 
-fn one(store: &Store, source: &Source, parts: &Parts, names: &[String], path: &Path) -> Result<String, Failure> {
-    let doing = format!("import {}", path.display());
-    let workspace = store.workspace().doing(&doing)?;
-    let (layers, mut made) = load::load(store, &workspace, &source.files, &parts.layers)
-        .map_err(|failure| Failure::new(format!("cannot {doing}: {failure}")))?;
-    let (descriptor, id) = documents(parts, &layers, &workspace, &mut made).doing(&doing)?;
+/// Takes one image into the store; what is printed of it.
+pub(super) fn one(
+    store: &Store,
+    files: &Files,
+    parts: &Parts,
+    names: &[String],
+    doing: &str,
+    progress: &Progress,
+) -> Result<String, Failure> {
+    let workspace = store.workspace().doing(doing)?;
+    let (layers, mut made) = load::load_seen(store, &workspace, files, &parts.layers, progress)
+        .map_err(|failure| Failure::because(doing, failure))?;
+    let (descriptor, id) = documents(parts, &layers, &workspace, &mut made).doing(doing)?;
     store.publish(&made).doing(&format!("{doing}: write to the image store"))?;
     store.name(&descriptor, names)?;
     Ok(match names {

@@ -34,7 +34,7 @@ impl Held {
     /// Where there is none, or not all of it.
     pub(crate) fn find(word: &str) -> Result<Held, Failure> {
         let store = Store::open()?;
-        let image = store.find(word)?;
+        let image = store.find_or(word, &format!("rlaunch image pull {word} gets it"))?;
         let name = image.name().map_or_else(|| image.id().short(), str::to_owned);
         let layers = layers(&store, &image);
         if layers.is_empty() {
@@ -109,7 +109,7 @@ impl Held {
     /// What the container is made of.
     pub(crate) fn root(&self) -> ImageRoot {
         let last = self.name.rsplit('/').next().unwrap_or(&self.name);
-        ImageRoot { layers: self.layers.clone(), short_name: last.split(':').next().unwrap_or(last).into() }
+        ImageRoot { layers: self.layers.clone(), short_name: last.split([':', '@']).next().unwrap_or(last).into() }
     }
 }
 

@@ -20,6 +20,7 @@ use unionfs::options::BranchSpec;
 use super::digest::{Digest, Digesting};
 use super::files::Files;
 use super::manifest::{Descriptor, LAYER};
+use super::progress::Progress;
 use super::source::{LayerSource, Place};
 use super::store::{Diff, Made, Store, Workspace};
 use super::time;
@@ -45,6 +46,7 @@ struct Loading<'a> {
     workspace: &'a Workspace,
     files: &'a Files,
     layers: &'a [LayerSource],
+    progress: &'a Progress,
     next: AtomicUsize,
     /// Whether one has failed, so that the others need not go on.
     failed: AtomicBool,
@@ -68,9 +70,20 @@ pub(crate) fn load(
     files: &Files,
     layers: &[LayerSource],
 ) -> Result<(Vec<Loaded>, Made), Failure> {
+    load_seen(store, workspace, files, layers, &Progress::none())
+}
+
+/// The same, with somebody who looks on.
+pub(crate) fn load_seen(
+    store: &Store,
+    workspace: &Workspace,
+    files: &Files,
+    layers: &[LayerSource],
+    progress: &Progress,
+) -> Result<(Vec<Loaded>, Made), Failure> {
     let done = Done { layers: vec![None; layers.len()], ..Done::default() };
     let (next, failed, done) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(done));
-    let loading = Loading { store, workspace, files, layers, next, failed, done, changed: Condvar::new() };
+    let loading = Loading { store, workspace, files, layers, progress, next, failed, done, changed: Condvar::new() };
     let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_AT_A_TIME).min(layers.len());
     thread::scope(|scope| {
         for _ in 0..threads {
@@ -148,9 +161,14 @@ impl Loading<'_> {
         let (blob, diff) = match &layer.from {
             Place::Named(name) => {
                 let input = self.files.open(name).doing(&format!("{doing}, {}", name.escape_debug()))?;
-                unpack(input, target, &doing)?
+                let size = layer.descriptor.as_ref().map(|descriptor| descriptor.size);
+                unpack(self.progress.bar(&shown(layer, at), size).count(input), target, &doing)?
             }
-            Place::Whole(path) => unpack(File::open(path).doing(&doing)?, target, &doing)?,
+            Place::Whole(path) => {
+                let input = File::open(path).doing(&doing)?;
+                let size = input.metadata().doing(&doing)?.len();
+                unpack(self.progress.bar(&shown(layer, at), Some(size)).count(input), target, &doing)?
+            }
             Place::Branches(branches) => of_branches(branches, |input| unpack(input, target, &doing))?,
         };
         check(layer, &blob, &diff, &doing)?;
@@ -190,6 +208,12 @@ impl Loading<'_> {
         let plain = || Descriptor::new(LAYER, blob, diff.size);
         Some(Loaded { descriptor: layer.descriptor.clone().unwrap_or_else(plain), diff })
     }
+}
+
+/// What a layer is called where its progress is shown.
+fn shown(layer: &LayerSource, at: usize) -> String {
+    let digest = layer.descriptor.as_ref().map(|descriptor| descriptor.digest).or(layer.diff_id);
+    digest.map_or_else(|| format!("layer {}", at + 1), |digest| digest.short())
 }
 
 /// Whether a layer is what it is said to be.

@@ -84,27 +84,26 @@ struct DockerImage {
 }
 
 /// Looks at what there is at a path; archives that are compressed are first written out in `workspace`.
-pub(crate) fn look(path: &Path, form: Option<Form>, workspace: &Path) -> Result<Source, Failure> {
-    let doing = format!("import {}", path.display());
-    let about = fs::metadata(path).doing(&doing)?;
+pub(crate) fn look(path: &Path, doing: &str, form: Option<Form>, workspace: &Path) -> Result<Source, Failure> {
+    let about = fs::metadata(path).doing(doing)?;
     let files = if about.is_dir() {
         (form != Some(Form::Rootfs)).then(|| Files::Directory(path.to_owned()))
     } else {
-        archive(path, form, workspace).doing(&doing)?
+        archive(path, form, workspace).doing(doing)?
     };
     let found = files.as_ref().and_then(form_of);
     let wanted = form.or(found).unwrap_or(Form::Rootfs);
     let mut images = match (wanted, &files) {
         (Form::Rootfs, _) => vec![rootfs(path, about.is_dir())],
         (_, Some(files)) if found == form || form.is_none() || found.is_some() => match wanted {
-            Form::Oci => layout(files, path, &doing)?,
-            Form::DockerArchive => docker(files, &doing)?,
-            _ => vec![directory(files, &doing)?],
+            Form::Oci => layout(files, path, doing)?,
+            Form::DockerArchive => docker(files, doing)?,
+            _ => vec![directory(files, doing)?],
         },
-        _ => return Err(Failure::because(&doing, "it is not in the form that --format names")),
+        _ => return Err(Failure::because(doing, "it is not in the form that --format names")),
     };
     if images.is_empty() {
-        return Err(Failure::because(&doing, "there is no image for this machine in it"));
+        return Err(Failure::because(doing, "there is no image for this machine in it"));
     }
     if let [only] = images.as_mut_slice()
         && only.names.is_empty()
@@ -218,6 +217,17 @@ fn with_manifest(
     doing: &str,
 ) -> Result<Parts, Failure> {
     let (manifest, text): (Manifest, _) = verified(files, &blob(descriptor.digest), descriptor, doing)?;
+    of_manifest(files, manifest, text, blob, doing)
+}
+
+/// What belongs to a manifest that has been verified.
+pub(crate) fn of_manifest(
+    files: &Files,
+    manifest: Manifest,
+    text: Vec<u8>,
+    blob: impl Fn(Digest) -> String,
+    doing: &str,
+) -> Result<Parts, Failure> {
     let (config, config_text): (Config, _) = verified(files, &blob(manifest.config.digest), &manifest.config, doing)?;
     let (manifest, text) = match manifest.translated() {
         Some(oci) => {

@@ -193,12 +193,17 @@ impl Store {
 
     /// The image with this name or id.
     pub(crate) fn find(&self, word: &str) -> Result<Image, Failure> {
+        self.find_or(word, "see rlaunch image ls")
+    }
+
+    /// The same, with what to do where there is none.
+    pub(crate) fn find_or(&self, word: &str, remedy: &str) -> Result<Image, Failure> {
         let entries = self.entries()?;
         let named = |name: &String| entries.iter().find(|entry| entry.name() == Some(name));
         if let Some(entry) = name::candidates(word).iter().find_map(named) {
             return self.read(entry.clone());
         }
-        let missing = || Failure::new(format!("there is no image {word}")).remedy("see rlaunch image ls");
+        let missing = || Failure::new(format!("there is no image {word}")).remedy(remedy);
         let digits = word.strip_prefix("sha256:").unwrap_or(word);
         let is_id = digits.len() >= SHORTEST_ID && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !is_id {
