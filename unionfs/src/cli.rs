@@ -16,6 +16,7 @@ mod mount;
 mod notify;
 mod overlay;
 mod serve;
+mod setup;
 mod show;
 mod signals;
 mod stats;
@@ -62,6 +63,13 @@ written to the branches is on disk afterwards (syncfs).
 
 Exit status: 0 when no record is left; 1 when it was refused, or when names are left below, each of them still joined.";
 
+const PODMAN_HELP: &str = "\
+Writes one line, mount_program in [storage.options.overlay], and keeps all else of the file: /etc/containers/storage.conf,
+with --rootless ~/.config/containers/storage.conf, or what CONTAINERS_STORAGE_CONF names, as podman reads it. The file is
+replaced as a whole. A file that is not there yet begins as a copy of the distribution's, for podman reads only one.
+
+Exit status: 0 when it is so, or was already; 1 when it was refused; 2 for wrong usage.";
+
 const CHECK_STATUS: &str = "\
 Each finding is one line: its path, what is wrong, and what to do. What a crash may leave is a note.
 
@@ -98,6 +106,37 @@ enum Command {
     /// Look for what is wrong in the bookkeeping of the writable branches; nothing is changed
     #[command(after_help = CHECK_STATUS)]
     Check(CheckArgs),
+    /// Have other programs use runionfs
+    Setup(SetupArgs),
+}
+
+#[derive(Debug, Args)]
+struct SetupArgs {
+    #[command(subcommand)]
+    command: SetupCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum SetupCommand {
+    /// Name runionfs as the mount program of podman and buildah, in storage.conf
+    #[command(after_long_help = PODMAN_HELP)]
+    Podman(PodmanArgs),
+}
+
+#[derive(Debug, Args)]
+struct PodmanArgs {
+    /// For podman of this user, not of root: ~/.config/containers/storage.conf
+    #[arg(long)]
+    rootless: bool,
+    /// Show what would change, and change nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Undo it: what was named before is named again
+    #[arg(long, conflicts_with = "program")]
+    remove: bool,
+    /// The program to name, instead of the one that runs
+    #[arg(long, value_name = "PATH")]
+    program: Option<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -278,6 +317,9 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Export(args) => export::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Setup(args) => match args.command {
+            SetupCommand::Podman(args) => setup::podman(&args),
+        },
     }
 }
 
