@@ -13,6 +13,7 @@
 //! | `readers`, `counts` | the threads that take requests, and how many of each came |
 //! | `message`, `convert`, `listing`, `ioctl` | requests taken apart, replies put together |
 //! | `operations` | the operations |
+//! | [`texts`] | another file system, of a few texts, on the same transport |
 //! | `version` | serving a kernel as an older one |
 
 mod abi;
@@ -25,6 +26,7 @@ mod listing;
 mod message;
 mod operations;
 mod readers;
+pub mod texts;
 mod version;
 mod walkers;
 
