@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::branch::rights::{has_capability, in_first_namespace};
 use crate::fs::Caller;
+use crate::proc;
 
 /// Bit of CAP_FSETID in the capability sets of proc_pid_status(5).
 const CAP_FSETID: u32 = 4;
@@ -26,7 +27,8 @@ impl Caller {
     }
 
     fn is_in_our_namespace(self) -> bool {
-        let namespace = |of: &str| std::fs::metadata(format!("/proc/{of}/ns/user")).map(|at| (at.dev(), at.ino()));
+        let namespace =
+            |of: &str| std::fs::metadata(proc::path(&format!("{of}/ns/user"))).map(|at| (at.dev(), at.ino()));
         let theirs = self.pid.to_string();
         match (self.pid, namespace("self"), namespace(&theirs)) {
             (0, ..) | (_, Err(_), _) => false,
@@ -49,7 +51,7 @@ impl Caller {
         if self.pid == 0 {
             return None;
         }
-        std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()
+        std::fs::read_to_string(proc::path(&format!("{}/status", self.pid))).ok()
     }
 }
 
@@ -57,7 +59,7 @@ impl Caller {
 /// a one has them over the same files, and could set the bits that this is about.
 fn knows_the_same_ids(pid: &str) -> bool {
     ["uid_map", "gid_map"].into_iter().all(|map| {
-        let read = |of: &str| std::fs::read_to_string(format!("/proc/{of}/{map}")).ok();
+        let read = |of: &str| std::fs::read_to_string(proc::path(&format!("{of}/{map}"))).ok();
         read("self").is_some_and(|ours| read(pid).is_some_and(|theirs| theirs == ours))
     })
 }

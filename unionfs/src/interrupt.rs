@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 
+use crate::proc;
+
 /// SIGKILL in the signal sets of proc_pid_status(5). Every signal that ends a process makes this one
 /// pending in its threads.
 const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
@@ -40,7 +42,7 @@ impl Waiter {
 }
 
 fn is_killed(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| says_killed(&status))
+    std::fs::read_to_string(proc::path(&format!("{pid}/status"))).is_ok_and(|status| says_killed(&status))
 }
 
 fn says_killed(status: &str) -> bool {

@@ -46,6 +46,7 @@
 //! |---|---|
 //! | [`options`] | what did the user ask for: branch strings and `-o` words as values |
 //! | [`process`] | a copy of this process, which becomes the daemon |
+//! | [`mod@proc`] | where `/proc` is, for a daemon that outlives its root directory |
 //! | [`mount`] | `/dev/fuse`, mount(2), and unmounting what is ours only |
 //! | [`control`] | asking a running daemon: `runionfs show` |
 //! | [`diff`] | what the writable branches changed, from the branches alone |
@@ -83,6 +84,7 @@ pub mod mount;
 mod mount_id;
 pub mod options;
 mod pool;
+pub mod proc;
 pub mod process;
 mod sys;
 pub mod union;

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::form::Form;
 use super::private::is_private;
 use super::stat::{RealId, Stat, Time};
-use crate::sys;
+use crate::{proc, sys};
 
 /// A place whose attributes are read and changed.
 #[derive(Debug, Clone, Copy)]
@@ -245,7 +245,8 @@ fn timespec(time: SetTime) -> Timespec {
 /// A path to what a descriptor holds, or to an entry of it, for the calls that exist only with
 /// paths (extended attributes, chmod). The descriptor is held, so no component is walked twice.
 pub(super) fn proc_path(fd: BorrowedFd<'_>, name: &[u8]) -> SmallVec<[u8; 64]> {
-    let mut path = SmallVec::from_slice(b"/proc/self/fd/");
+    let mut path = SmallVec::from_slice(proc::prefix().as_bytes());
+    path.extend_from_slice(b"self/fd/");
     path.extend_from_slice(rustix::path::DecInt::from_fd(fd).as_bytes());
     if !name.is_empty() {
         path.push(b'/');

@@ -16,6 +16,7 @@ use super::dir::Dir;
 use super::form::Form;
 use super::kept::Kept;
 use super::work::Work;
+use crate::proc;
 
 /// A prepared entry. Dropping it removes it, unless it was put in its place.
 #[derive(Debug)]
@@ -126,7 +127,7 @@ fn link_nameless(file: &OwnedFd, dir: &Dir, name: &[u8]) -> Result<(), Errno> {
     match rustix::fs::linkat(file, c"", dir, name, AtFlags::EMPTY_PATH) {
         // not for everybody before kernel 6.10, see linkat(2)
         Err(Errno::NOENT) => {
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let path = proc::path(&format!("self/fd/{}", file.as_raw_fd()));
             rustix::fs::linkat(CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW)
         }
         linked => linked,

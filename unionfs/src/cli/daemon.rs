@@ -120,7 +120,7 @@ impl Readiness {
     /// Lets go of the caller's directory, input and output, and says that the mount serves.
     /// Fails when nobody waits for it any more.
     pub(super) fn tell(self, log: Opened) -> Result<(), Failure> {
-        rustix::process::chdir("/")?;
+        unionfs::proc::stay()?;
         log.turn();
         if self == Readiness::Nobody {
             return Ok(());

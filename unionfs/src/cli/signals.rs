@@ -1,5 +1,9 @@
 //! Signals: the first that asks to end unmounts, the second ends at once. SIGUSR1 has the daemon tell how
 //! often it was asked for what, as that of fuse-overlayfs does.
+//!
+//! A daemon whose name begins with `@` serves the root file system, by the convention of systemd's "Storage Daemons
+//! for the Root File System": who ends all processes at shutdown spares it. Not everybody does, so it does not end
+//! for any signal but SIGKILL.
 
 use std::sync::Arc;
 use std::thread;
@@ -29,15 +33,24 @@ pub(super) trait Ending: Send + Sync + 'static {
     fn force(&self) -> !;
 }
 
+/// Whether this process was started by a name that begins with `@`.
+fn serves_the_root() -> bool {
+    std::env::args_os().next().is_some_and(|name| name.as_encoded_bytes().starts_with(b"@"))
+}
+
 /// Takes the signals in a thread of its own.
 pub(super) fn watch<E: Ending>(serving: Arc<E>) -> Result<(), Failure> {
     thread::Builder::new().name("signals".into()).spawn(move || {
-        let signals = awaited();
+        let (signals, serves_the_root) = (awaited(), serves_the_root());
         let mut asked = false;
         loop {
             match signals.wait() {
                 Ok(Signal::SIGUSR1) => {
                     serving.tell();
+                    continue;
+                }
+                Ok(signal) if serves_the_root => {
+                    tracing::warn!("{signal}: ignored, for the root file system is served here");
                     continue;
                 }
                 Ok(signal) => tracing::info!("{signal}: ending"),

@@ -11,6 +11,7 @@ use nix::mount::MntFlags;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
 use super::{DeviceNumber, MountError, errno, is_fuse, table};
+use crate::proc;
 use crate::sys::file_system_of_mount;
 
 /// `STATX_MNT_ID_UNIQUE` (Linux 6.8): an id that is never given again.
@@ -103,8 +104,8 @@ impl Mounted {
     pub fn unmount(&self) -> io::Result<()> {
         let (root, target) = self.search()?.ok_or(Errno::ENOENT)?;
         // by the descriptor: what comes to lie at the path meanwhile is not what is unmounted
-        let by_descriptor = format!("/proc/self/fd/{}", root.as_raw_fd());
-        match nix::mount::umount2(by_descriptor.as_str(), MntFlags::MNT_DETACH) {
+        let by_descriptor = proc::path(&format!("self/fd/{}", root.as_raw_fd()));
+        match nix::mount::umount2(&by_descriptor, MntFlags::MNT_DETACH) {
             // fusermount3 knows the path only
             Err(Errno::EPERM) => unmount_as_user(&target, true),
             other => Ok(other?),

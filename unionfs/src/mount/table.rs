@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::Errno;
 
+use crate::proc;
+
 /// The number of a file system's device, unique among those that are mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DeviceNumber {
@@ -54,7 +56,7 @@ pub struct Entry {
 pub fn read() -> io::Result<Vec<Entry>> {
     // a page at a time is what the kernel gives, if there is room for it
     let mut text = Vec::with_capacity(16 << 10);
-    File::open("/proc/thread-self/mountinfo")?.read_to_end(&mut text)?;
+    File::open(proc::path("thread-self/mountinfo"))?.read_to_end(&mut text)?;
     Ok(parse(&text))
 }
 
