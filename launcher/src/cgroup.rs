@@ -49,7 +49,7 @@ pub mod pids;
 pub mod statistics;
 pub mod view;
 
-mod directory;
+pub(crate) mod directory;
 mod freezer;
 mod hierarchy;
 mod report;

@@ -22,6 +22,7 @@ use nix::unistd::{
 use crate::confine::{Confinement, Identity, with_home};
 use crate::failure::{OWN_FAILURE, errno_of};
 use crate::host::StandardStreams;
+use crate::proc_view::ProcView;
 use crate::process::channel::{Channel, Message};
 use crate::process::kernel_calls::bring_up_loopback;
 use crate::process::signals::Signals;
@@ -45,6 +46,8 @@ pub(crate) struct Child<'a> {
     pub(crate) adopts: bool,
     /// The devices of the unions, in the order in which they are mounted.
     pub(crate) devices: std::vec::IntoIter<OwnedFd>,
+    /// The device of the file system that tells what the container may use.
+    pub(crate) view: Option<OwnedFd>,
     /// Where the union that becomes the root is mounted meanwhile, in the child's own mount tree.
     pub(crate) mount_point: Option<PathBuf>,
 }
@@ -59,6 +62,8 @@ struct Progress<'a> {
     identity: Option<Identity>,
     /// What the command may do, and the number of the step that says so.
     confinement: Option<(u32, &'a Confinement)>,
+    /// Whether there is a file system that tells what the container may use.
+    has_view: bool,
     terminal: Option<(OwnedFd, StandardStreams)>,
     umask: Option<Mode>,
 }
@@ -95,6 +100,11 @@ impl<'a> Child<'a> {
             Action::Isolate => namespace::isolate_mounts()?,
             Action::IsolateCgroups => namespace::isolate_cgroups()?,
             Action::ShowCgroups(view) => view.show(root?)?,
+            Action::MountProcView(is_needed) => match self.mount_view(root?) {
+                Err(errno) if *is_needed => return Err(errno),
+                result => progress.has_view = result.is_ok(),
+            },
+            Action::ShowProcView(view) => show_view(root?, view, progress.has_view)?,
             Action::BindRoot(tree) => progress.root = Some(namespace::bind_root(tree)?),
             Action::MountUnion(at, flags) => self.mount_union(at, *flags, progress)?,
             Action::Mount(file_system) => root?.mount(file_system)?,
@@ -180,6 +190,13 @@ impl<'a> Child<'a> {
         Ok(())
     }
 
+    /// Mounts the file system that tells what the container may use. The parent has it served from then on, by a process that
+    /// is the only one to hold the device.
+    fn mount_view(&mut self, root: &Rootfs) -> Result<(), Errno> {
+        root.mount_view(&self.view.take().ok_or(Errno::ENODEV)?)?;
+        self.channel.send(&Message::View)
+    }
+
     fn execute(
         &mut self,
         command: &[CString],
@@ -231,6 +248,14 @@ impl<'a> Child<'a> {
         } else {
             init::run(command, self.signals)
         })
+    }
+}
+
+/// Shows a container what it may use: by the file system that is mounted for it, else as of now.
+fn show_view(root: &Rootfs, view: &ProcView, is_mounted: bool) -> Result<(), Errno> {
+    match if is_mounted { root.show_view(view) } else { Err(Errno::ENODEV) } {
+        Err(_) if view.is_served() != Some(true) => root.show_texts(&view.texts()),
+        result => result,
     }
 }
 

@@ -41,6 +41,7 @@
 //! | `rootless`, `apt`, `delegation` | root of a user namespace, for ordinary users; what apt needs there; a cgroup of theirs |
 //! | `union`, `scratch`, [`mount_table`] | unions, and the throw-away copy of the host |
 //! | `init_branch` | what is a container's own in a union of an image |
+//! | [`proc_view`] | what `/proc` tells a container of the machine |
 //! | [`image`] | images: where they are kept, how they get there, how they are run |
 //! | `process` | clone and fork, channel, signals, pid 1, supervisor; the only `unsafe` code |
 //! | [`lifecycle`], [`state`], `folders`, `lock`, `detach`, `copy` | containers that are there, what is known of them, and those in the background |
@@ -58,6 +59,7 @@ pub mod mount_table;
 pub mod namespace;
 pub mod network;
 pub mod options;
+pub mod proc_view;
 pub mod run;
 pub mod spec;
 pub mod state;

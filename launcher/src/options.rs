@@ -15,6 +15,7 @@ use crate::image::{self, Images};
 use crate::lifecycle::Lifecycle;
 use crate::namespace::NamespaceOptions;
 use crate::network::NetworkOptions;
+use crate::proc_view::Wish;
 use crate::volume::VolumeOptions;
 
 /// What the program was asked to do.
@@ -149,6 +150,12 @@ pub struct Options {
     /// What it may use of the machine.
     #[command(flatten)]
     pub limits: LimitOptions,
+
+    /// Show the container its limits in /proc/meminfo and the like: `auto` does so where it has one on memory or CPUs, `on`
+    /// always, `off` never, and `static` always but with the values of the start
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, help_heading = "Limits")]
+    #[arg(default_value = "auto", default_missing_value = "on")]
+    pub proc_view: Wish,
 
     /// The command and its arguments; an image may say what is run without
     #[arg(required_unless_present_any = ["entrypoint", "image"], trailing_var_arg = true, value_name = "COMMAND")]

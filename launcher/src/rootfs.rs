@@ -23,6 +23,7 @@ mod flags;
 mod fresh;
 mod propagation;
 mod resolve;
+mod view;
 mod volumes;
 
 pub(crate) use propagation::open_shared;

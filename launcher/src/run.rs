@@ -24,6 +24,7 @@ use crate::message::say;
 use crate::mount_table::{Shown, Submount};
 use crate::namespace::{Network, Share};
 use crate::options::{self, Command, Options};
+use crate::proc_view::ProcView;
 use crate::process::channel::Channel;
 use crate::process::signals::Signals;
 use crate::process::supervisor::Supervisor;
@@ -101,6 +102,7 @@ fn start_here(request: Request, ids: Option<Ids>, mut ready: Option<&mut Ready>)
     let capabilities = surroundings.capabilities;
     let name = options.name.clone();
     let is_kept = !options.rm && (name.is_some() || options.detach);
+    let view = options.proc_view;
     let mut spec = Spec::new(options, Host { surroundings, ..host })?;
     if ids.is_some() {
         // They are those of the namespace in which this process is already.
@@ -123,9 +125,10 @@ fn start_here(request: Request, ids: Option<Ids>, mut ready: Option<&mut Ready>)
     let signals = Signals::take_over().doing("take over signals")?;
     let has_union = !matches!(spec.root, Root::Tree(_));
     let is_anonymous = name.is_none() && ready.is_none();
-    let counting = if is_anonymous { Counting::Nothing } else { Counting::Everything };
+    let counting = if is_anonymous && !view.wants_everything() { Counting::Nothing } else { Counting::Everything };
     let mut cgroups = Cgroups::create(&spec.limits, &entry.record.id, has_union, counting)?;
     (spec.cgroups, spec.joins) = (cgroups.view(), cgroups.to_join());
+    spec.proc_view = ProcView::decide(view, &spec, &cgroups)?;
     if cgroups.devices_are_limited() {
         spec.confinement.rely_on_device_list();
         entry.record.settings.confinement = Recorded::of(&spec.confinement).doing("look at this process")?;
@@ -329,6 +332,16 @@ fn open_device() -> Result<OwnedFd, Failure> {
     unionfs::mount::open_device().doing("open /dev/fuse").map_err(|failure| failure.remedy(remedy))
 }
 
+/// The device of the file system that tells a container what it may use, where it is to have one and can: the container
+/// itself may use no such device any more.
+fn open_view(view: &ProcView) -> Result<Option<(&ProcView, OwnedFd)>, Failure> {
+    let Some(is_needed) = view.is_served() else { return Ok(None) };
+    match unionfs::mount::open_device().doing("open /dev/fuse to show the container its limits in /proc") {
+        Err(failure) if is_needed => Err(failure.remedy(steps::WITHOUT_FUSE)),
+        device => Ok(device.ok().map(|device| (view, device))),
+    }
+}
+
 /// What a container on unions needs of its launcher.
 struct Unions<'a> {
     devices: Vec<OwnedFd>,
@@ -356,6 +369,7 @@ fn run(spec: &Spec, session: &mut Session<'_>, unions: Option<Unions<'_>>) -> Re
     }
     let (ours, theirs) = Channel::pair().doing("make a channel to the container's first process")?;
     let (mut ours, mut theirs) = (Some(ours), Some(theirs));
+    let mut view = spec.proc_view.as_ref().map(open_view).transpose()?.flatten();
     let (mut devices, mount_point, daemon) = match unions {
         Some(unions) => (unions.devices, Some(unions.scratch.mount_point()), Some(unions.daemon)),
         None => (Vec::new(), None, None),
@@ -369,8 +383,9 @@ fn run(spec: &Spec, session: &mut Session<'_>, unions: Option<Unions<'_>>) -> Re
         drop(ours.take());
         let channel = theirs.take();
         let devices = std::mem::take(&mut devices).into_iter();
-        let mount_point = mount_point.clone();
-        let child = channel.map(|channel| Child { steps: &steps, signals, channel, adopts, devices, mount_point });
+        let (view, mount_point) = (view.take().map(|(_, device)| device), mount_point.clone());
+        let child =
+            channel.map(|channel| Child { steps: &steps, signals, channel, adopts, devices, view, mount_point });
         child.map_or(OWN_FAILURE, Child::run)
     })
     .map_err(namespaces_failed)?;
@@ -403,6 +418,7 @@ fn run(spec: &Spec, session: &mut Session<'_>, unions: Option<Unions<'_>>) -> Re
         entry.begin(first, server).doing("keep a record of the container")
     };
     let supervisor = Supervisor::new(&steps, signals, init, channel, daemon).of_all(session.cgroups);
+    let supervisor = supervisor.telling(view);
     let result = supervisor.run(record, || started(&name));
     drop(pasta);
     if adopts {

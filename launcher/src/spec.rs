@@ -17,6 +17,7 @@ use crate::namespace::{NamespaceOptions, Network, Share};
 use crate::network::OwnFile;
 use crate::network::publish::Published;
 use crate::options::{Options, TopOptions, When};
+use crate::proc_view::ProcView;
 use crate::volume::VolumeOptions;
 
 /// Where commands are looked for with `--rootfs`.
@@ -54,6 +55,8 @@ pub struct Spec {
     pub limits: Limits,
     /// What it sees of its cgroups; nothing before they are made.
     pub cgroups: Option<View>,
+    /// What `/proc` tells it of the machine; the machine's own where there is none, and nothing before its cgroups are made.
+    pub proc_view: Option<ProcView>,
     /// The files by which it joins those that it is not started in.
     pub joins: Vec<PathBuf>,
     /// Whether the working directory was asked for, and so is made where it is missing.
@@ -160,7 +163,7 @@ impl Spec {
         };
         let volumes = options.volumes;
         volumes.check()?;
-        let (cgroups, joins) = (None, Vec::new());
+        let (cgroups, proc_view, joins) = (None, None, Vec::new());
         let published = network.publish;
         let id_maps = namespaces.id_maps()?;
         Ok(Spec {
@@ -177,6 +180,7 @@ impl Spec {
             terminal,
             limits,
             cgroups,
+            proc_view,
             joins,
             makes_directory,
             confinement,

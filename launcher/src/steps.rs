@@ -18,6 +18,7 @@ use crate::init_branch;
 use crate::mount_table::{Shown, Submount};
 use crate::namespace::{ClockOffsets, Network, Share, Target};
 use crate::network::OwnFile;
+use crate::proc_view::ProcView;
 use crate::spec::{Root, Spec};
 use crate::volume::{Propagation, Tmpfs, Volume, VolumeOptions};
 
@@ -36,6 +37,10 @@ pub enum Action {
     IsolateCgroups,
     /// Show them, read-only.
     ShowCgroups(View),
+    /// Mount the file system that tells what the container may use; whether it cannot do without.
+    MountProcView(bool),
+    /// Lay its files over those of the machine.
+    ShowProcView(Box<ProcView>),
     /// Make a directory of the host the new root.
     BindRoot(PathBuf),
     /// Mount the next union, as the new root or in it, and wait until it serves.
@@ -135,10 +140,13 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
     let is_shared = |volume: &&Volume| volume.propagation == Propagation::Shared;
     let shared: Vec<_> = spec.volumes.volume.iter().filter(is_shared).collect();
     let mut steps = join_cgroups(&spec.joins);
+    let served = spec.proc_view.as_ref().and_then(ProcView::is_served);
     steps.extend(shared.iter().map(|volume| must(Action::OpenShared((*volume).clone()))));
     steps.extend(spec.id_maps.is_some().then(|| must(Action::BecomeRoot)));
     steps.push(must(Action::Isolate));
     steps.extend(spec.namespaces.clocks().map(|offsets| must(Action::Clocks(offsets))));
+    let clocks = spec.proc_view.as_ref().and_then(|view| view.clocks);
+    steps.extend(clocks.map(|offsets| may(Action::Clocks(offsets), "it sees how long the machine is up")));
     if spec.namespaces.net != Network::Host {
         steps.push(must(Action::Loopback));
     }
@@ -153,6 +161,8 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
     let confinement = &spec.confinement;
     steps.extend(confinement.devices_in_dev_only.then(|| must(Action::DisableDevices)));
     steps.extend(kernel_interfaces());
+    // Its first answers come while the rest is made.
+    steps.extend(served.map(|is_needed| must(Action::MountProcView(is_needed))));
     if let Some(view) = &spec.cgroups {
         steps.push(may(Action::IsolateCgroups, "the container sees the names of the cgroups around it"));
         steps.push(may(Action::ShowCgroups(view.clone()), "there is no /sys/fs/cgroup in the container"));
@@ -172,6 +182,7 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
     }
     steps.extend(own_files(spec));
     steps.extend(volumes(spec));
+    steps.extend(spec.proc_view.clone().map(|view| must(Action::ShowProcView(Box::new(view)))));
     steps.extend(kernel_files(confinement));
     // From here on nothing of ours may be mounted in them.
     steps.extend(shared.into_iter().map(|one| volume(spec, one)));
@@ -297,6 +308,9 @@ fn may(action: Action, otherwise: &'static str) -> Step {
     Step { action, otherwise: Some(otherwise) }
 }
 
+/// For containers that want a file system for their limits, where it cannot be had.
+pub(crate) const WITHOUT_FUSE: &str = "use --proc-view=static, which does without FUSE";
+
 const PRIVATE: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 const INERT: MsFlags = PRIVATE.union(MsFlags::MS_NOEXEC);
 
@@ -394,6 +408,7 @@ impl Action {
             Action::Isolate => "separate the container's mounts from the host's".into(),
             Action::IsolateCgroups => "separate the container's cgroups from the host's".into(),
             Action::ShowCgroups(_) => "show the container its cgroups".into(),
+            Action::MountProcView(_) | Action::ShowProcView(_) => "show the container its limits in /proc".into(),
             Action::BindRoot(tree) => format!("make {} the root of the container", tree.display()),
             Action::MountUnion(path, _) => format!("mount the union at {} of the container", path.display()),
             Action::Mount(file_system) => format!("mount {} at {} of the container", file_system.kind, file_system.at),
@@ -487,6 +502,7 @@ impl Action {
             (Action::Restrict(_), Errno::ENOSYS) => {
                 Some("this kernel has no filters for system calls; do without by --security-opt seccomp=unconfined")
             }
+            (Action::MountProcView(_) | Action::ShowProcView(_), _) => Some(WITHOUT_FUSE),
             (Action::Isolate, Errno::EINVAL) => Some("/ is not a mount point; leave the chroot first"),
             _ => None,
         }

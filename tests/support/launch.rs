@@ -162,7 +162,10 @@ impl Running {
     /// The container's first process.
     #[track_caller]
     pub(crate) fn init(&self) -> Pid {
-        self.children().into_iter().find(|pid| name(*pid) != "rlaunch: union").expect("the container's first process")
+        self.children()
+            .into_iter()
+            .find(|pid| !name(*pid).starts_with("rlaunch: "))
+            .expect("the container's first process")
     }
 
     /// The next line of its output, or what there is at the end.

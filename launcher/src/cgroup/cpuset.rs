@@ -66,6 +66,27 @@ impl CpuList {
     }
 }
 
+impl CpuList {
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn contains(&self, number: usize) -> bool {
+        self.0.binary_search(&number).is_ok()
+    }
+
+    /// Those that both have; none where there are none.
+    pub(crate) fn and(&self, other: &CpuList) -> Option<CpuList> {
+        let both: Vec<usize> = self.0.iter().copied().filter(|number| other.contains(*number)).collect();
+        (!both.is_empty()).then_some(CpuList(both))
+    }
+
+    /// The first ones, at least one.
+    pub(crate) fn first(&self, count: usize) -> CpuList {
+        CpuList(self.0.iter().copied().take(count.max(1)).collect())
+    }
+}
+
 pub(crate) fn settings(limits: &Limits, version: Version) -> Vec<Setting> {
     // On v1 every cgroup has a set of its own, and none may exceed that of the one around it.
     let places: &[Place] = match version {

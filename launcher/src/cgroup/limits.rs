@@ -116,6 +116,11 @@ impl Limits {
         !self.settings(|_| Version::V2).is_empty()
     }
 
+    /// Whether programs that look at the machine to decide how much they take would take too much.
+    pub(crate) fn are_on_memory_or_cpus(&self) -> bool {
+        self.memory.is_some() || self.bandwidth.is_some() || self.cpuset_cpus.is_some() || self.visible_cpus.is_some()
+    }
+
     /// Those that set what was asked for.
     pub(crate) fn controllers(&self) -> Vec<Controller> {
         self.settings(|_| Version::V2).iter().map(|setting| setting.controller).collect()

@@ -29,7 +29,7 @@ pub struct Statistics {
 }
 
 /// v1 writes this much, in bytes, for no limit.
-const UNLIMITED: u64 = i64::MAX as u64 & !0xffff;
+pub(crate) const UNLIMITED: u64 = i64::MAX as u64 & !0xffff;
 
 impl Statistics {
     /// Takes over what one cgroup knows by a controller.

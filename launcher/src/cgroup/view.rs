@@ -1,13 +1,15 @@
 //! What a container sees of its cgroups: `/sys/fs/cgroup`, read-only, with its own as the root.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
 use nix::unistd::mkdir;
 
-use super::detect::{Mounted, Version};
+use super::Cgroups;
+use super::detect::{Controller, Mounted, Version};
+use super::setting::Place;
 use crate::rootfs::Rootfs;
 
 const AT: &str = "/sys/fs/cgroup";
@@ -76,6 +78,27 @@ fn part(mounted: &Mounted) -> Part {
         Version::V2 => ("cgroup2", "unified".to_owned()),
     };
     Part { kind, name: Some(name), data: mounted.names.join(",") }
+}
+
+impl Cgroups {
+    /// Where values of the container stand that belong to a controller, or to v2 itself: the cgroup that holds its processes,
+    /// and those around it. Where it has none of its own, it is in that of the launcher.
+    pub(crate) fn levels(&self, controller: Option<Controller>) -> Option<(Version, Vec<PathBuf>)> {
+        let is_meant = |mounted: &Mounted| match controller {
+            Some(controller) => mounted.controllers.contains(&controller),
+            None => mounted.version == Version::V2,
+        };
+        let own = self.hierarchies.iter().map(|own| (&own.mounted, own.container().path()));
+        let launchers = self.refused.iter().map(|(mounted, _)| (mounted, mounted.own.as_path()));
+        let (mounted, innermost) = own.chain(launchers).find(|(mounted, _)| is_meant(mounted))?;
+        let levels = innermost.ancestors().take_while(|level| level.starts_with(&mounted.root));
+        Some((mounted.version, levels.map(Path::to_owned).collect()))
+    }
+
+    /// Whether the container shares its cgroups with a daemon.
+    pub(crate) fn has_daemon(&self) -> bool {
+        self.hierarchies.iter().any(|hierarchy| hierarchy.directory(Place::Daemon).is_some())
+    }
 }
 
 #[cfg(test)]

@@ -105,6 +105,7 @@ fn run_in(steps: &[Step], cgroups: &Cgroups) -> Result<u8, Failure> {
             channel,
             adopts: false,
             devices: Vec::new().into_iter(),
+            view: None,
             mount_point: None,
         });
         child.map_or(OWN_FAILURE, Child::run)

@@ -22,6 +22,8 @@ pub(crate) enum Message {
     Mounted,
     /// To the parent: the master of the container's terminal.
     Terminal(OwnedFd),
+    /// To the parent: the file system that tells what it may use is mounted and can be served.
+    View,
     /// To the parent: the step of this number failed, and the container does without it.
     Warning(u32, Errno),
     /// To the parent: the step of this number failed, and that is the end.
@@ -122,6 +124,7 @@ fn encode(message: &Message) -> Vec<u8> {
         Message::Go => vec![b'g'],
         Message::Mounted => vec![b'm'],
         Message::Terminal(_) => vec![b't'],
+        Message::View => vec![b'v'],
         Message::Warning(number, errno) => step(b'w', number, errno),
         Message::Failed(number, errno) => step(b'f', number, errno),
         Message::Opened => vec![b'o'],
@@ -136,6 +139,7 @@ fn decode(tag: u8, rest: &[u8], descriptor: Option<OwnedFd>) -> Option<Message> 
         b'g' => Some(Message::Go),
         b'm' => Some(Message::Mounted),
         b't' => descriptor.map(Message::Terminal),
+        b'v' => Some(Message::View),
         b'w' => decode_step(rest).map(|(number, errno)| Message::Warning(number, errno)),
         b'f' => decode_step(rest).map(|(number, errno)| Message::Failed(number, errno)),
         b'o' => Some(Message::Opened),

@@ -1,7 +1,7 @@
 //! The parent's side of a container: it hears the child out, passes signals and bytes on, and waits for the end.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -15,6 +15,8 @@ use super::signals::{Signals, ends_by_default, ends_the_launcher};
 use crate::cgroup::Cgroups;
 use crate::failure::{Doing as _, Failure};
 use crate::message::warn;
+use crate::proc_view::ProcView;
+use crate::proc_view::server::Teller;
 use crate::steps::Step;
 use crate::terminal::Proxy;
 use crate::union::Daemon;
@@ -32,6 +34,9 @@ pub(crate) struct Supervisor<'a> {
     daemon: Option<&'a mut Daemon>,
     proxy: Option<Proxy>,
     failure: Option<Failure>,
+    /// What `/proc` is to tell the container and by which device, and who tells it.
+    view: Option<(&'a ProcView, OwnedFd)>,
+    teller: Option<Teller>,
     /// Those of the container, where all of it stops and goes on with the launcher.
     cgroups: Option<&'a Cgroups>,
 }
@@ -54,13 +59,18 @@ impl<'a> Supervisor<'a> {
         channel: Channel,
         daemon: Option<&'a mut Daemon>,
     ) -> Self {
-        let (proxy, failure, cgroups) = (None, None, None);
-        Supervisor { steps, signals, init, channel: Some(channel), daemon, proxy, failure, cgroups }
+        let (proxy, failure, view, teller, cgroups) = (None, None, None, None, None);
+        Supervisor { steps, signals, init, channel: Some(channel), daemon, proxy, failure, view, teller, cgroups }
     }
 
     /// The same for the one that looks after the whole container, and stops all of it when it is stopped itself.
     pub(crate) fn of_all(self, cgroups: &'a Cgroups) -> Self {
         Supervisor { cgroups: Some(cgroups), ..self }
+    }
+
+    /// The same for one that also has a process tell the container what it may use.
+    pub(crate) fn telling(self, view: Option<(&'a ProcView, OwnedFd)>) -> Self {
+        Supervisor { view, ..self }
     }
 
     /// Starts the child and stays until it has ended. Calls `record` at once, while the child makes the container, and
@@ -182,6 +192,10 @@ impl<'a> Supervisor<'a> {
             Some(Message::Terminal(master)) => {
                 self.proxy = Some(Proxy::start(master).doing("use this terminal for the container")?);
             }
+            Some(Message::View) => {
+                // Without a process the device closes, and the child sees that there is no answer.
+                self.teller = self.view.take().and_then(|(view, device)| Teller::start(view, device));
+            }
             Some(Message::Warning(number, errno)) => {
                 if let Some(step) = self.steps.get(number as usize) {
                     warn(step.warning(errno));
@@ -252,6 +266,9 @@ impl<'a> Supervisor<'a> {
     }
 
     fn reap(&mut self) -> Result<Option<u8>, Failure> {
+        if let Some(teller) = &mut self.teller {
+            teller.look();
+        }
         if let Some(failure) = self.daemon.as_mut().and_then(|daemon| daemon.failure()) {
             return Err(failure);
         }

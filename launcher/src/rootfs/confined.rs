@@ -48,7 +48,7 @@ impl Rootfs {
         mount(Some(&path_of(&null)), &place, None::<&str>, MsFlags::MS_BIND, None::<&str>)
     }
 
-    fn find(&self, path: &Path) -> Result<Option<OwnedFd>, Errno> {
+    pub(super) fn find(&self, path: &Path) -> Result<Option<OwnedFd>, Errno> {
         match self.walk(path) {
             // Behind a link, there is nothing that we have mounted.
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),

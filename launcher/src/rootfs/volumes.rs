@@ -22,7 +22,7 @@ use crate::volume::{Propagation, Tmpfs, Volume};
 /// Links to things that are missing and are to be made, one behind the other.
 const MOST_LINKS: usize = 8;
 /// For a few small files.
-const OWN_FILES: FileSystem = FileSystem {
+pub(super) const OWN_FILES: FileSystem = FileSystem {
     kind: "tmpfs",
     at: "/dev/shm",
     flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC),

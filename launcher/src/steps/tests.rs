@@ -18,6 +18,7 @@ fn spec(root: Root) -> Spec {
         terminal: None,
         limits: crate::cgroup::limits::Limits::default(),
         cgroups: None,
+        proc_view: None,
         joins: Vec::new(),
         makes_directory: false,
         confinement: confinement(ConfineOptions::default()),
