@@ -282,7 +282,8 @@ mod tests {
 
     #[test]
     fn a_name_is_that_of_the_first_line_with_the_number() {
-        let table = b"root:x:0:0:root:/root:/bin/sh\nme:x:1000:1000:M\xfcller:/home/me:/bin/sh\ntoo:x:1000:1::/:\nbroken\n";
+        let table =
+            b"root:x:0:0:root:/root:/bin/sh\nme:x:1000:1000:M\xfcller:/home/me:/bin/sh\ntoo:x:1000:1::/:\nbroken\n";
         assert_eq!(name_in(table, Uid::from_raw(1000)).as_deref(), Some("me"));
         assert_eq!(name_in(table, Uid::from_raw(1)), None);
     }
