@@ -38,7 +38,7 @@ use seccomp::Exception;
 pub use seccomp::Filter;
 pub(crate) use seccomp::Instruction;
 pub use user::{Account, Wanted as WantedUser};
-pub(crate) use user::{Identity, home_variable, parse as parse_user};
+pub(crate) use user::{Identity, home_variable, is_alone, parse as parse_user};
 
 use crate::failure::{Doing as _, Failure};
 use crate::host::StandardStreams;

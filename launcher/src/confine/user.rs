@@ -190,7 +190,7 @@ pub(crate) fn home_variable(home: &CString) -> Option<CString> {
 }
 
 /// Whether a process is in a user namespace with a single user.
-pub(super) fn is_alone(process: &str) -> std::io::Result<bool> {
+pub(crate) fn is_alone(process: &str) -> std::io::Result<bool> {
     Ok(has_one_user(&std::fs::read_to_string(format!("/proc/{process}/uid_map"))?))
 }
 

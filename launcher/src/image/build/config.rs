@@ -7,8 +7,8 @@ use crate::image::changes::Change;
 use crate::image::digest::Digest;
 use crate::image::manifest::architecture;
 
-/// Where commands are looked for in an image that begins with nothing, as docker has it.
-const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where commands are looked for in an image that does not say so, as docker and buildah have it.
+const PATH: (&str, &str) = ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
 /// What is said of the container that an image was made of, not of the image.
 const OF_A_CONTAINER: [&str; 3] = ["container", "container_config", "docker_version"];
 
@@ -26,7 +26,7 @@ impl Config {
         let config = json!({
             "architecture": architecture(),
             "os": "linux",
-            "config": { "Env": [DEFAULT_PATH] },
+            "config": { "Env": [format!("{}={}", PATH.0, PATH.1)] },
             "rootfs": { "type": "layers", "diff_ids": [] },
             "history": [],
         });
@@ -52,6 +52,9 @@ impl Config {
             config.push(json!({ "created_by": "unknown" }));
         }
         config.inherited = config.history().len();
+        if config.variable("PATH").is_none() {
+            config.change(&Change::variables("Env", vec![(PATH.0.to_owned(), PATH.1.to_owned())]));
+        }
         Ok(config)
     }
 

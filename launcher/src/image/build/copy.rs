@@ -2,6 +2,7 @@
 //!
 //! See <https://docs.docker.com/reference/dockerfile/#copy>.
 
+use std::collections::HashMap;
 use std::io;
 
 use rustix::io::Errno;
@@ -67,11 +68,14 @@ impl Origin<'_> {
             let parent = to.walk(&names.join(&b'/')).map_err(fail)?;
             (to.make_directories(parent, around).map_err(fail)?.0, name)
         };
-        self.leaf(to, &directory, &name, &one.node, how).map_err(|errno| at(&join(target.as_bytes(), &name), errno))
+        let made = self.leaf(to, &directory, &name, &one.node, how);
+        made.map(drop).map_err(|errno| at(&join(target.as_bytes(), &name), errno))
     }
 
     fn copy_content(&self, one: &Found, to: &Tree, directory: Node, how: How) -> Result<(), Failure> {
         let mut stack = vec![directory];
+        // Files with several names, and their copies.
+        let mut shared: HashMap<u64, Node> = HashMap::new();
         self.each(one, &mut |path, event| {
             let fail = |errno| at(path, errno);
             let Some(directory) = stack.last() else { return Err(fail(Errno::IO)) };
@@ -80,7 +84,17 @@ impl Origin<'_> {
                     stack.push(self.directory(to, directory, name).map_err(fail)?);
                     Ok(())
                 }
-                Event::Leaf(name, node) => self.leaf(to, directory, name, node, how).map_err(fail),
+                Event::Leaf(name, node) => match node.shared().and_then(|number| shared.get(&number)) {
+                    Some(first) => {
+                        make_room(to, directory, name).map_err(fail)?;
+                        to.link(first, directory, name).map_err(fail)
+                    }
+                    None => {
+                        let made = self.leaf(to, directory, name, node, how).map_err(fail)?;
+                        shared.extend(node.shared().zip(made));
+                        Ok(())
+                    }
+                },
                 Event::Leave(node) => {
                     // Its time is the source's, now that nothing is added any more.
                     self.finish(to, directory, node, how).map_err(fail)?;
@@ -100,24 +114,21 @@ impl Origin<'_> {
         }
     }
 
-    /// Copies what is no directory; what is there goes, unless it is one.
-    fn leaf(&self, to: &Tree, directory: &Node, name: &[u8], source: &Node, how: How) -> Result<(), Errno> {
-        match to.child(directory, name)? {
-            Some(there) if there.is_dir() => return Err(Errno::ISDIR),
-            Some(_) => to.remove(directory, name)?,
-            None => {}
-        }
+    /// Copies what is no directory; nothing where there can be no copy of it.
+    fn leaf(&self, to: &Tree, directory: &Node, name: &[u8], source: &Node, how: How) -> Result<Option<Node>, Errno> {
+        make_room(to, directory, name)?;
         let about = self.about(source, how);
         let made = match source.kind() {
             Kind::File => to.make_file(directory, name, |write| self.tree.read::<Errno>(source, write))?,
             Kind::Symlink => to.make(directory, name, New::Symlink(&self.tree.read_link(source)?), about)?,
             Kind::Socket => {
                 say(format_args!("note: {} is left out: it is a socket, which layers do not have", shown(name)));
-                return Ok(());
+                return Ok(None);
             }
             kind => to.make(directory, name, New::Node(kind, source.device()), about)?,
         };
-        self.finish(to, &made, source, how)
+        self.finish(to, &made, source, how)?;
+        Ok(Some(made))
     }
 
     /// Sets all that is said of a file, and its attributes last: a new owner takes the rights of a program away.
@@ -136,6 +147,15 @@ impl Origin<'_> {
         // A link's own mode means nothing.
         let mode = how.mode.unwrap_or(about.mode);
         About { mode, owner: how.owner.unwrap_or(own), ..about }
+    }
+}
+
+/// What is there goes, unless it is a directory.
+fn make_room(to: &Tree, directory: &Node, name: &[u8]) -> Result<(), Errno> {
+    match to.child(directory, name)? {
+        Some(there) if there.is_dir() => Err(Errno::ISDIR),
+        Some(_) => to.remove(directory, name),
+        None => Ok(()),
     }
 }
 

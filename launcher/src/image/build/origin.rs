@@ -1,5 +1,7 @@
 //! Where COPY and ADD copy from: what a source names, what is met on a walk through it, and a digest of all of it.
 
+use std::collections::HashMap;
+
 use nix::errno::Errno as NixErrno;
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
@@ -75,14 +77,31 @@ impl<'a> Origin<'a> {
     fn one(&self, path: Vec<u8>) -> Result<Option<Found>, Failure> {
         let spot = self.walk(&path)?;
         let real = spot.path();
+        let Some(node) = spot.into_node() else { return Ok(None) };
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
-        let is_left_out = |node: &Node| self.leaves_out(&real, node) || !node.is_dir() && self.ignored.matches(&path);
-        Ok(spot.into_node().filter(|node| !is_left_out(node)).map(|node| Found { name, path: real, node }))
+        let is_left_out = self.ignored.matches(&path) || self.ignored.matches(&real);
+        let found = Found { name, path: real, node };
+        match is_left_out && !self.has_some(&found)? {
+            true => Ok(None),
+            false => Ok(Some(found)),
+        }
+    }
+
+    /// Whether something in a directory that is left out is there after all.
+    fn has_some(&self, found: &Found) -> Result<bool, Failure> {
+        let mut has_some = false;
+        if found.node.is_dir() && self.ignored.has_exceptions() {
+            self.each(found, &mut |_, _| {
+                has_some = true;
+                Ok(())
+            })?;
+        }
+        Ok(has_some)
     }
 
     /// Whether something is left out with all that is in it.
     fn leaves_out(&self, path: &[u8], node: &Node) -> bool {
-        !path.is_empty() && self.ignored.matches(path) && !(node.is_dir() && self.ignored.has_exceptions())
+        self.ignored.matches(path) && !(node.is_dir() && self.ignored.has_exceptions())
     }
 
     fn walk(&self, path: &[u8]) -> Result<Spot, Failure> {
@@ -157,6 +176,8 @@ impl<'a> Origin<'a> {
 
     /// Adds what is copied to a digest: all but times.
     pub(super) fn digest(&self, found: &[Found], into: &mut Sha256) -> Result<(), Failure> {
+        // Files with several names, by the order in which they are met.
+        let mut met: HashMap<u64, usize> = HashMap::new();
         for one in found {
             field(into, &one.name);
             self.digest_of(&one.path, &one.node, into)?;
@@ -169,6 +190,11 @@ impl<'a> Origin<'a> {
                     }
                     Event::Leaf(name, node) => {
                         field(into, name);
+                        let number = met.len();
+                        if let Some(shared) = node.shared() {
+                            let first = *met.entry(shared).or_insert(number);
+                            field(into, &first.to_le_bytes());
+                        }
                         self.digest_of(path, node, into)
                     }
                     Event::Leave(_) => {

@@ -16,7 +16,7 @@ use super::layer::{Top, unpacked};
 use super::origin::{Origin, field};
 use super::plan::{BuildArguments, last};
 use super::tree::{About, Tree};
-use crate::confine::{Account, Identity, parse_user};
+use crate::confine::{Account, Identity, is_alone, parse_user};
 use crate::failure::{Doing as _, Failure};
 use crate::image::changes::Change;
 use crate::image::digest::Digest;
@@ -363,11 +363,16 @@ fn identity(tree: &Tree, user: &str) -> Result<(u32, u32), Failure> {
 /// The same as --chown means it: a number alone is that of the group, too.
 fn owner_of(tree: &Tree, owner: &str) -> Result<(u32, u32), Failure> {
     let wanted = parse_user(owner).map_err(Failure::new)?;
-    match (&wanted.user, &wanted.group) {
-        (Account::Id(id), None) => Ok((*id, *id)),
-        (Account::Id(user), Some(Account::Id(group))) => Ok((*user, *group)),
-        _ => identity(tree, owner),
+    let found = match (&wanted.user, &wanted.group) {
+        (Account::Id(id), None) => (*id, *id),
+        (Account::Id(user), Some(Account::Id(group))) => (*user, *group),
+        _ => identity(tree, owner)?,
+    };
+    if found != (0, 0) && is_alone("self").doing("look at the user namespace")? {
+        let failure = Failure::new("there is nobody but root to whom files can be given");
+        return Err(failure.remedy("/etc/subuid and /etc/subgid give a user further ids"));
     }
+    Ok(found)
 }
 
 /// Whether it can be put into an environment.

@@ -49,6 +49,11 @@ impl Node {
         self.kind() == Kind::Dir
     }
 
+    /// What its names have in common, where it is a file that has several.
+    pub(super) fn shared(&self) -> Option<u64> {
+        (self.kind() == Kind::File && self.attr.stat.nlink > 1).then_some(self.attr.ino)
+    }
+
     pub(super) fn size(&self) -> u64 {
         self.attr.stat.size
     }
