@@ -65,6 +65,43 @@ fn ordinary_users_build_run_and_commit() {
         podman.shell(&["--rm"], "two", "stat -c %u:%g:%a /opt/z /tmp /etc/linked"),
         "5:6:644\n0:0:1777\n33:34:644"
     );
+    mount_volumes_and_images(&podman);
+    // what runs is seen from the namespace of the user, where podman has it mounted
+    podman.shell(&["-d", "--name", "runs"], "two", "echo seen > /opt/seen; cat < /root/fifo");
+    let script = "at=$(podman mount runs) && cat $at/opt/hello && echo && for i in 0 1 2 3 4 5 6 7 8 9; do \
+                  test -s $at/opt/seen && break; sleep 1; done; cat $at/opt/seen && podman umount runs";
+    let seen = podman.call(&["unshare", "sh", "-c", script]);
+    assert_eq!(seen.lines().take(2).collect::<Vec<_>>(), ["hello", "seen"]);
+    let masked = Podman::new(&sandbox, "masked", Driver::Masked);
+    keep_owners_in_attributes(&masked, "0:0 644");
+}
+
+/// Volumes and images that are mounted in a container; what is written there changes nothing outside.
+fn mount_volumes_and_images(podman: &Podman<'_>) {
+    let source = podman.sandbox.path().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), "source").unwrap();
+    let volume = format!("{}:/vol:O", source.display());
+    let script = "echo changed > /vol/file; rm -f /vol/gone; echo new > /vol/new; cat /vol/file";
+    assert_eq!(podman.shell(&["--rm", "-v", &volume], "base", script), "changed");
+    assert_eq!(fs::read_to_string(source.join("file")).unwrap(), "source");
+    assert!(!source.join("new").exists());
+    // the lower directory is a mount of ours
+    let image = "type=image,source=localhost/base,target=/image";
+    assert_eq!(podman.shell(&["--rm", "--mount", image], "base", "cat /image/srv/file"), "file");
+}
+
+/// Owners and modes where a store keeps them beside the files; of `data/a` it is this.
+fn keep_owners_in_attributes(podman: &Podman<'_>, of_data: &str) {
+    podman.call(&["import", "-q", "root.tar", "base"]);
+    let script = "stat -c '%u:%g %a' /data/a; echo x > /data/a; chown 9:9 /srv/file; stat -c %u:%g /data/a /srv/file";
+    let owner = of_data.split(' ').next().unwrap();
+    assert_eq!(podman.shell(&["--name", "one"], "base", script), format!("{of_data}\n{owner}\n9:9"));
+    podman.call(&["commit", "-q", "one", "two"]);
+    let states = podman.states("two");
+    let last = states.last().unwrap();
+    let slashed = owner.replace(':', "/");
+    assert_eq!((&*last["data/a"], &*last["srv/file"]), (&*format!("-rw-r--r-- {slashed} 2"), "-rw-r--r-- 9/9 4"));
 }
 
 #[test]
@@ -181,16 +218,7 @@ fn volumes_images_and_mapped_owners_are_mounted_by_it() {
     }
     let podman = Podman::new(&sandbox, "ours", Driver::Ours);
     podman.call(&["import", "-q", "root.tar", "base"]);
-    fs::create_dir(sandbox.path().join("source")).unwrap();
-    fs::write(sandbox.path().join("source/file"), "source").unwrap();
-    let volume = format!("{}:/vol:O", sandbox.path().join("source").display());
-    let script = "echo changed > /vol/file; rm -f /vol/gone; echo new > /vol/new; cat /vol/file";
-    assert_eq!(podman.shell(&["--rm", "-v", &volume], "base", script), "changed");
-    assert_eq!(fs::read_to_string(sandbox.path().join("source/file")).unwrap(), "source");
-    assert!(!sandbox.path().join("source/new").exists());
-    // the lower directory is a mount of ours
-    let image = "type=image,source=localhost/base,target=/image";
-    assert_eq!(podman.shell(&["--rm", "--mount", image], "base", "cat /image/srv/file"), "file");
+    mount_volumes_and_images(&podman);
     let mapped = ["--name", "mapped", "--uidmap", "0:200000:65536", "--gidmap", "0:300000:65536"];
     let script =
         "mkdir /made && echo x > /made/file && chown 5:6 /made/file && stat -c %u:%g /made /made/file /data/a /";
@@ -210,11 +238,5 @@ fn owners_and_modes_that_a_store_keeps_in_attributes_come_out_right() {
         return;
     }
     let podman = Podman::new(&sandbox, "masked", Driver::Masked);
-    podman.call(&["import", "-q", "root.tar", "base"]);
-    let script = "stat -c '%u:%g %a' /data/a; echo x > /data/a; chown 9:9 /srv/file; stat -c %u:%g /data/a /srv/file";
-    assert_eq!(podman.shell(&["--name", "one"], "base", script), "7:8 644\n7:8\n9:9");
-    podman.call(&["commit", "-q", "one", "two"]);
-    let states = podman.states("two");
-    let last = states.last().unwrap();
-    assert_eq!((&*last["data/a"], &*last["srv/file"]), ("-rw-r--r-- 7/8 2", "-rw-r--r-- 9/9 4"));
+    keep_owners_in_attributes(&podman, "7:8 644");
 }
