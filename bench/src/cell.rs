@@ -122,7 +122,8 @@ impl Cell<'_> {
     fn prepare<T>(&self, mount: &Mounted, prepare: fn(&Place<'_>) -> io::Result<Job<T>>) -> io::Result<Job<T>> {
         let assets = self.workload.assets.plain(&self.sandbox.ground(Medium::Usual).trees);
         let (scale, launcher) = (self.sandbox.scale, self.contender.launcher());
-        prepare(&Place { root: mount.target(), assets: &assets, scale, launcher })
+        let storage = self.contender.storage();
+        prepare(&Place { root: mount.target(), assets: &assets, scale, launcher, storage: storage.as_ref() })
     }
 
     /// Runs the job: once more before, where it is to be measured warm.

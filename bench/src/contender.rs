@@ -4,6 +4,7 @@ mod launcher;
 mod overlay;
 mod program;
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -60,6 +61,15 @@ pub(crate) enum Effect {
     Creates,
     /// It changes the lower tree's entries, or writes among them.
     Changes,
+}
+
+/// What podman's storage is told of who mounts.
+#[derive(Debug, Clone)]
+pub(crate) struct Storage {
+    /// Its `mount_program`; the kernel's overlayfs needs none.
+    pub(crate) program: Option<PathBuf>,
+    /// Where the libraries of that are, if not where the system has them.
+    pub(crate) libraries: Option<OsString>,
 }
 
 /// Somebody to measure.
@@ -119,6 +129,16 @@ impl Contender {
         match &self.kind {
             Kind::Launcher(launcher) => Some(launcher),
             Kind::Native | Kind::Overlay | Kind::Program(_) => None,
+        }
+    }
+
+    /// How podman mounts by it; nothing for those that it cannot mount by, and for those that are told more than it
+    /// would tell them.
+    pub(crate) fn storage(&self) -> Option<Storage> {
+        match &self.kind {
+            Kind::Overlay => Some(Storage { program: None, libraries: None }),
+            Kind::Program(program) if !self.rootless => program.storage(),
+            Kind::Native | Kind::Program(_) | Kind::Launcher(_) => None,
         }
     }
 

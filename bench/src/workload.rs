@@ -4,6 +4,7 @@
 //! the *job*, and only the job is timed. A *cold* workload prepares without looking at the path, so that the job is the
 //! first to use a fresh mount; the branches below are warm. A *warm* one runs its job once before the clock starts.
 
+mod build;
 mod copy_up;
 mod create;
 mod depth;
@@ -22,7 +23,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::contender::{Contender, Effect, Launcher, Start};
+use crate::contender::{Contender, Effect, Launcher, Start, Storage};
 use crate::medium::Medium;
 use crate::statistics::Better;
 use crate::tree::{Scale, Tree};
@@ -41,6 +42,8 @@ pub(crate) struct Place<'a> {
     pub(crate) scale: Scale,
     /// Who starts containers, where that is what is measured.
     pub(crate) launcher: Option<&'a Launcher>,
+    /// How podman mounts by it, where that is what is measured.
+    pub(crate) storage: Option<&'a Storage>,
 }
 
 /// One row of the table.
@@ -64,6 +67,8 @@ pub(crate) struct Workload {
     pub(crate) read_only: bool,
     /// Whether it starts containers: then it is for launchers, and for nobody else.
     pub(crate) starts: Option<Start>,
+    /// Whether podman mounts: then it is for those that it can mount by.
+    pub(crate) builds: bool,
     /// Whether the job is run once before it is measured.
     pub(crate) warm: bool,
     /// Whether the lower files are dropped from the page cache first.
@@ -120,6 +125,7 @@ impl Workload {
             effect: Effect::Reads,
             read_only: false,
             starts: None,
+            builds: false,
             warm: false,
             evict: false,
             measure,
@@ -133,6 +139,10 @@ impl Workload {
         run: fn(&Place<'_>) -> io::Result<Job<()>>,
     ) -> Workload {
         Workload::new(name, about, tree, Measure::Time(run))
+    }
+
+    const fn builds(self) -> Workload {
+        Workload { builds: true, ..self }
     }
 
     const fn warm(self) -> Workload {
@@ -191,6 +201,9 @@ impl Workload {
         if self.starts.is_some() || contender.launcher().is_some() {
             return self.starts.zip(contender.launcher()).is_some_and(|(start, launcher)| launcher.can(start));
         }
+        if self.builds {
+            return contender.storage().is_some();
+        }
         let needs_daemon = matches!(self.measure, Measure::DaemonMemory(_));
         contender.can(self.effect) && (contender.has_daemon() || !needs_daemon)
     }
@@ -213,6 +226,7 @@ const FAMILIES: &[&[Workload]] = &[
     real::WORKLOADS,
     system::WORKLOADS,
     launch::WORKLOADS,
+    build::WORKLOADS,
     fio::WORKLOADS,
     memory::WORKLOADS,
 ];

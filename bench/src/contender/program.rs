@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{FUSE_OVERLAYFS, FUSE_OVERLAYFS_ROOTLESS, Stack};
+use super::{FUSE_OVERLAYFS, FUSE_OVERLAYFS_ROOTLESS, Stack, Storage};
 use crate::installed;
 
 /// A FUSE file system that a command mounts.
@@ -47,6 +47,12 @@ impl Program {
     /// Whether changing a file of a read-only branch works.
     pub(super) fn copies_up(&self) -> bool {
         self.dialect != Dialect::Mergerfs
+    }
+
+    /// How podman mounts by it.
+    pub(super) fn storage(&self) -> Option<Storage> {
+        let speaks = matches!(self.dialect, Dialect::Runionfs | Dialect::FuseOverlayfs) && self.options.is_empty();
+        speaks.then(|| Storage { program: Some(self.binary.clone()), libraries: libraries_beside(&self.binary) })
     }
 
     /// Runs the mount command; it returns when the daemon serves.
