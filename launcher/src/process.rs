@@ -193,10 +193,23 @@ fn close_listed_descriptors(first: libc::c_uint, last: libc::c_uint) -> Result<(
         Err(error) => return Err(crate::failure::errno_of(&error)),
     };
     for number in numbers.into_iter().filter(|number| (first..=last).contains(&number.cast_unsigned())) {
+        if gives_random_bytes(number) {
+            continue;
+        }
         // SAFETY: as above; EBADF for the descriptor that listed the others, which is closed by now.
         unsafe { libc::close(number) };
     }
     Ok(())
+}
+
+/// Whether it is /dev/urandom, which the standard library keeps open for its hash tables where there is no getrandom(2),
+/// before Linux 3.17. It would read from whatever gets the number next.
+fn gives_random_bytes(number: RawFd) -> bool {
+    // SAFETY: a stat consists of integers, for which zeros are values.
+    let mut about: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes to `about` only, and says EBADF where nothing is open.
+    let result = unsafe { libc::fstat(number, &raw mut about) };
+    result == 0 && about.st_mode & libc::S_IFMT == libc::S_IFCHR && about.st_rdev == libc::makedev(1, 9)
 }
 
 /// Lets a signal do what it does by default.

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
@@ -80,13 +81,13 @@ fn open_null() -> Result<OwnedFd, Errno> {
 }
 
 /// Closes what the daemon inherited but standard input, output and error: a lock or pipe of the
-/// caller would else be held as long as the mount lives. Nothing of our own is open yet.
+/// caller would else be held as long as the mount lives. Nothing else of our own is open yet.
 fn close_inherited() -> Result<(), Failure> {
     let mut inherited = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd")? {
         inherited.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()).filter(|fd| *fd > 2));
     }
-    for descriptor in inherited {
+    for descriptor in inherited.into_iter().filter(|descriptor| !gives_random_bytes(*descriptor)) {
         match nix::unistd::close(descriptor) {
             // the directory that was just read
             Ok(()) | Err(Errno::EBADF) => {}
@@ -94,6 +95,13 @@ fn close_inherited() -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whether it is /dev/urandom, which the standard library keeps open for its hash tables where there is no getrandom(2),
+/// before Linux 3.17. It would read from whatever gets the number next.
+fn gives_random_bytes(descriptor: i32) -> bool {
+    let device = std::fs::metadata(format!("/proc/self/fd/{descriptor}")).map(|about| about.rdev());
+    device.is_ok_and(|device| device == rustix::fs::makedev(1, 9))
 }
 
 /// What a process that serves a file system needs: modes as they are given, and as many
