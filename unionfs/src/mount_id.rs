@@ -7,12 +7,14 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::proc;
+
 /// The id of the mount, as the table of mounts has it; nothing before Linux 3.15.
 ///
 /// # Errors
 /// What reading /proc answers.
 pub(crate) fn of(file: impl AsFd) -> Result<Option<u64>, Errno> {
-    let about = std::fs::read(format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd())).map_err(errno_of)?;
+    let about = std::fs::read(proc::path(&format!("self/fdinfo/{}", file.as_fd().as_raw_fd()))).map_err(errno_of)?;
     let ids = about.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"mnt_id:"));
     Ok(ids.filter_map(|id| std::str::from_utf8(id).ok()?.trim().parse().ok()).next())
 }
@@ -38,8 +40,9 @@ pub(crate) fn differs(directory: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result
 
 /// The same by the path that the kernel knows of it, which is slow where much is mounted.
 fn is_mount_point(file: BorrowedFd<'_>) -> Result<bool, Errno> {
-    let path = rustix::fs::readlink(format!("/proc/self/fd/{}", file.as_raw_fd()), Vec::new())?;
-    let table = std::fs::read("/proc/thread-self/mountinfo").or_else(|_| std::fs::read("/proc/self/mountinfo"));
+    let path = rustix::fs::readlink(proc::path(&format!("self/fd/{}", file.as_raw_fd())), Vec::new())?;
+    let table =
+        std::fs::read(proc::path("thread-self/mountinfo")).or_else(|_| std::fs::read(proc::path("self/mountinfo")));
     let escaped = escaped(path.to_bytes());
     let table = table.map_err(errno_of)?;
     let mut targets = table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
