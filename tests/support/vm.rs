@@ -1,9 +1,13 @@
-//! A machine for tests: a Debian kernel that boots in qemu, with its whole root file system in memory.
+//! A machine for tests: a Debian kernel that boots in qemu, with its whole root file system in memory or on a disk.
 //!
 //! It has busybox and what a test adds, does what a shell script says, and is gone. The kernel's messages and the
 //! script's output come by two serial lines, so that neither disturbs the other. Where the processor can, KVM runs it,
 //! and else qemu itself, which takes several times as long.
 
+// Every test file uses a part of this.
+#![allow(dead_code)]
+
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -18,13 +22,24 @@ use crate::tools;
 /// The line that says how the script has ended; without it the machine did not get there.
 const END: &str = "the script ended with ";
 
+/// The command of a shell that tells how the one before it has ended.
+pub(crate) fn end() -> String {
+    format!("echo \"{END}$?\" > /dev/ttyS1")
+}
+
 /// A machine before it is started.
 pub(crate) struct Machine {
     /// What tests/vm/fetch-kernel has made.
     kernel: PathBuf,
     folder: tempfile::TempDir,
     command_line: String,
-    disk: Option<PathBuf>,
+    disks: Vec<Disk>,
+}
+
+/// `/dev/vda` is the first, `/dev/vdb` the second.
+struct Disk {
+    image: PathBuf,
+    read_only: bool,
 }
 
 /// What there is of a machine once it is gone.
@@ -41,7 +56,7 @@ pub(crate) struct Report {
 impl Machine {
     /// A machine with the kernel of a Debian suite, which tests/setup has fetched. `None` where the test is skipped.
     pub(crate) fn with_kernel_of(suite: &str) -> Option<Machine> {
-        let kernel = tools::cache().join("kernels").join(suite);
+        let kernel = tools::cache().join("kernels-2").join(suite);
         if !kernel.join("vmlinuz").exists() {
             sandbox::skip(&format!("it needs {}, which tests/setup fetches", kernel.display()));
             return None;
@@ -49,7 +64,7 @@ impl Machine {
         let busybox = tools::find("busybox")?;
         tools::find("qemu-system-x86_64")?;
         let folder = tempfile::Builder::new().prefix("runionfs-test-").tempdir_in("/var/tmp").expect("a directory");
-        let mut machine = Machine { kernel, folder, command_line: String::new(), disk: None };
+        let mut machine = Machine { kernel, folder, command_line: String::new(), disks: Vec::new() };
         for name in ["bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/sbin", "var/tmp"] {
             fs::create_dir_all(machine.at(name)).expect("make a directory");
         }
@@ -66,10 +81,21 @@ impl Machine {
         self.folder.path().join("root").join(name.trim_start_matches('/'))
     }
 
+    /// Its kernel's folder, with `lib/modules`.
+    pub(crate) fn kernel(&self) -> &Path {
+        &self.kernel
+    }
+
     /// More words for the kernel's command line.
     pub(crate) fn boot_with(&mut self, words: &str) {
         self.command_line.push(' ');
         self.command_line.push_str(words);
+    }
+
+    /// As [`Machine::add_file`]; it can be run.
+    pub(crate) fn add_script(&mut self, at: &str, content: &str) {
+        self.add_file(at, content);
+        fs::set_permissions(self.at(at), fs::Permissions::from_mode(0o755)).expect("chmod a script");
     }
 
     pub(crate) fn add_file(&mut self, at: &str, content: &str) {
@@ -108,24 +134,35 @@ impl Machine {
         fs::set_permissions(&target, mode).expect("chmod");
     }
 
-    /// Gives it a disk with ext4, at `/disk`, where everybody may write.
+    /// Gives it a disk with ext4, at `/disk` where its root is in memory; everybody may write there.
     pub(crate) fn add_disk(&mut self, mebibytes: u64) {
-        let path = self.folder.path().join("disk");
-        let file = File::create(&path).expect("make a disk");
+        self.make_disk(mebibytes, false, &[]);
+    }
+
+    /// Gives it one more disk, and its image; `mkfs` goes to mkfs.ext4.
+    pub(crate) fn make_disk(&mut self, mebibytes: u64, read_only: bool, mkfs: &[&OsStr]) -> PathBuf {
+        let image = self.folder.path().join(format!("disk{}", self.disks.len()));
+        let file = File::create(&image).expect("make a disk");
         file.set_len(mebibytes << 20).expect("size the disk");
-        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&path));
-        self.disk = Some(path);
+        run(Command::new("mkfs.ext4").args(["-q", "-F"]).args(mkfs).arg(&image));
+        self.disks.push(Disk { image: image.clone(), read_only });
+        image
     }
 
     /// Starts it, runs the script as root, and waits until it is gone; killed once the time is up.
     pub(crate) fn run(mut self, script: &str, limit: Duration) -> Report {
-        self.add_file("init", &self.init());
+        self.add_script("init", &self.init());
         self.add_file("script", script);
-        fs::set_permissions(self.at("init"), fs::Permissions::from_mode(0o755)).expect("chmod /init");
         let initramfs = self.folder.path().join("initramfs");
         let pack = format!("find . | busybox cpio -o -H newc > {} 2>/dev/null", initramfs.display());
         run(Command::new("sh").args(["-c", &pack]).current_dir(self.at("")));
-        let mut running = Qemu(self.qemu(&initramfs).spawn().expect("start qemu"));
+        self.boot(&initramfs, limit)
+    }
+
+    /// Starts it with an initramfs that is not its root, and waits until it is gone; killed once the time is up. What
+    /// it runs on its disk prints to /dev/ttyS1, last of all the line of [`end`].
+    pub(crate) fn boot(&self, initramfs: &Path, limit: Duration) -> Report {
+        let mut running = Qemu(self.qemu(initramfs).spawn().expect("start qemu"));
         let ended = poll(limit, || running.0.try_wait().expect("wait for qemu"));
         drop(running);
         let read = |name: &str| {
@@ -138,7 +175,8 @@ impl Machine {
     }
 
     fn init(&self) -> String {
-        let disk = if self.disk.is_some() { "mkdir /disk; mount -t ext4 /dev/vda /disk; chmod 1777 /disk" } else { "" };
+        let disk =
+            if !self.disks.is_empty() { "mkdir /disk; mount -t ext4 /dev/vda /disk; chmod 1777 /disk" } else { "" };
         format!(
             "#!/bin/busybox sh
             export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
@@ -155,8 +193,9 @@ impl Machine {
             {disk}
             stty raw -F /dev/ttyS1
             sh /script < /dev/null > /dev/ttyS1 2>&1
-            echo \"{END}$?\" > /dev/ttyS1
-            reboot -f\n"
+            {}
+            reboot -f\n",
+            end()
         )
     }
 
@@ -168,10 +207,13 @@ impl Machine {
         let accelerators: &[&str] = if has_kvm() { &["-accel", "kvm", "-accel", "tcg"] } else { &["-accel", "tcg"] };
         command.args(accelerators).args(["-serial", &file("console"), "-serial", &file("output")]);
         command.arg("-kernel").arg(self.kernel.join("vmlinuz")).arg("-initrd").arg(initramfs);
-        command
-            .args(["-append", &format!("console=ttyS0 loglevel=4 panic=-1 random.trust_cpu=on{}", self.command_line)]);
-        if let Some(disk) = &self.disk {
-            command.args(["-drive", &format!("file={},if=virtio,format=raw,cache=unsafe", disk.display())]);
+        // The kernel asks whether the timer is in time, which it is not on a machine that is busy.
+        let always = "console=ttyS0 loglevel=4 panic=-1 random.trust_cpu=on no_timer_check";
+        command.args(["-append", &format!("{always}{}", self.command_line)]);
+        for Disk { image, read_only } in &self.disks {
+            let read_only = if *read_only { "on" } else { "off" };
+            let image = image.display();
+            command.args(["-drive", &format!("file={image},if=virtio,format=raw,cache=unsafe,readonly={read_only}")]);
         }
         let errors = File::create(self.folder.path().join("qemu")).expect("make a file");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
