@@ -45,10 +45,12 @@
 //! | [`image`] | images: where they are kept, how they get there, how they are run |
 //! | `process` | clone and fork, channel, signals, pid 1, supervisor; the only `unsafe` code |
 //! | [`lifecycle`], [`state`], `folders`, `lock`, `detach`, `copy` | containers that are there, what is known of them, and those in the background |
+//! | [`completions`] | what a shell completes of the command line |
 //! | [`failure`], `message` | exit statuses and what is told |
 #![deny(unsafe_code)]
 
 pub mod cgroup;
+pub mod completions;
 pub mod confine;
 pub mod failure;
 pub mod host;
@@ -74,6 +76,8 @@ mod detach;
 mod folders;
 mod init_branch;
 mod lock;
+#[cfg(test)]
+mod manual;
 mod message;
 #[allow(unsafe_code)]
 mod process;
@@ -94,6 +98,7 @@ pub fn main() -> ExitCode {
     let result = match options::parse(std::env::args_os().skip(1)) {
         Ok(Command::Run(options)) => run::start(*options),
         Ok(Command::Image(what)) => image::run(&what),
+        Ok(Command::Completions(what)) => completions::run(what),
         Ok(Command::Manage(what, words)) => lifecycle::act(what).map_err(|failure| match failure.is_about_a_name {
             true => failure.remedy(&options::hint(&words)),
             false => failure,

@@ -10,6 +10,7 @@ use clap::error::ContextKind;
 use clap::{CommandFactory as _, Parser, ValueEnum};
 
 use crate::cgroup::options::LimitOptions;
+use crate::completions::{self, Completions};
 use crate::confine::ConfineOptions;
 use crate::image::{self, Images};
 use crate::lifecycle::Lifecycle;
@@ -27,6 +28,8 @@ pub enum Command {
     Manage(Lifecycle, Vec<OsString>),
     /// Do something to images.
     Image(Images),
+    /// Teach a shell this command line.
+    Completions(Completions),
 }
 
 #[derive(Debug, Parser)]
@@ -53,6 +56,7 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, clap:
         Some((first, rest)) if first == "run" => rest,
         Some((first, _)) if first == image::COMMIT => return image::parse(&arguments).map(Command::Image),
         Some((first, rest)) if first == image::WORD => return image::parse(rest).map(Command::Image),
+        Some((first, rest)) if first == completions::WORD => return completions::parse(rest).map(Command::Completions),
         Some((first, _)) if is_subcommand(first) => {
             let parsed = Manage::try_parse_from([program].iter().chain(&arguments));
             return parsed.map(|manage| Command::Manage(manage.what, arguments.clone())).map_err(|error| {

@@ -5,6 +5,7 @@
 mod apply;
 mod arguments;
 mod check;
+mod completions;
 mod daemon;
 mod diff;
 mod export;
@@ -30,6 +31,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use unionfs::completions::Shell;
 use unionfs::mount::MountError;
 use unionfs::options::words;
 
@@ -108,6 +110,8 @@ enum Command {
     Check(CheckArgs),
     /// Have other programs use runionfs
     Setup(SetupArgs),
+    /// Write the script that teaches a shell this command line
+    Completions(CompletionsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -247,6 +251,12 @@ struct CheckArgs {
     workdir: Option<OsString>,
 }
 
+#[derive(Debug, Args)]
+struct CompletionsArgs {
+    /// The shell
+    shell: Shell,
+}
+
 /// Why the command did not do what was asked.
 #[derive(Debug)]
 enum Failure {
@@ -320,6 +330,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Setup(args) => match args.command {
             SetupCommand::Podman(args) => setup::podman(&args),
         },
+        Command::Completions(args) => completions::run(&args),
     }
 }
 

@@ -53,6 +53,7 @@
 //! | [`layer`] | the top as a layer of an OCI image, and back |
 //! | [`init_branch`] | what a container has of its own between its top and its image |
 //! | [`check`] | what is wrong in the bookkeeping of the writable branches |
+//! | [`completions`] | what a shell completes of a command line |
 //! | [`fuse`] | the transport and the adapter: the only module that knows the protocol, and the only one that replies |
 //! | [`fs`] | the state, the lock order, and one file for each family of operations |
 //! | [`handle`], [`inode`] | open files and directories; identity, names, lookup counts |
@@ -69,6 +70,7 @@ pub mod backing;
 pub mod branch;
 mod caller;
 pub mod check;
+pub mod completions;
 pub mod control;
 pub mod diff;
 pub mod fs;

@@ -53,3 +53,19 @@ fn every_mount_option_is_in_the_manual_and_no_other() {
 fn the_version_is_the_same() {
     assert!(page().contains(&format!("\"runionfs {}\"", env!("CARGO_PKG_VERSION"))));
 }
+
+#[test]
+fn every_mark_and_attribute_is_in_the_manual_of_branches() {
+    use unionfs::union::name::{OPAQUE, RECORD, RECORDS, WORK_AREA};
+    let page = include_str!("../../../man/runionfs-branches.5").replace("\\-", "-");
+    for mark in [OPAQUE, RECORD, RECORDS, WORK_AREA] {
+        let mark = String::from_utf8_lossy(mark);
+        assert!(page.contains(&format!(".B {mark}\n")), "no {mark}");
+    }
+    let help = super::BRANCHES_HELP;
+    let attributes = help.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    for attribute in attributes {
+        let heads = [format!(".B {attribute}\n"), format!(".BR {attribute} ")];
+        assert!(heads.iter().any(|head| page.contains(head)), "no {attribute}");
+    }
+}
