@@ -40,11 +40,11 @@
 //! | [`idmap`] | which users of the machine its users are |
 //! | `rootless`, `apt`, `delegation` | root of a user namespace, for ordinary users; what apt needs there; a cgroup of theirs |
 //! | `union`, `scratch`, [`mount_table`] | unions, and the throw-away copy of the host |
-//! | `init_branch` | what is a container's own in a union of an image |
+//! | `init_branch`, `written` | what is a container's own in a union of an image; what it has written there |
 //! | [`proc_view`] | what `/proc` tells a container of the machine |
 //! | [`image`] | images: where they are kept, how they get there, how they are run |
 //! | `process` | clone and fork, channel, signals, pid 1, supervisor; the only `unsafe` code |
-//! | [`lifecycle`], [`state`], `folders`, `lock`, `detach`, `copy` | containers that are there, what is known of them, and those in the background |
+//! | [`lifecycle`], [`state`], `folders`, `lock`, `detach`, `pausing`, `copy` | containers that are there, what is known of them, and those in the background |
 //! | [`completions`] | what a shell completes of the command line |
 //! | [`failure`], `message` | exit statuses and what is told |
 #![deny(unsafe_code)]
@@ -79,6 +79,7 @@ mod lock;
 #[cfg(test)]
 mod manual;
 mod message;
+mod pausing;
 #[allow(unsafe_code)]
 mod process;
 mod rootfs;
@@ -86,6 +87,7 @@ mod rootless;
 mod scratch;
 mod terminal;
 mod union;
+mod written;
 
 use std::process::ExitCode;
 

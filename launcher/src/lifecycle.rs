@@ -13,6 +13,7 @@ use crate::copy::{self, CopyOptions};
 use crate::failure::{Doing as _, Failure};
 use crate::run;
 use crate::state::{self, Handle, Process, Record};
+use crate::written::Written;
 use crate::{rootless, scratch};
 
 mod exec;
@@ -24,6 +25,7 @@ mod table;
 
 use self::exec::ExecOptions;
 use self::logs::LogOptions;
+pub(crate) use self::resources::cgroups;
 use self::resources::{StatsOptions, UpdateOptions};
 
 /// How long a container may take to end once it was killed, and after what was in its way has ended.
@@ -72,6 +74,8 @@ pub enum Lifecycle {
     Logs(LogOptions),
     /// Copy files to or from a container that runs: `cp SOURCE NAME:TARGET`, `cp NAME:SOURCE TARGET`
     Cp(CopyOptions),
+    /// List what a container has added, changed and deleted (A, C, D) over its image or its branches
+    Diff(Named),
     /// List the processes of a container
     Top(Named),
     /// Stop all processes of a container where they are
@@ -124,6 +128,7 @@ pub(crate) fn act(what: Lifecycle) -> Result<u8, Failure> {
         Lifecycle::Wait(Named { name }) => wait(&find(&name)?),
         Lifecycle::Logs(options) => logs::run(&options),
         Lifecycle::Cp(options) => copy::run(options),
+        Lifecycle::Diff(Named { name }) => diff(&name),
         Lifecycle::Top(Named { name }) => print(&table::processes(&find(&name)?)?),
         Lifecycle::Pause(Named { name }) => resources::pause(&find(&name)?),
         Lifecycle::Resume(Named { name }) => resources::resume(&find(&name)?),
@@ -133,12 +138,20 @@ pub(crate) fn act(what: Lifecycle) -> Result<u8, Failure> {
     }
 }
 
+fn diff(name: &str) -> Result<u8, Failure> {
+    // What was written may belong to users whom only the namespace of the container knew.
+    rootless::enter(None)?;
+    let text = Written::by(&find(name)?)?.changes()?;
+    std::io::stdout().write_all(&text).doing("print")?;
+    Ok(0)
+}
+
 fn print(text: &str) -> Result<u8, Failure> {
     std::io::stdout().write_all(text.as_bytes()).doing("print")?;
     Ok(0)
 }
 
-fn find(name: &str) -> Result<Record, Failure> {
+pub(crate) fn find(name: &str) -> Result<Record, Failure> {
     let mut tries = ENDING.as_millis() / LOOKING.as_millis();
     loop {
         let record = state::find(name)?.ok_or_else(|| Failure::no_container(name))?;

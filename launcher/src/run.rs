@@ -31,8 +31,8 @@ use crate::process::supervisor::Supervisor;
 use crate::rootless::{self, Ids};
 use crate::scratch::Scratch;
 use crate::spec::{Root, Spec, Top};
-use crate::state::{self, Entry, Origin, Process, Record, Settings};
-use crate::union::{Daemon, Memory, Plan, Stack};
+use crate::state::{self, Entry, Origin, Process, Record, Settings, Word};
+use crate::union::{Daemon, Memory, Plan, Stack, requests};
 use crate::{apt, delegation, host, lock, mount_table, network, process, steps};
 
 /// Runs a container to its end; the exit status is the command's.
@@ -197,7 +197,7 @@ fn record(spec: &Spec, detached: bool) -> std::io::Result<Record> {
             Root::Tree(tree) => tree.display().to_string(),
             Root::Branches(branches) => unionfs::options::branches::print(branches).display().to_string(),
             Root::Image { .. } => "image".to_owned(),
-            Root::HostCopy { .. } => "copy of the host".to_owned(),
+            Root::HostCopy { .. } => state::COPY_OF_THE_HOST.to_owned(),
         },
         created: now,
         started: now,
@@ -222,8 +222,7 @@ fn start_on(spec: &Spec, session: &mut Session<'_>) -> Result<u8, Failure> {
         Root::Branches(branches) => {
             let scratch = Scratch::create(&[])?;
             let stacks = vec![Stack::of_branches(branches, scratch.init(Path::new("/"))?, spec)];
-            session.entry.record.unions = in_words(&[Path::new("/")], &stacks);
-            run_on_unions(spec, session, &scratch, &Plan { stacks, scratch: scratch.path(), memory: None })
+            run_on_unions(spec, session, &scratch, &[Path::new("/")], (stacks, None))
         }
         Root::Image { layers, top } => {
             // The top shows as the root of the image, so it looks like that of the topmost layer.
@@ -285,21 +284,18 @@ fn run_with_tops(
         Top::Kept { path, force } => (Scratch::keep(path, *force, &parts)?, true),
     };
     let stacks = parts.iter().map(|part| stack(&scratch, part, is_kept)).collect::<Result<Vec<_>, Failure>>()?;
-    session.entry.record.unions = match &spec.root {
-        Root::Image { .. } => in_words(&[Path::new("/")], &stacks),
-        _ => in_words(&parts, &stacks),
-    };
     let memory = match top {
-        Top::InMemory(size) => Some(Memory { size, parts }),
+        Top::InMemory(size) => Some(Memory { size, parts: parts.clone() }),
         Top::OnDisk | Top::Kept { .. } => None,
     };
-    run_on_unions(spec, session, &scratch, &Plan { stacks, scratch: scratch.path(), memory })
+    let places = if matches!(spec.root, Root::Image { .. }) { vec![Path::new("/")] } else { parts };
+    run_on_unions(spec, session, &scratch, &places, (stacks, memory))
 }
 
-/// For people to read.
-fn in_words(places: &[&Path], stacks: &[Stack]) -> BTreeMap<String, Vec<String>> {
+/// For people to read, and for those who look for what the container has written.
+fn in_words(places: &[&Path], stacks: &[Stack]) -> BTreeMap<String, Vec<Word>> {
     let branch =
-        |branch: &BranchSpec| unionfs::options::branches::print(std::slice::from_ref(branch)).display().to_string();
+        |branch: &BranchSpec| Word::from(unionfs::options::branches::print(std::slice::from_ref(branch)).as_os_str());
     let words = |stack: &Stack| stack.branches.iter().map(branch).collect();
     places.iter().zip(stacks).map(|(place, stack)| (place.display().to_string(), words(stack))).collect()
 }
@@ -316,10 +312,20 @@ fn tell(submount: &Submount) {
     }
 }
 
-fn run_on_unions(spec: &Spec, session: &mut Session<'_>, scratch: &Scratch, plan: &Plan<'_>) -> Result<u8, Failure> {
+/// Runs on unions, each at its place, with tops in memory where there is some.
+fn run_on_unions(
+    spec: &Spec,
+    session: &mut Session<'_>,
+    scratch: &Scratch,
+    places: &[&Path],
+    (stacks, memory): (Vec<Stack>, Option<Memory<'_>>),
+) -> Result<u8, Failure> {
+    session.entry.record.unions = in_words(places, &stacks);
+    let socket = requests::socket_in(session.entry.running());
+    let plan = Plan { stacks, places, scratch: scratch.path(), memory, socket };
     let devices = plan.stacks.iter().map(|_| open_device()).collect::<Result<Vec<_>, _>>()?;
     // In this order, so that they go in the other: the directory is removed once nobody writes there any more.
-    let mut daemon = Daemon::start(plan, &devices, session.cgroups)?;
+    let mut daemon = Daemon::start(&plan, &devices, session.cgroups)?;
     let result = run(spec, session, Some(Unions { devices, scratch, daemon: &mut daemon }));
     match daemon.finish() {
         Err(failure) if result.is_ok() => Err(failure),

@@ -40,6 +40,8 @@ const LOG: &str = "log";
 const CONTAINERS: &str = "containers";
 /// What was written in a container that is kept.
 const FILES: &str = "files";
+/// What the root is of a container that has no root of its own.
+pub(crate) const COPY_OF_THE_HOST: &str = "copy of the host";
 const ATTEMPTS: usize = 100;
 const LONGEST_NAME: usize = 64;
 
@@ -73,7 +75,7 @@ pub struct Record {
     /// Whether it is there after its end, until it is removed.
     pub kept: bool,
     /// The branches of its unions, the top first, by where they are mounted.
-    pub(crate) unions: BTreeMap<String, Vec<String>>,
+    pub(crate) unions: BTreeMap<String, Vec<Word>>,
     /// Where it is kept what is written, for one that is kept and a copy of this machine.
     pub(crate) files: Option<Word>,
     /// What it has printed, for one that is not kept and runs in the background.
@@ -100,6 +102,11 @@ pub struct ImageUsed {
 }
 
 impl Record {
+    /// Whether it is a copy of this machine.
+    pub(crate) fn is_a_copy(&self) -> bool {
+        self.root == COPY_OF_THE_HOST
+    }
+
     /// The process that looks after it; `None` where that has ended.
     pub(crate) fn open_launcher(&self) -> io::Result<Option<Handle>> {
         self.open(Some(self.launcher))
@@ -247,6 +254,11 @@ impl Entry {
         Ok(self.record.files.as_ref().map(Word::path))
     }
 
+    /// The directory that is there as long as it runs.
+    pub(crate) fn running(&self) -> &Path {
+        &self.running
+    }
+
     /// Takes down that the command runs: until it ends, nobody knows how it will.
     pub(crate) fn begin(&mut self, init: Process, daemon: Option<Process>) -> io::Result<()> {
         (self.record.init, self.record.daemon) = (Some(init), daemon);
@@ -340,6 +352,11 @@ pub(crate) fn all() -> Result<Vec<Record>, Failure> {
     names.dedup();
     // One that ends meanwhile is not there any more.
     Ok(names.iter().filter_map(|name| find_in(&folders, name).ok().flatten()).map(|(_, record)| record).collect())
+}
+
+/// The directory of one as long as it runs.
+pub(crate) fn running_directory(name: &str) -> Result<PathBuf, Failure> {
+    Ok(folders::for_what_runs()?.join(name))
 }
 
 /// The one with this name; `None` where there is none.

@@ -18,6 +18,7 @@
 //! The last two lines come once for each union, in order.
 
 pub(crate) mod daemon;
+pub(crate) mod requests;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -47,10 +48,14 @@ use crate::spec::Spec;
 pub(crate) struct Plan<'a> {
     /// In the order in which they are mounted.
     pub(crate) stacks: Vec<Stack>,
+    /// Where each is in the container.
+    pub(crate) places: &'a [&'a Path],
     /// The directory of the container's own, which is kept from being removed.
     pub(crate) scratch: &'a Path,
     /// A file system in memory for the tops.
     pub(crate) memory: Option<Memory<'a>>,
+    /// Where the daemon is asked for what was written.
+    pub(crate) socket: PathBuf,
 }
 
 /// A file system in memory, which only the daemon sees.

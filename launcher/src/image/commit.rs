@@ -1,25 +1,24 @@
-//! `rlaunch commit`: what a container on an image has written becomes a layer, and with those of the image a new image.
+//! `rlaunch commit`: what a container has written becomes a layer, and with those of its image a new image.
 //!
-//! The top alone is taken: what is the container's own, such as `/etc/hosts`, and volumes stay out.
+//! The top alone is taken: what is the container's own, such as `/etc/hosts`, and volumes stay out. Of a container on
+//! branches, each of those becomes a layer as well. One that runs stands still meanwhile.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use serde_json::{Map, Value, json};
-use unionfs::branch::work;
-use unionfs::fs::Union;
-use unionfs::options::{Access, BranchSpec, Options};
 
 use super::changes::{self, Change};
-use super::load;
-use super::manifest::{CONFIG, Descriptor, MANIFEST, Manifest};
+use super::load::{self, Loaded};
+use super::manifest::{CONFIG, Descriptor, MANIFEST, Manifest, architecture};
 use super::source::{LayerSource, Place};
 use super::store::{Image, Store};
-use super::{files::Files, launch, name, time};
+use super::{files::Files, name, time};
 use crate::failure::{Doing as _, Failure};
-use crate::init_branch::{self, Contents};
-use crate::lock::{Kind, lock};
+use crate::lifecycle;
+use crate::pausing::Paused;
 use crate::state::{self, Record};
+use crate::written::{self, BranchOf, Written};
 
 /// What becomes an image.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -34,34 +33,52 @@ pub struct CommitOptions {
     /// Who has made it
     #[arg(short, long, value_name = "NAME")]
     author: Option<String>,
-    /// The container, which has ended and was kept
+    /// Let a container that runs stand still meanwhile
+    #[arg(short, long, value_name = "BOOL", default_value_t = true, default_missing_value = "true")]
+    #[arg(num_args = 0..=1, require_equals = true, action = ArgAction::Set)]
+    pause: bool,
+    /// Let it go on, whatever is in the middle of being written; as --pause=false
+    #[arg(long, overrides_with = "pause")]
+    no_pause: bool,
+    /// The container, which runs, or has ended and was kept
     container: String,
     /// What the image is called
     #[arg(value_name = "IMAGE[:TAG]")]
     image: Option<String>,
 }
 
+/// What an image is made on.
+struct Below {
+    layers: Vec<Descriptor>,
+    config: Value,
+}
+
 pub(crate) fn run(options: &CommitOptions) -> Result<String, Failure> {
     let names: Vec<String> = options.image.as_deref().map(name::parse).transpose()?.into_iter().collect();
-    let container = &options.container;
-    let record = state::find(container)?.ok_or_else(|| Failure::no_container(container))?;
-    let files = place(&record)?;
-    let doing = format!("commit {container}");
-    let used = || Failure::because(&doing, "it runs").remedy(&format!("rlaunch stop {container} first"));
-    let _held = lock(&files, Kind::Exclusive).doing(&doing)?.ok_or_else(used)?;
+    let record = lifecycle::find(&options.container)?;
+    let doing = format!("commit {}", record.name);
+    if record.is_a_copy() {
+        let failure = Failure::because(&doing, "it is a copy of this machine, and an image would be all of that");
+        return Err(failure.remedy("see rlaunch diff for what it has written; start it with --image or --branches"));
+    }
     let store = Store::open()?;
-    let below = parent(&store, &record)?;
+    let below = below(&store, &record)?;
+    let written = Written::by(&record)?;
+    let layers = match &record.image {
+        Some(_) => written.branches().into_iter().take(1).collect(),
+        None => written.branches(),
+    };
+    // From here on it stands still, until all of it has been read.
+    let paused = (!options.no_pause && options.pause).then(|| pause(&record)).transpose()?.flatten();
+    let _in_use = written.settle().map_err(|reason| Failure::because(&doing, reason))?;
     let workspace = store.workspace().doing(&doing)?;
-    let own = workspace.path().join("own");
-    std::fs::create_dir(&own).doing(&doing)?;
-    let branches = branches(&store, &below, &files, own)?;
-    settle(&branches).map_err(|reason| Failure::because(&doing, reason))?;
-    let source = LayerSource { from: Place::Branches(branches), descriptor: None, diff_id: None };
-    let (layers, mut made) = load::load(&store, &workspace, &Files::Directory(PathBuf::new()), &[source])?;
-    let [layer] = layers.as_slice() else { return Err(Failure::because(&doing, "there is no layer")) };
-    let config = config(&below, &layer.diff.diff_id.to_string(), options)
+    let sources: Vec<_> = layers.iter().rev().map(source).collect();
+    let (loaded, mut made) = load::load(&store, &workspace, &Files::Directory("".into()), &sources)?;
+    drop(paused);
+    let steps = steps(&layers, &loaded, options);
+    let config = config(below.config, steps, options)
         .and_then(|config| serde_json::to_vec(&config).map_err(|error| Failure::because(&doing, error)))?;
-    let descriptors = below.manifest.layers.iter().chain([&layer.descriptor]).cloned().collect();
+    let descriptors = below.layers.into_iter().chain(loaded.into_iter().map(|layer| layer.descriptor)).collect();
     let manifest = Manifest::new(Descriptor::of(CONFIG, &config), descriptors);
     let manifest = serde_json::to_vec(&manifest).map_err(|error| Failure::because(&doing, error))?;
     let id = made.blob(&workspace, &config).doing(&doing)?;
@@ -71,89 +88,86 @@ pub(crate) fn run(options: &CommitOptions) -> Result<String, Failure> {
     Ok(format!("{id}\n"))
 }
 
-/// Where a container keeps what it has written.
-fn place(record: &Record) -> Result<PathBuf, Failure> {
-    if record.image.is_none() {
-        let failure = Failure::new(format!("the container {} is not on an image", record.name));
-        return Err(failure.remedy("start it with --image; runionfs export makes a layer of any branch"));
+/// Lets a container stand still; nothing if it has ended.
+fn pause(record: &Record) -> Result<Option<Paused>, Failure> {
+    if record.open_init().doing("look at the container")?.is_none() {
+        return Ok(None);
     }
-    let kept = record.files.as_ref().map(|files| files.path());
-    kept.ok_or_else(|| {
-        let failure = Failure::new(format!("what the container {} has written is not kept by it", record.name));
-        failure.remedy("start it with --name or --detach, and without --rm, --keep and --tmpfs-top")
-    })
+    let without = |failure: Failure| failure.remedy("or say --no-pause, and see to it that nobody writes");
+    let cgroups = lifecycle::cgroups(record)?;
+    let directory = state::running_directory(&record.name)?;
+    let paused = Paused::pause(record, cgroups, &directory).map_err(without)?;
+    // What it has written to files that are open starts on its way; the daemon waits for the rest of it. It is another
+    // user's to root of a namespace of its own, and not looked at then.
+    if let Some(init) = record.init
+        && let Err(error) = written::sync(&Path::new("/proc").join(init.pid.to_string()).join("root"))
+        && error.kind() != std::io::ErrorKind::PermissionDenied
+    {
+        return Err(Failure::because("sync the container's files", error));
+    }
+    Ok(Some(paused))
 }
 
-/// The image that a container is on.
-fn parent(store: &Store, record: &Record) -> Result<Image, Failure> {
-    let used = record.image.as_ref();
+/// What the container is on: its image, or nothing where its branches are all there is.
+fn below(store: &Store, record: &Record) -> Result<Below, Failure> {
+    let Some(used) = &record.image else {
+        let config = json!({
+            "architecture": architecture(),
+            "os": "linux",
+            "config": {},
+            "rootfs": { "type": "layers", "diff_ids": [] },
+            "history": [],
+        });
+        return Ok(Below { layers: Vec::new(), config });
+    };
     let missing =
         |failure: Failure| Failure::new(format!("the image of the container {} is gone: {failure}", record.name));
-    store.find(used.map_or("", |image| &image.id)).map_err(missing)
+    let Image { manifest, config_text, .. } = store.find(&used.id).map_err(missing)?;
+    let config = serde_json::from_slice(&config_text);
+    let config = config.map_err(|error| Failure::because("read the configuration of the image", error))?;
+    Ok(Below { layers: manifest.layers, config })
 }
 
-/// What the container had as its root: its top, what is its own, and the image.
-fn branches(store: &Store, image: &Image, files: &Path, own: PathBuf) -> Result<Vec<BranchSpec>, Failure> {
-    let branch = |path: PathBuf, access, whiteouts| BranchSpec {
-        path,
-        access,
-        whiteouts,
-        overlay: false,
-        init: false,
-        nolwh: false,
-    };
-    let layers: Vec<PathBuf> = launch::layers(store, image).into_iter().map(|layer| layer.branch).collect();
-    let topmost = layers.first().ok_or_else(|| Failure::new("the image has no layers"))?;
-    let top = crate::scratch::top_in(files, topmost);
-    let layers = layers.iter().map(|layer| branch(layer.clone(), Access::ReadOnly, true));
-    let branches: Vec<_> = [branch(top, Access::ReadWrite, false)].into_iter().chain(layers).collect();
-    let branches = init_branch::add(&branches, own);
-    init_branch::fill(&branches, &Contents::usual())?;
-    Ok(branches)
+fn source(branch: &BranchOf) -> LayerSource {
+    LayerSource { from: Place::Written(branch.clone()), descriptor: None, diff_id: None }
 }
 
-/// Makes the top stand alone: hard links that are only noted become real.
-pub(super) fn settle(branches: &[BranchSpec]) -> Result<(), String> {
-    let top = branches.first().map(|branch| branch.path.as_path()).unwrap_or(Path::new(""));
-    let failed = |errno: rustix::io::Errno| std::io::Error::from(errno).to_string();
-    if work::is_left_volatile(top).map_err(failed)? {
-        return Err("it was killed while it did not wait for the disk: nobody knows what is whole".into());
-    }
-    if !work::has_links(top).map_err(failed)? {
-        return Ok(());
-    }
-    let union = Union::open(branches, &Options::default()).map_err(|error| error.to_string())?;
-    match union.flush_links().map_err(failed)?.pending {
-        0 => Ok(()),
-        count => Err(format!("{count} hard-linked files have names below that could not be brought up")),
-    }
-}
-
-/// The configuration of the image below with one more layer and its changes.
-fn config(below: &Image, diff_id: &str, options: &CommitOptions) -> Result<Value, Failure> {
-    let doing = "read the configuration of the image";
-    let mut config: Value =
-        serde_json::from_slice(&below.config_text).map_err(|error| Failure::because(doing, error))?;
+/// A step of the history for each layer, the lowest first, and the layer's digest.
+fn steps(branches: &[BranchOf], loaded: &[Loaded], options: &CommitOptions) -> Vec<(Value, String)> {
     let now = time::now();
-    let mut step = json!({ "created": now, "created_by": "rlaunch commit" });
-    for (key, text) in [("comment", &options.message), ("author", &options.author)] {
-        if let Some(text) = text {
-            step[key] = json!(text);
+    let mut steps: Vec<(Value, String)> = Vec::new();
+    for (branch, layer) in branches.iter().rev().zip(loaded) {
+        let created_by = format!("rlaunch commit: {}", branch.path().display());
+        steps.push((json!({ "created": now, "created_by": created_by }), layer.diff.diff_id.to_string()));
+    }
+    if let Some((top, _)) = steps.last_mut() {
+        top["created_by"] = json!("rlaunch commit");
+        for (key, text) in [("comment", &options.message), ("author", &options.author)] {
+            if let Some(text) = text {
+                top[key] = json!(text);
+            }
         }
     }
+    steps
+}
+
+/// A configuration with more layers, each with its step of the history and its digest, and its changes.
+fn config(mut config: Value, steps: Vec<(Value, String)>, options: &CommitOptions) -> Result<Value, Failure> {
+    let doing = "read the configuration of the image";
     let object = config.as_object_mut().ok_or_else(|| Failure::because(doing, "it is no object"))?;
-    object.insert("created".into(), json!(now));
+    object.insert("created".into(), json!(time::now()));
     if let Some(author) = &options.author {
         object.insert("author".into(), json!(author));
     }
     // Where the history does not tell of all layers, the new step would be that of another one.
-    let told = below.config.history.iter().filter(|step| !step.empty_layer).count();
-    for _ in told..below.config.rootfs.diff_ids.len() {
+    for _ in told(object)..layers(object) {
         push(object, "history", json!({ "created_by": "unknown" }));
     }
-    push(object, "history", step);
-    if let Some(rootfs) = object.get_mut("rootfs").and_then(Value::as_object_mut) {
-        push(rootfs, "diff_ids", json!(diff_id));
+    for (step, diff_id) in steps {
+        push(object, "history", step);
+        if let Some(rootfs) = object.get_mut("rootfs").and_then(Value::as_object_mut) {
+            push(rootfs, "diff_ids", json!(diff_id));
+        }
     }
     let execution = object.entry("config").or_insert_with(|| json!({}));
     if !execution.is_object() {
@@ -163,6 +177,18 @@ fn config(below: &Image, diff_id: &str, options: &CommitOptions) -> Result<Value
         options.change.iter().for_each(|change| change.make(execution));
     }
     Ok(config)
+}
+
+/// How many layers the history tells of.
+fn told(object: &Map<String, Value>) -> usize {
+    let steps = object.get("history").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    steps.iter().filter(|step| step.get("empty_layer").and_then(Value::as_bool) != Some(true)).count()
+}
+
+/// How many layers there are.
+fn layers(object: &Map<String, Value>) -> usize {
+    let digests = object.get("rootfs").and_then(|rootfs| rootfs.get("diff_ids")).and_then(Value::as_array);
+    digests.map_or(0, Vec::len)
 }
 
 /// Appends to a list, which may be null or missing.

@@ -5,7 +5,7 @@
 //! a name outside of the workspace until both digests are what they are said to be.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read};
+use std::io::{self, BufWriter, PipeReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,8 +14,7 @@ use std::sync::{Condvar, Mutex};
 use std::thread;
 
 use unionfs::layer::apply::{self, UNPACKED};
-use unionfs::layer::{compressed, export};
-use unionfs::options::BranchSpec;
+use unionfs::layer::compressed;
 
 use super::digest::{Digest, Digesting};
 use super::files::Files;
@@ -25,7 +24,7 @@ use super::source::{LayerSource, Place};
 use super::store::{Diff, Made, Store, Workspace};
 use super::time;
 use crate::failure::{Doing as _, Failure};
-use crate::message::say;
+use crate::written::{self, NoLayer};
 
 /// Size and number of the pieces between the two threads of a layer.
 const PIECE: usize = 256 * 1024;
@@ -104,7 +103,7 @@ pub(crate) fn load_seen(
 fn same_as(files: &Files, layers: &[LayerSource], at: usize) -> usize {
     let key = |layer: &LayerSource| match &layer.from {
         Place::Named(name) => Some((files.key(name), layer.diff_id)),
-        Place::Whole(_) | Place::Branches(_) => None,
+        Place::Whole(_) | Place::Branches(_) | Place::Written(_) => None,
     };
     let wanted = layers.get(at).and_then(key);
     let first = layers.iter().position(|layer| wanted.is_some() && key(layer) == wanted);
@@ -169,7 +168,14 @@ impl Loading<'_> {
                 let size = input.metadata().doing(&doing)?.len();
                 unpack(self.progress.bar(&shown(layer, at), Some(size)).count(input), target, &doing)?
             }
-            Place::Branches(branches) => of_branches(branches, |input| unpack(input, target, &doing))?,
+            Place::Branches(branches) => {
+                let write = |output| written::layer(branches, None, output, time::epoch());
+                through_a_pipe(write, |input| unpack(input, target, &doing))?
+            }
+            Place::Written(branch) => {
+                let write = |output| branch.write(output, time::epoch());
+                through_a_pipe(write, |input| unpack(input, target, &doing))?
+            }
         };
         check(layer, &blob, &diff, &doing)?;
         let media_type = format!("{LAYER}{}", compression(&copy).doing(&doing)?);
@@ -301,25 +307,25 @@ impl Read for Received {
     }
 }
 
-/// Writes the top of some branches as a layer for `take` to read.
-fn of_branches<T: Send>(branches: &[BranchSpec], take: impl FnOnce(File) -> Result<T, Failure>) -> Result<T, Failure> {
-    let top = branches.first().map_or(Path::new(""), |branch| &branch.path);
-    let doing = format!("read {}", top.display());
-    let (output, input): (OwnedFd, OwnedFd) =
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from).doing(&doing)?;
-    thread::scope(|scope| {
-        let writing = scope.spawn(move || {
-            let mut tell = |entry: export::LeftOut| {
-                say(format_args!("note: {} is left out: {}", String::from_utf8_lossy(&entry.path), entry.why));
-            };
-            export::export(branches, None, input.into(), time::epoch(), &mut tell)
-        });
-        let taken = take(output.into());
-        let written = writing.join().map_err(|_| Failure::because(&doing, "reading it has a defect"))?;
-        // Where nobody takes it, it cannot be written either.
-        let taken = taken?;
-        written.map_err(|error| Failure::because(&doing, error)).map(|()| taken)
-    })
+/// Has a layer written for `take` to read.
+fn through_a_pipe<T: Send>(
+    write: impl FnOnce(OwnedFd) -> Result<Vec<String>, NoLayer> + Send,
+    take: impl FnOnce(PipeReader) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let (input, output) = io::pipe().doing("make a pipe for a layer")?;
+    let (written, taken) = thread::scope(|scope| {
+        let writing = scope.spawn(move || write(output.into()));
+        let taken = take(input);
+        (writing.join(), taken)
+    });
+    match written.map_err(|_| Failure::new("writing a layer has a defect"))? {
+        Ok(notes) => written::tell(&notes),
+        // Where nobody takes it, the reason is there.
+        Err(NoLayer::Unread) => {}
+        // One that is not written to its end cannot be read to its end either.
+        Err(NoLayer::Failed(failure)) => return Err(failure),
+    }
+    taken
 }
 
 /// How a blob is compressed, as media types end.

@@ -21,6 +21,7 @@ use super::files::{self, Files};
 use super::manifest::{Config, Descriptor, Index, Manifest};
 use super::name;
 use crate::failure::{Doing as _, Failure};
+use crate::written::BranchOf;
 
 const DOCKER_MANIFEST: &str = "manifest.json";
 
@@ -71,6 +72,8 @@ pub(crate) enum Place {
     Whole(PathBuf),
     /// A directory that is to become a layer, or the top of a union with what lies below.
     Branches(Vec<BranchSpec>),
+    /// What a container has written.
+    Written(BranchOf),
 }
 
 /// An entry of docker's `manifest.json`.

@@ -46,7 +46,7 @@ pub struct StatsOptions {
 }
 
 /// The control groups of a container that runs.
-pub(super) fn cgroups(record: &Record) -> Result<Cgroups, Failure> {
+pub(crate) fn cgroups(record: &Record) -> Result<Cgroups, Failure> {
     let (init, _open) = running(record)?;
     Cgroups::of(Pid::from_raw(init.pid), &record.id)
 }

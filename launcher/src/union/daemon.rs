@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -19,6 +20,7 @@ use unionfs::fs::Union;
 use unionfs::fuse::Server;
 use unionfs::options::Access;
 
+use super::requests::{self, Served};
 use super::{Memory, Plan, Stack};
 use crate::cgroup;
 use crate::cgroup::memory::top_size;
@@ -64,6 +66,10 @@ fn serve(plan: &Plan<'_>, devices: &[OwnedFd], channel: &Channel) -> Result<(), 
     let unions = plan.stacks.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     channel.send(&Message::Opened).doing("speak to the launcher")?;
     let mut running = Vec::new();
+    let (life, lives) = UnixStream::pair().doing("watch over the union")?;
+    let lives = Arc::new(lives);
+    let places = plan.places.iter().map(|place| place.to_path_buf());
+    let served: Arc<Served> = Arc::new(places.zip(unions.iter().map(Arc::clone)).collect());
     for (union, device) in unions.into_iter().zip(devices) {
         match channel.receive().doing("hear the launcher")? {
             Some(Message::Mounted) => {}
@@ -73,11 +79,21 @@ fn serve(plan: &Plan<'_>, devices: &[OwnedFd], channel: &Channel) -> Result<(), 
         let device = device.try_clone().doing("keep the device")?;
         let server = Server::new(union, device).doing("speak to the kernel's FUSE")?;
         let counts = server.counts();
-        let thread = thread::Builder::new().spawn(move || server.run()).doing("start a thread for the union")?;
+        let lives = Arc::clone(&lives);
+        let run = move || {
+            let _lives = lives;
+            server.run()
+        };
+        let thread = thread::Builder::new().spawn(run).doing("start a thread for the union")?;
         running.push((thread, counts));
         channel.send(&Message::Serving).doing("speak to the launcher")?;
     }
     dup2_stderr(&null).doing("let go of the launcher's streams")?;
+    drop(lives);
+    // A container does without it. Whoever asks then is told.
+    let listener = requests::listen(&plan.socket).ok();
+    requests::answer_while(&life.into(), listener.as_ref(), &served).doing("answer who asks for what was written")?;
+    drop(served);
     let mut ran_full = false;
     for (server, counts) in running {
         let ended = server.join().map_err(|_| Failure::new("the union's daemon has a defect"))?;

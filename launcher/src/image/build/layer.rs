@@ -8,13 +8,13 @@ use unionfs::layer::apply::UNPACKED;
 use unionfs::options::{Access, BranchSpec};
 
 use crate::failure::{Doing as _, Failure};
-use crate::image::commit;
 use crate::image::files::Files;
 use crate::image::load::{self, Loaded};
 use crate::image::source::{LayerSource, Place};
 use crate::image::store::{Store, Workspace};
 use crate::init_branch::{self, Contents};
 use crate::scratch;
+use crate::written;
 
 const MAKING: &str = "make a layer of it";
 
@@ -68,7 +68,7 @@ impl<'a> Top<'a> {
             branches = init_branch::add(&branches, own);
             init_branch::fill(&branches, &Contents::usual())?;
         }
-        commit::settle(&branches).map_err(|reason| Failure::because(MAKING, reason))?;
+        let _in_use = written::settle(&branches).map_err(|reason| Failure::because(MAKING, reason))?;
         let source = LayerSource { from: Place::Branches(branches), descriptor: None, diff_id: None };
         let (loaded, made) = load::load(self.store, &self.workspace, &Files::Directory(PathBuf::new()), &[source])?;
         let place = made.layers.first().map(|(holder, _)| holder.join(UNPACKED));
