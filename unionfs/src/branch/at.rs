@@ -64,6 +64,10 @@ impl<'a> At<'a> {
     }
 
     pub(super) fn real_chown(self, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
+        // to the kernel that means that there is no change, and is nobody's id; see chown(2)
+        if [uid, gid].contains(&Some(u32::MAX)) {
+            return Err(Errno::INVAL);
+        }
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
         rustix::fs::chownat(self.fd, self.name, uid.map(Uid::from_raw), gid.map(Gid::from_raw), flags)
     }

@@ -223,6 +223,8 @@ impl<'a> Reader<'a> {
             None => u32::try_from(said.ok()?).ok(),
         };
         let owner = id(extended.uid, header.uid()).zip(id(extended.gid, header.gid()));
+        // the last number is nobody's
+        let owner = owner.filter(|(uid, gid)| ![uid, gid].contains(&&u32::MAX));
         let (uid, gid) = owner.ok_or_else(|| self.damaged("its owner is no number"))?;
         let mode = header.mode().map_err(|_| self.damaged("its mode is no number"))? & 0o7777;
         let mtime = match extended.mtime {
@@ -230,7 +232,8 @@ impl<'a> Reader<'a> {
             None => header
                 .mtime()
                 .ok()
-                .and_then(|sec| Some(Time { sec: i64::try_from(sec).ok()?, nsec: 0 }))
+                // GNU tar has times before 1970 as negative numbers, of which this is the last part
+                .map(|sec| Time { sec: sec.cast_signed(), nsec: 0 })
                 .ok_or_else(|| self.damaged("its time is no number"))?,
         };
         Ok(Member { path, what, look: Look { mode, uid, gid, mtime, xattrs: extended.xattrs.into_iter().collect() } })
