@@ -12,6 +12,10 @@ const ZSTD: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
 /// Frames of this kind hold nothing of the layer (RFC 8878, 3.1.2); one may come first.
 const ZSTD_SKIPPABLE: [u8; 3] = [0x2A, 0x4D, 0x18];
 
+/// So much of what was read before a frame may refer to, and so much memory it takes: what `zstd -19` and the encoders of
+/// container tools use at most.
+const LARGEST_WINDOW: u64 = 32 << 20;
+
 /// The archive itself, whatever it is compressed by.
 ///
 /// # Errors
@@ -82,6 +86,7 @@ impl<R: BufRead> Read for Frames<R> {
 /// Begins a frame, or passes over one that holds nothing.
 fn begin<R: BufRead>(mut input: R) -> io::Result<State<R>> {
     let mut decoder = FrameDecoder::new();
+    decoder.set_max_window_size(LARGEST_WINDOW);
     match decoder.init(&mut input) {
         Ok(()) => Ok(State::Inside(input, Box::new(decoder))),
         Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
@@ -91,6 +96,11 @@ fn begin<R: BufRead>(mut input: R) -> io::Result<State<R>> {
             }
             Ok(State::Between(input))
         }
+        Err(FrameDecoderError::WindowSizeTooBig { requested, .. }) => Err(io::Error::other(format!(
+            "its compression needs {} MiB of memory, more than {} (zstd without --long and --ultra is enough)",
+            requested >> 20,
+            LARGEST_WINDOW >> 20
+        ))),
         Err(error) => Err(io::Error::other(error)),
     }
 }
