@@ -14,6 +14,11 @@ use harness::sandbox::{self, Sandbox, run};
 use harness::snapshot::{Exactness, Snapshot, names};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 
+#[path = "support/archives.rs"]
+mod archives;
+
+use archives::{archive, file, member};
+
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 
 fn apply(layer: &Path, branch: &Path) -> Outcome {
@@ -28,46 +33,6 @@ fn export(branch: &Path, layer: &Path) {
 #[track_caller]
 fn assert_silent(outcome: &Outcome) {
     assert_eq!((outcome.status, &*outcome.stdout, &*outcome.stderr), (Some(0), "", ""));
-}
-
-/// A header of an archive.
-fn header(name: &[u8], kind: u8, size: u64, link: &[u8]) -> [u8; 512] {
-    let mut block = [0; 512];
-    block[..name.len()].copy_from_slice(name);
-    for (at, text) in [(100, "0000644\0"), (108, "0000000\0"), (116, "0000000\0"), (136, "00000000000\0")] {
-        block[at..at + text.len()].copy_from_slice(text.as_bytes());
-    }
-    block[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
-    block[156] = kind;
-    block[157..157 + link.len()].copy_from_slice(link);
-    block[257..265].copy_from_slice(b"ustar\x0000");
-    block[329..345].copy_from_slice(b"0000001\x000000003\0");
-    sum(&mut block);
-    block
-}
-
-fn sum(block: &mut [u8; 512]) {
-    block[148..156].fill(b' ');
-    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-}
-
-/// A member with its content.
-fn member(name: &str, kind: u8, content: &[u8], link: &str) -> Vec<u8> {
-    let mut bytes = header(name.as_bytes(), kind, content.len() as u64, link.as_bytes()).to_vec();
-    bytes.extend_from_slice(content);
-    bytes.resize(bytes.len().next_multiple_of(512), 0);
-    bytes
-}
-
-fn file(name: &str, content: &str) -> Vec<u8> {
-    member(name, b'0', content.as_bytes(), "")
-}
-
-fn archive(members: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = members.concat();
-    bytes.extend_from_slice(&[0; 1024]);
-    bytes
 }
 
 /// A directory with nothing in it but the layer.
@@ -266,102 +231,6 @@ fn of_two_members_of_one_name_the_last_wins() {
     let read = |name: &str| fs::read_to_string(branch.join(name)).unwrap();
     assert_eq!([read("a"), read("b"), read("c/d")], ["last", "a file", "below"]);
     assert_eq!([read("e"), read("f")], ["no link any more", "no link any more"]);
-}
-
-#[test]
-fn a_hostile_layer_is_refused_and_reaches_nothing_outside() {
-    let Some(sandbox) = sandbox::enter() else { return };
-    let outside = sandbox.path().join("outside");
-    fs::create_dir(&outside).unwrap();
-    fs::write(outside.join("victim"), "untouched").unwrap();
-    let before = Snapshot::take(&outside);
-    let to_outside = outside.display().to_string();
-    let huge = |size: u64| {
-        let mut block = header(b"huge", b'0', 0, b"");
-        block[124] = 0x80;
-        block[128..136].copy_from_slice(&size.to_be_bytes());
-        sum(&mut block);
-        block.to_vec()
-    };
-    let mut negative = header(b"negative", b'0', 0, b"");
-    negative[124..136].fill(0xFF);
-    sum(&mut negative);
-    let mut no_sum = header(b"x", b'0', 0, b"");
-    no_sum[0] = b'y';
-    let long_pax = |length: usize| member("x", b'x', &vec![b'1'; length], "");
-    let cases: Vec<(&str, Vec<Vec<u8>>, &str)> = vec![
-        ("up", vec![file("../outside/new", "")], "'..'"),
-        ("up-inside", vec![file("a/../../outside/new", "")], "'..'"),
-        ("up-alone", vec![member("..", b'5', b"", "")], "'..'"),
-        ("link-parent", vec![member("l", b'2', b"", &to_outside), file("l/new", "")], "no directory"),
-        ("link-up-parent", vec![member("l", b'2', b"", ".."), file("l/outside/victim", "")], "no directory"),
-        ("hard-link-up", vec![member("h", b'1', b"", "../outside/victim")], "hard link"),
-        ("hard-link-absolute", vec![member("h", b'1', b"", &format!("{to_outside}/victim"))], "not in the layer"),
-        (
-            "hard-link-through",
-            vec![member("l", b'2', b"", &to_outside), member("h", b'1', b"", "l/victim")],
-            "not in the layer",
-        ),
-        ("hard-link-dir", vec![member("d", b'5', b"", ""), member("h", b'1', b"", "d")], "to a directory"),
-        ("hard-link-mark", vec![file(".wh.a", ""), member("h", b'1', b"", ".wh.a")], "no entry of the layer"),
-        ("hard-link-nothing", vec![member("h", b'1', b"", "nothing")], "not in the layer"),
-        ("hard-link-empty", vec![member("h", b'1', b"", "")], "target is missing"),
-        ("whiteout-dir", vec![member(".wh.d", b'5', b"", "")], "regular file"),
-        ("in-whiteout", vec![file(".wh.d/f", "")], "whiteout"),
-        ("whiteout-of-nothing", vec![file(".wh.", "")], "kept for whiteouts"),
-        ("whiteout-of-dots", vec![file("d/.wh...", "")], "kept for whiteouts"),
-        ("root-as-file", vec![file("./", "").split_off(0), member(".", b'0', b"", "")], "directory"),
-        ("huge", vec![huge(u64::MAX >> 1)], "cut off"),
-        ("larger", vec![huge(u64::MAX)], ""),
-        ("negative", vec![negative.to_vec()], ""),
-        ("no-sum", vec![no_sum.to_vec()], "no tar archive"),
-        ("garbage", vec![vec![b'x'; 4096]], "no tar archive"),
-        ("long-pax", vec![long_pax(17 << 20), file("x", "")], "too long"),
-        ("many-pax", vec![long_pax(9 << 20), long_pax(9 << 20), file("x", "")], ""),
-        ("bad-pax", vec![long_pax(100), file("x", "")], "cannot be read"),
-        ("bad-number", vec![member("x", b'x', b"9 uid=-1\n", ""), file("x", "")], "no number"),
-        ("large-id", vec![member("x", b'x', b"18 uid=4294967296\n", ""), file("x", "")], "no number"),
-        ("zero-in-name", vec![member("x", b'x', b"12 path=a\0b\n", ""), file("x", "")], "zero byte"),
-        ("sparse", vec![member("s", b'S', b"", "")], "holes cannot be read"),
-        ("pax-sparse", vec![member("x", b'x', b"22 GNU.sparse.major=1\n", ""), file("x", "")], "holes cannot be read"),
-        ("unknown-type", vec![member("m", b'M', b"", "")], "'M'"),
-    ];
-    for (name, members, why) in cases {
-        assert_refused(&sandbox, name, &archive(&members), why);
-    }
-    // these are harmless: they stay in the layer
-    let layer = archive(&[
-        file("/absolute/f", "f"),
-        file("//a//./b/", "").split_off(0),
-        member("l", b'2', b"", &format!("{to_outside}/victim")),
-        file("l", "replaces the link"),
-        member("h", b'2', b"", &to_outside),
-        member("hh", b'1', b"", "h"),
-        member("self", b'0', b"s", ""),
-        member("self", b'1', b"", "self"),
-    ]);
-    let (layer, branch) = place(&sandbox, "harmless", &layer);
-    assert_silent(&apply(&layer, &branch));
-    assert_eq!(Snapshot::take(&branch).paths(), ["a", "a/b", "absolute", "absolute/f", "h", "hh", "l", "self"]);
-    assert!(fs::symlink_metadata(branch.join("hh")).unwrap().is_symlink());
-    before.assert_same(&Snapshot::take(&outside), Exactness::Untouched, "a layer reached outside of its branch");
-}
-
-#[test]
-fn a_layer_that_is_cut_off_anywhere_leaves_nothing() {
-    let Some(sandbox) = sandbox::enter() else { return };
-    let whole = archive(&[
-        member("d/", b'5', b"", ""),
-        member("x", b'x', b"30 mtime=1000000000.000000001\n", ""),
-        file("d/f", &"content ".repeat(200)),
-        file("g", ""),
-    ]);
-    for length in (0..whole.len()).step_by(256) {
-        if length > whole.len() - 1024 + 511 {
-            break;
-        }
-        assert_refused(&sandbox, &format!("cut-{length}"), &whole[..length], "cut off");
-    }
 }
 
 #[test]

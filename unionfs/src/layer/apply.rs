@@ -2,8 +2,11 @@
 //!
 //! The archive may be hostile. It is unpacked into a new directory beside the branch, which takes
 //! the place of the branch in one rename when all is well and is removed otherwise. Each member is
-//! reached from the root of that directory component by component, and no symbolic link is
-//! followed, so that nothing outside can be reached by any path ([`crate::branch::dir`]).
+//! reached from the root of that directory component by component, and the kernel follows no symbolic
+//! link, so that nothing outside can be reached by any path ([`crate::branch::dir`]). Links of the layer
+//! itself on such a path are followed by us, from the root of the layer, as containerd does. What the
+//! layers below have under a path has no say, as with podman and docker: where they have a link and this
+//! layer something below its name, it has a directory there, which takes the link's place.
 
 use std::io::Read;
 use std::os::fd::OwnedFd;

@@ -16,6 +16,7 @@ use super::reading::Reader;
 use crate::acl;
 use crate::branch::at::{At, SetTime};
 use crate::branch::dir::Dir;
+use crate::branch::private;
 use crate::branch::stat::Kind;
 use crate::branch::work;
 use crate::links::write_all;
@@ -24,13 +25,16 @@ use crate::union::{Name, RawName};
 
 /// Content is copied in pieces of this size.
 const PIECE: usize = 256 * 1024;
+/// As many symbolic links are followed on one path as the kernel follows; see path_resolution(7).
+const MOST_LINKS: usize = 40;
 /// The name under which a directory is removed whose place another entry takes.
 const REPLACED: &[u8] = b"replaced";
 
 /// A layer that is being unpacked.
 pub(super) struct Unpacking<'a> {
     root: Dir,
-    /// The directory of the last member with its path: most often that of the next.
+    /// The directory of the last member with its path: most often that of the next. Nothing after an entry was replaced,
+    /// which may have been on that path.
     at: Option<(Vec<u8>, Dir)>,
     /// A directory on the same file system where entries are removed.
     holder: &'a Dir,
@@ -125,7 +129,8 @@ impl<'a> Unpacking<'a> {
         let dir = self.parent(parent)?;
         let name = name.as_bytes();
         let before = dir.find(name)?.map(|stat| stat.kind);
-        if before != Some(Kind::Dir) || member.what != What::Dir {
+        let replaces = before.is_some() && (before != Some(Kind::Dir) || member.what != What::Dir);
+        if before.is_none() || replaces {
             let file = dir.keeping_times(|| {
                 make_room(dir, name, before, holder)?;
                 let file = make(dir, name, &member.what)?;
@@ -144,7 +149,9 @@ impl<'a> Unpacking<'a> {
                 content(reader, &file, ends)?;
             }
         }
-        set_look(dir.at(name), &member.look, &member.what)
+        set_look(dir.at(name), &member.look, &member.what)?;
+        self.at.take_if(|_| replaces);
+        Ok(())
     }
 
     /// Gives an entry of this layer a further name.
@@ -156,9 +163,9 @@ impl<'a> Unpacking<'a> {
             return Err(Stop::Refused("it is a hard link to what is no entry of the layer"));
         }
         let (first_parent, first_name) = split(first);
-        let from = match walk(&self.root, first_parent, Missing::Refuse) {
+        let from = match resolve(&self.root, first_parent, Missing::Refuse) {
             Err(Errno::NOENT) => return self.copy_from_below(parent, name, first),
-            Err(Errno::NOTDIR | Errno::LOOP) => return Err(NOT_THERE),
+            Err(Errno::NOTDIR | Errno::LOOP | Errno::INVAL) => return Err(NOT_THERE),
             from => from?,
         };
         match from.find(first_name)?.map(|stat| stat.kind) {
@@ -169,10 +176,12 @@ impl<'a> Unpacking<'a> {
         let holder = self.holder;
         let dir = self.parent(parent)?;
         let before = dir.find(name.as_bytes())?.map(|stat| stat.kind);
-        Ok(dir.keeping_times(|| {
+        dir.keeping_times(|| {
             make_room(dir, name.as_bytes(), before, holder)?;
             from.link(first_name, dir, name.as_bytes())
-        })?)
+        })?;
+        self.at.take_if(|_| before.is_some());
+        Ok(())
     }
 
     /// Makes a copy of what lies below, where a link to it is wanted.
@@ -191,7 +200,9 @@ impl<'a> Unpacking<'a> {
         if let (Some(file), Some(content)) = (file, content) {
             copy(|piece| Ok(rustix::io::read(&content, piece)?), &file, 0, ends)?;
         }
-        set_look(dir.at(name), &member.look, &member.what)
+        set_look(dir.at(name), &member.look, &member.what)?;
+        self.at.take_if(|_| before.is_some());
+        Ok(())
     }
 
     /// Opens the directory of a member; what is missing of it is made.
@@ -208,8 +219,14 @@ impl<'a> Unpacking<'a> {
             },
             None => walk(&self.root, path, Missing::Make),
         };
+        let dir = match dir {
+            Err(Errno::LOOP | Errno::NOTDIR) => resolve(&self.root, path, Missing::Make),
+            dir => dir,
+        };
         let dir = dir.map_err(|error| match error {
-            Errno::LOOP | Errno::NOTDIR => Stop::Refused("its path leads through what is no directory"),
+            Errno::NOTDIR => Stop::Refused("its path leads through what is no directory"),
+            Errno::LOOP => Stop::Refused("its path leads through too many symbolic links"),
+            Errno::INVAL => Stop::Refused("its path leads through a symbolic link to what no layer has"),
             error => error.into(),
         })?;
         let (_, dir) = self.at.insert((path.to_vec(), dir));
@@ -261,18 +278,65 @@ enum Missing {
     Refuse,
 }
 
-/// Opens a directory by a path, one component after the other.
+/// Opens a directory by a path, one component after the other. None is a symbolic link.
 fn walk(from: &Dir, path: &[u8], missing: Missing) -> Result<Dir, Errno> {
     let mut at = from.reopen()?;
     for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
-        at = match at.open_dir(part) {
-            Err(Errno::NOENT) if missing == Missing::Make => {
-                at.keeping_times(|| at.make_dir(part, 0o755).and_then(|()| disinherit(at.at(part))))?;
-                at.at(part).chmod(0o755)?;
-                at.open_dir(part)?
+        at = step(&at, part, missing)?;
+    }
+    Ok(at)
+}
+
+fn step(at: &Dir, part: &[u8], missing: Missing) -> Result<Dir, Errno> {
+    match at.open_dir(part) {
+        Err(Errno::NOENT) if missing == Missing::Make => {
+            at.keeping_times(|| at.make_dir(part, 0o755).and_then(|()| disinherit(at.at(part))))?;
+            at.at(part).chmod(0o755)?;
+            at.open_dir(part)
+        }
+        opened => opened,
+    }
+}
+
+/// Opens a directory by a path on which symbolic links of the layer itself may be: its root is theirs, and `..` does not
+/// lead out of it. So whatever was there when the layer was made is found where it was, and nothing else is.
+///
+/// # Errors
+/// ELOOP where there are too many links; EINVAL where one leads to what is no entry of a layer.
+fn resolve(root: &Dir, path: &[u8], missing: Missing) -> Result<Dir, Errno> {
+    let parts = |path: &[u8]| path.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let mut pending = parts(path);
+    let mut done: Vec<Vec<u8>> = Vec::new();
+    let mut at = root.reopen()?;
+    let mut links = 0;
+    while let Some(part) = pending.pop() {
+        match &*part {
+            b"" | b"." => {}
+            b".." => {
+                drop(done.pop());
+                at = walk(root, &done.join(&b'/'), Missing::Refuse)?;
             }
-            opened => opened?,
-        };
+            _ if !matches!(RawName::parse(&part), RawName::Entry(_)) => return Err(Errno::INVAL),
+            _ => match step(&at, &part, missing) {
+                Err(Errno::LOOP | Errno::NOTDIR) => {
+                    let is_link = at.find(&part)?.is_some_and(|stat| stat.kind == Kind::Symlink);
+                    let target = if is_link { at.read_link(&part)? } else { return Err(Errno::NOTDIR) };
+                    links += 1;
+                    if links > MOST_LINKS {
+                        return Err(Errno::LOOP);
+                    }
+                    if target.first() == Some(&b'/') {
+                        done.clear();
+                        at = root.reopen()?;
+                    }
+                    pending.extend(parts(&target));
+                }
+                opened => {
+                    at = opened?;
+                    done.push(part);
+                }
+            },
+        }
     }
     Ok(at)
 }
@@ -377,7 +441,8 @@ fn set_look(at: At<'_>, look: &Look, what: &What) -> Result<(), Stop> {
         if !matches!(what, What::Symlink(_)) {
             at.chmod(look.mode)?;
         }
-        for (name, value) in &look.xattrs {
+        // a stranger does not say what a union does with an entry
+        for (name, value) in look.xattrs.iter().filter(|(name, _)| !private::is_private(name, false)) {
             at.set_xattr(name, value, XattrFlags::empty())?;
         }
         at.set_times(SetTime::To(look.mtime), SetTime::To(look.mtime))
