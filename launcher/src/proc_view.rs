@@ -33,6 +33,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use nix::errno::Errno;
 
 use self::cpus::Cpus;
 use self::group::Groups;
@@ -40,8 +41,9 @@ use self::memory::Memory;
 use self::past::{Counters, Past};
 use self::stat::{Uptime, Usage};
 use crate::cgroup::Cgroups;
+use crate::confine::Capabilities;
 use crate::failure::{Doing as _, Failure};
-use crate::namespace::{ClockOffsets, NamespaceOptions, Share};
+use crate::namespace::{ClockOffsets, Share};
 use crate::spec::Spec;
 
 /// When a container's `/proc` tells what it may use.
@@ -151,7 +153,7 @@ impl ProcView {
             Wish::On => Way::Served,
             Wish::Static => Way::Static,
         };
-        let age = Age::of(&spec.namespaces);
+        let age = Age::of(spec).doing("look at this process")?;
         let files = File::ALL.into_iter().filter(|file| *file != File::Uptime || age != Age::AsMachine).collect();
         let sources = Sources::new(Path::new("/"), Groups::of(cgroups), age).doing("read /proc/uptime")?;
         let clocks = (age == Age::ByClocks).then(|| sources.clocks()).transpose().doing("look at the clocks")?;
@@ -165,6 +167,15 @@ impl ProcView {
             Way::ServedIfPossible => Some(false),
             Way::Static => None,
         }
+    }
+
+    /// One for tests of what is done with it.
+    #[cfg(test)]
+    pub(crate) fn example(way: Way) -> ProcView {
+        let (machine, groups) = (PathBuf::from("/"), Groups::default());
+        let sources = Sources { machine, groups, age: Age::ByClocks, started: Uptime::default() };
+        let clocks = Some(ClockOffsets { monotonic: 0, boottime: -1000 });
+        ProcView { files: vec![File::Meminfo], way, clocks, sources }
     }
 
     /// All files and their texts of this moment.
@@ -181,18 +192,21 @@ impl ProcView {
 enum Age {
     /// It has clocks that begin with it, so that also the start times of its processes, as ps(1) shows them, are right.
     ByClocks,
-    /// By /proc/uptime alone: before Linux 5.6.
+    /// By /proc/uptime alone: before Linux 5.6, and where nobody may set clocks.
     Told,
     /// Not at all: it was given other clocks, or sees all processes of the machine.
     AsMachine,
 }
 
 impl Age {
-    fn of(namespaces: &NamespaceOptions) -> Age {
-        if namespaces.clocks().is_some() || namespaces.pid == Share::Host {
-            return Age::AsMachine;
+    fn of(spec: &Spec) -> Result<Age, Errno> {
+        if spec.namespaces.clocks().is_some() || spec.namespaces.pid == Share::Host {
+            return Ok(Age::AsMachine);
         }
-        if Path::new(CLOCKS).exists() { Age::ByClocks } else { Age::Told }
+        // Root of a user namespace that is made with the container may do that in it.
+        let may_set =
+            spec.id_maps.is_some() || Capabilities::of_this_process()?.contains(Capabilities::named("SYS_TIME"));
+        Ok(if may_set && Path::new(CLOCKS).exists() { Age::ByClocks } else { Age::Told })
     }
 }
 

@@ -146,7 +146,7 @@ pub fn plan(spec: &Spec) -> Vec<Step> {
     steps.push(must(Action::Isolate));
     steps.extend(spec.namespaces.clocks().map(|offsets| must(Action::Clocks(offsets))));
     let clocks = spec.proc_view.as_ref().and_then(|view| view.clocks);
-    steps.extend(clocks.map(|offsets| may(Action::Clocks(offsets), "it sees how long the machine is up")));
+    steps.extend(clocks.map(|offsets| may(Action::Clocks(offsets), "ps(1) there shows wrong start times")));
     if spec.namespaces.net != Network::Host {
         steps.push(must(Action::Loopback));
     }

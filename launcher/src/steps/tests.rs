@@ -1,6 +1,7 @@
 use super::*;
 use crate::confine::{Capabilities, ConfineOptions, Surroundings};
 use crate::namespace::NamespaceOptions;
+use crate::proc_view::Way;
 use crate::spec::Top;
 
 fn spec(root: Root) -> Spec {
@@ -183,4 +184,27 @@ fn messages_say_what_was_being_done_and_what_helps() {
         cwd.warning(Errno::ENOENT),
         "cannot enter the working directory /gone: No such file or directory; starting in / instead"
     );
+}
+
+#[test]
+fn what_is_told_of_limits_lies_over_proc_and_below_what_hides_it() {
+    let place = |steps: &[Step], is_it: &dyn Fn(&Action) -> bool| steps.iter().position(|step| is_it(&step.action));
+    for (way, is_mounted) in [(Way::Served, true), (Way::ServedIfPossible, true), (Way::Static, false)] {
+        let steps = plan(&Spec { proc_view: Some(ProcView::example(way)), ..tree() });
+        let mounted = place(&steps, &|action| matches!(action, Action::MountProcView(_)));
+        assert_eq!(mounted.is_some(), is_mounted, "{way:?}");
+        let is_needed = |action: &Action| *action == Action::MountProcView(true);
+        assert_eq!(place(&steps, &is_needed).is_some(), way == Way::Served, "{way:?}");
+        let proc = place(&steps, &|action| matches!(action, Action::Mount(one) if one.at == "/proc")).unwrap();
+        let shown = place(&steps, &|action| matches!(action, Action::ShowProcView(_))).unwrap();
+        let hidden = place(&steps, &|action| matches!(action, Action::Mask(_))).unwrap();
+        let entered = place(&steps, &|action| *action == Action::EnterRoot).unwrap();
+        assert!(proc < shown && shown < hidden && hidden < entered, "{way:?}");
+        assert!(mounted.is_none_or(|mounted| proc < mounted && mounted < shown), "{way:?}");
+        let young = Action::Clocks(ClockOffsets { monotonic: 0, boottime: -1000 });
+        let clocks = steps.iter().find(|step| step.action == young).unwrap();
+        assert!(clocks.otherwise.is_some(), "{way:?}");
+    }
+    let untold = plan(&tree());
+    assert!(place(&untold, &|action| matches!(action, Action::ShowProcView(_) | Action::MountProcView(_))).is_none());
 }
