@@ -22,6 +22,8 @@ pub(crate) const UNSHARE: &str = "unshare";
 
 /// The name of the container in which more commands are run.
 const NAME: &str = "runionfs-bench";
+/// For a container that has limits.
+const LIMITS: [&str; 6] = ["--net", "none", "--memory", "100m", "--cpus", "1"];
 /// What it runs itself.
 const STAY: [&str; 2] = ["sleep", "1000"];
 
@@ -30,6 +32,10 @@ const STAY: [&str; 2] = ["sleep", "1000"];
 pub(crate) enum Start {
     /// `true` in a directory.
     Tree,
+    /// `true` in a directory, with limits on memory and CPUs.
+    Limited,
+    /// The same where nothing tells it of them.
+    LimitedUntold,
     /// `true` in a union of five branches, the lowest of which is that directory.
     Union,
     /// `true` in a container that runs.
@@ -115,6 +121,10 @@ impl Launcher {
         let (mut command, mut undo) = (self.command(), Vec::new());
         match (self.dialect, start) {
             (Dialect::Rlaunch, Start::Union) => command.args(["--net", "none", "--branches"]).arg(union(root, notes)?),
+            (Dialect::Rlaunch, Start::Limited) => command.args(LIMITS).arg("--rootfs").arg(root),
+            (Dialect::Rlaunch, Start::LimitedUntold) => {
+                command.args(LIMITS).args(["--proc-view=off", "--rootfs"]).arg(root)
+            }
             (Dialect::Rlaunch, Start::Copy) => command.args(["--no-submounts", "--"]),
             (Dialect::Rlaunch, Start::Container) => {
                 let mut running = self.command();

@@ -13,7 +13,9 @@ const FAMILY: &str = "launch";
 
 pub(super) const WORKLOADS: &[Workload] = &[
     launch("launch-tree", "start and end `true` in a directory, all namespaces new", Start::Tree, in_tree),
-    launch("launch-union", "the same in a union of 5 branches", Start::Union, in_union),
+    launch("launch-limits", "the same with limits on memory and CPUs, which /proc tells it", Start::Limited, limited),
+    launch("launch-limits-bare", "the same with --proc-view=off", Start::LimitedUntold, limited_untold),
+    launch("launch-union", "start and end `true` in a union of 5 branches", Start::Union, in_union),
     launch("launch-exec", "run `true` in a container that runs", Start::Container, in_container),
     launch("launch-copy", "start and end `true` in a copy of this machine's /", Start::Copy, in_copy),
 ];
@@ -30,6 +32,14 @@ const fn launch(
 
 fn in_tree(place: &Place<'_>) -> io::Result<Job<f64>> {
     start(place, Start::Tree)
+}
+
+fn limited(place: &Place<'_>) -> io::Result<Job<f64>> {
+    start(place, Start::Limited)
+}
+
+fn limited_untold(place: &Place<'_>) -> io::Result<Job<f64>> {
+    start(place, Start::LimitedUntold)
 }
 
 fn in_union(place: &Place<'_>) -> io::Result<Job<f64>> {
