@@ -221,15 +221,16 @@ fn join(group: &Group, command: &mut Command) {
 
 #[test]
 fn a_change_of_limits_is_seen_at_once_and_by_exec() {
-    let Some(tree) = Recorded::new() else { return };
-    let Some(running) = limited(&tree, &["--name", "box", "--rm"]) else { return };
+    let Some(tree) = Tree::new() else { return };
+    let own = format!("view-{}", std::process::id());
+    let Some(running) = limited(&tree, &["--name", &own, "--rm"]) else { return };
     let total = |text: &str| number_of(text, "MemTotal");
     assert_eq!(total(&read(&running, "/proc/meminfo")), 102_400);
-    printed(finish(Command::new(RLAUNCH).args(["update", "--memory", "200m", "--cpu-quota", "50000", "box"])));
+    printed(finish(Command::new(RLAUNCH).args(["update", "--memory", "200m", "--cpu-quota", "50000", &own])));
     assert_eq!(total(&read(&running, "/proc/meminfo")), 204_800);
     let text = printed(finish(Command::new(RLAUNCH).args([
         "exec",
-        "box",
+        &own,
         "sh",
         "-c",
         &format!("cat /proc/meminfo; {SHOW_CPUS}"),

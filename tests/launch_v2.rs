@@ -96,19 +96,22 @@ fn programs(names: &[&str]) -> BTreeMap<String, PathBuf> {
     String::from_utf8(output.stdout).expect("JSON").lines().filter_map(program).collect()
 }
 
-fn suites() -> [Suite; 4] {
-    let mut programs = programs(&["launch_limits", "launch_lifecycle"]);
+fn suites() -> [Suite; 5] {
+    let mut programs = programs(&["launch_limits", "launch_lifecycle", "launch_proc_view"]);
     let mut suite = |name, arguments| {
         let program = programs.remove(name).expect("cargo has built it");
         Suite { name, program, arguments }
     };
     let limits = &["--test-threads=2", "--skip", "v1_alone_serves_as_well", "--skip", "few_hierarchies_of_v1"];
     let life = &["--test-threads=2", "exec_", "paused", "stop_", "uses", "limits", "killed_launcher"];
+    // What comes from cgroups; the rest is the same everywhere.
+    let view = &["--test-threads=2", "memory_is", "cpus_are", "move_with_use", "change_of_limits", "around_it_counts"];
     let own = &["--test-threads=1", "--ignored"];
     [
         suite("launcher", &["--test-threads=2", "cgroup::"]),
         suite("launch_limits", limits),
         suite("launch_lifecycle", life),
+        suite("launch_proc_view", view),
         Suite { name: "launch_v2", program: std::env::current_exe().expect("the path of this test"), arguments: own },
     ]
 }
