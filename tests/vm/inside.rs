@@ -44,6 +44,7 @@ fn the_root_is_a_union() {
     assert_eq!((&*root.kind, &*root.source), ("fuse.runionfs", "runionfs"), "{root:?}");
     let flags: Vec<&str> = root.options.split(',').collect();
     assert!(flags.contains(&"rw") && !flags.contains(&"nosuid") && !flags.contains(&"nodev"), "{root:?}");
+    assert_eq!(fs::metadata(HOME).unwrap().mode() & 0o7777, 0o700, "what the union hides is for root alone");
     let [top, below] = ["changes/runionfs", "base"].map(|name| Path::new(HOME).join(name));
     // a file below, which is changed, attributes and all
     lsetxattr("/etc/profile", "user.mark", b"new", XattrFlags::empty()).unwrap();
@@ -79,6 +80,9 @@ fn the_daemon_of_the_root_outlives_whoever_ends_all() {
         fs::write("/etc/round", round.to_string()).unwrap();
     }
     assert!(is_alive(daemon));
+    // it sees no log of the machine but the kernel's
+    let said = finish(Command::new("dmesg"));
+    assert!(said.stdout.contains("SIGHUP: ignored, for the root file system is served here"), "{said:?}");
 }
 
 fn union() -> Option<Union> {
