@@ -18,26 +18,33 @@ const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What both kinds of packages install; there is more of it, such as pages of each command.
-const CONTENTS: [&str; 10] = [
+const CONTENTS: [&str; 15] = [
     "/usr/bin/rlaunch",
     "/usr/bin/runionfs",
     "/usr/lib/systemd/system/runionfs@.service",
+    "/usr/share/bash-completion/completions/rlaunch",
+    "/usr/share/bash-completion/completions/runionfs",
     "/usr/share/doc/runionfs/CHANGELOG.md",
     "/usr/share/doc/runionfs/README.md",
     "/usr/share/doc/runionfs/examples/mnt-union.mount",
     "/usr/share/doc/runionfs/examples/storage.conf",
+    "/usr/share/fish/vendor_completions.d/rlaunch.fish",
+    "/usr/share/fish/vendor_completions.d/runionfs.fish",
     "/usr/share/man/man1/rlaunch.1.gz",
+    "/usr/share/man/man5/runionfs-branches.5.gz",
     "/usr/share/man/man8/mount.runionfs.8.gz",
     "/usr/share/man/man8/runionfs.8.gz",
 ];
 
 /// What Debian has of its own.
-const ON_DEBIAN: [&str; 5] = [
+const ON_DEBIAN: [&str; 7] = [
     "/usr/lib/systemd/system-shutdown/runionfs",
     "/usr/sbin/mount.fuse.runionfs",
     "/usr/sbin/mount.runionfs",
     "/usr/share/initramfs-tools/hooks/runionfs",
     "/usr/share/initramfs-tools/scripts/init-bottom/runionfs",
+    "/usr/share/zsh/vendor-completions/_rlaunch",
+    "/usr/share/zsh/vendor-completions/_runionfs",
 ];
 
 /// The output of a command that must succeed.
