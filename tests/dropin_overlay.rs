@@ -127,6 +127,7 @@ fn it_is_called_in_every_form() {
     ground.write("l1/f", "1");
     let options = "lowerdir=l1:l2,upperdir=u,workdir=w";
     let absolute = format!("workdir={dir}/w,upperdir={dir}/u,lowerdir={dir}/l1:{dir}/l2,dev,suid");
+    let containerd = format!("-o workdir={dir}/w -o upperdir={dir}/u -o lowerdir={dir}/l1:{dir}/l2");
     let path = format!("{dir}/bin:{}", std::env::var("PATH").unwrap());
     // mount(8) looks where programs of the machine are; Debian's is covered, in this namespace only
     let debians = which(&std::env::var("PATH").unwrap(), NAME);
@@ -137,8 +138,15 @@ fn it_is_called_in_every_form() {
         format!("{NAME} m -o ro,{options} -s"),
         format!("runionfs -o {options} m"),
         format!("runionfs overlay m -o {options},rw"),
-        // containerd's snapshotter, and what fstab's line becomes
-        format!("mount.fuse3 overlay {dir}/m -o {absolute} -t fuse-overlayfs"),
+        // containerd's snapshotter gives each option alone: for a container, of remapped ids, and for an image
+        format!("mount.fuse3 overlay {dir}/m {containerd} -t {NAME}"),
+        format!(
+            "mount.fuse3 overlay {dir}/m {containerd} -o uidmapping=0:0:1:1:100000:65536 -o gidmapping=0:0:1 -t {NAME}"
+        ),
+        format!("mount.fuse3 overlay {dir}/m -o lowerdir={dir}/l1:{dir}/l2 -t {NAME}"),
+        // mounted already when it is started, without the privilege to
+        format!("mount.fuse3 {NAME}#overlay {dir}/m -o {absolute},drop_privileges"),
+        // what fstab's line becomes
         format!("mount -t fuse.{NAME} overlay {dir}/m -o {absolute}"),
         format!("mount -t fuse {NAME}#overlay {dir}/m -o {absolute}"),
     ] {
@@ -157,6 +165,8 @@ fn it_is_called_in_every_form() {
         assert_eq!(table, [format!("fuse.{name}")], "{line}");
         ground.umount();
     }
+    let outcome = ground.call(["-o", options, "/dev/fd/0"]);
+    assert!(outcome.status == Some(1) && outcome.stderr.contains("no open /dev/fuse"), "{}", outcome.stderr);
     for word in ["--version", "-V"] {
         let version = ground.call([word]);
         assert_eq!(version.status, Some(0));

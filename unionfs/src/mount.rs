@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::MsFlags;
-use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::process::{getegid, geteuid};
 
 pub use mounted::{Mounted, read_further_ahead};
@@ -25,6 +25,9 @@ pub use table::DeviceNumber;
 
 /// The type in /proc/mounts, where nobody asks for another.
 pub const FS_TYPE: &str = "fuse.runionfs";
+
+/// The number of /dev/fuse (`admin-guide/devices.txt`).
+const FUSE_DEVICE: (u32, u32) = (10, 229);
 
 /// The kernel takes one page for the source, with a zero byte at its end.
 const LONGEST_SOURCE: usize = 4095;
@@ -43,6 +46,9 @@ pub enum MountError {
     /// The device cannot be opened.
     #[error("cannot open /dev/fuse: {}{}", .0.desc(), device_remedy(*.0))]
     Device(Errno),
+    /// What was given in the place of a mount point.
+    #[error("{} is no open /dev/fuse that is mounted, which a mount point of that name has to be", .0.display())]
+    NoDevice(PathBuf),
     /// mount(2) failed.
     #[error("cannot mount on {}: {}", path.display(), error.desc())]
     Mount {
@@ -133,6 +139,24 @@ pub fn is_fuse(fs_type: &OsStr) -> bool {
 /// Opens /dev/fuse, for one mount.
 pub fn open_device() -> io::Result<OwnedFd> {
     Ok(rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// The device that whoever starts us has mounted already, and names in the place of the mount point: `/dev/fd/N`, as
+/// mount.fuse3(8) does where it takes the privilege to mount away (`drop_privileges`). Nothing where a path is named.
+///
+/// # Errors
+/// Where it is not what it has to be.
+pub fn given_device(target: &Path) -> Result<Option<OwnedFd>, MountError> {
+    let number = target.as_os_str().as_bytes().strip_prefix(b"/dev/fd/");
+    let Some(number) = number.and_then(|number| std::str::from_utf8(number).ok()?.parse().ok()) else {
+        return Ok(None);
+    };
+    let no_device = || MountError::NoDevice(target.to_path_buf());
+    let device = crate::sys::inherited(number).map_err(|_| no_device())?;
+    let about = rustix::fs::fstat(&device).map_err(|_| no_device())?;
+    let is_device = FileType::from_raw_mode(about.st_mode) == FileType::CharacterDevice;
+    let number = (rustix::fs::major(about.st_rdev), rustix::fs::minor(about.st_rdev));
+    if is_device && number == FUSE_DEVICE { Ok(Some(device)) } else { Err(no_device()) }
 }
 
 /// Mounts the device on a directory by mount(2), always with `default_permissions`.

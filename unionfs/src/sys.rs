@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
 use nix::unistd::{ForkResult, Pid};
@@ -50,6 +50,18 @@ pub(crate) fn fork_single() -> Result<Option<Pid>, Errno> {
         Ok(ForkResult::Child) => Ok(None),
         Err(error) => Err(Errno::from_raw_os_error(error as i32)),
     }
+}
+
+/// A descriptor of its own for what this process was given under a number.
+///
+/// # Errors
+/// EBADF where nothing is open under it.
+pub(crate) fn inherited(number: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: fcntl(2) is told numbers only, and answers EBADF where nothing is open.
+    let copy = checked(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) }.into())?;
+    let copy = RawFd::try_from(copy).map_err(|_| Errno::BADF)?;
+    // SAFETY: the kernel has just opened it, so that nothing else closes it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// The same on all architectures.

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 
 use nix::errno::Errno;
@@ -30,9 +30,12 @@ pub(super) enum Readiness {
     Parent,
 }
 
-/// Does this as a daemon, and returns to the caller when that serves, with its process, or with its exit status. In the
+/// Does this as a daemon, which keeps this descriptor of its caller's, and returns to the caller when that serves, with its process, or with its exit status. In the
 /// daemon it returns when that has ended, with nothing.
-pub(super) fn start(serve: impl FnOnce() -> Result<(), Failure>) -> Result<Option<Pid>, Failure> {
+pub(super) fn start(
+    kept: Option<BorrowedFd<'_>>,
+    serve: impl FnOnce() -> Result<(), Failure>,
+) -> Result<Option<Pid>, Failure> {
     let null = open_null()?;
     let (from_daemon, to_parent) = pipe_with(PipeFlags::CLOEXEC)?;
     match fork().map_err(|error| format!("cannot start the daemon: {error}"))? {
@@ -45,7 +48,7 @@ pub(super) fn start(serve: impl FnOnce() -> Result<(), Failure>) -> Result<Optio
             rustix::stdio::dup2_stdin(&null)?;
             rustix::stdio::dup2_stdout(&to_parent)?;
             drop((null, from_daemon, to_parent));
-            close_inherited()?;
+            close_inherited(kept)?;
             SigSet::empty().thread_set_mask()?;
             serve()?;
             Ok(None)
@@ -82,12 +85,14 @@ fn open_null() -> Result<OwnedFd, Errno> {
 
 /// Closes what the daemon inherited but standard input, output and error: a lock or pipe of the
 /// caller would else be held as long as the mount lives. Nothing else of our own is open yet.
-fn close_inherited() -> Result<(), Failure> {
+fn close_inherited(kept: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
     let mut inherited = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd")? {
         inherited.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()).filter(|fd| *fd > 2));
     }
-    for descriptor in inherited.into_iter().filter(|descriptor| !gives_random_bytes(*descriptor)) {
+    let kept = kept.map(|kept| kept.as_raw_fd());
+    let inherited = inherited.into_iter().filter(|descriptor| Some(*descriptor) != kept);
+    for descriptor in inherited.filter(|descriptor| !gives_random_bytes(*descriptor)) {
         match nix::unistd::close(descriptor) {
             // the directory that was just read
             Ok(()) | Err(Errno::EBADF) => {}

@@ -1,11 +1,12 @@
 //! `runionfs mount`: from words to a request, and who carries it out.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
 use nix::mount::MsFlags;
 use rustix::process::geteuid;
-use unionfs::mount::{MountOptions, remount};
+use unionfs::mount::{MountOptions, given_device, remount};
 use unionfs::options::{Access, BranchSpec, Options, Words, branches};
 
 use super::notify::Manager;
@@ -24,6 +25,8 @@ pub(super) struct Request {
     pub(super) allow_other: bool,
     /// Labels for SELinux, as the kernel takes them.
     pub(super) labels: Vec<OsString>,
+    /// What is mounted already, by who starts us.
+    pub(super) device: Option<OwnedFd>,
     /// Whether it may be laid on itself.
     pub(super) stacks: bool,
     /// Where its daemon logs.
@@ -55,7 +58,8 @@ pub(super) fn carry_out(request: &Request, foreground: bool) -> Result<(), Failu
     if foreground {
         return serve::serve(request, daemon::Readiness::Nobody);
     }
-    let daemon = daemon::start(|| serve::serve(request, daemon::Readiness::Parent))?;
+    let kept = request.device.as_ref().map(OwnedFd::as_fd);
+    let daemon = daemon::start(kept, || serve::serve(request, daemon::Readiness::Parent))?;
     if let Some(daemon) = daemon {
         request.manager.ready_as(daemon);
     }
@@ -77,6 +81,7 @@ impl Request {
         let list = choose(source, words.branches.as_deref())?;
         Ok(Request {
             branches: branches_of(list, &words.options)?,
+            device: given_device(target.as_ref())?,
             target: target.into(),
             options: Options { workdir: words.options.workdir.map(std::path::absolute).transpose()?, ..words.options },
             flags: words.flags,

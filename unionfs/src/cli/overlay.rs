@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 use unionfs::branch::overlay::is_written_by_others;
-use unionfs::mount::{remount, table};
+use unionfs::mount::{given_device, remount, table};
 use unionfs::options::overlay::is_overlay;
 use unionfs::options::{Access, BranchSpec, Options, Overlay, Whiteout};
 
@@ -136,6 +136,7 @@ fn request(overlay: Overlay, target: OsString, as_fuse_overlayfs: bool) -> Resul
     let branches = upper.map(|upper| on_top(upper, whiteout)).into_iter().chain(lower).collect();
     Ok(Request {
         branches,
+        device: given_device(target.as_ref())?,
         target: target.into(),
         options,
         flags: overlay.flags(),

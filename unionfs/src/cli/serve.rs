@@ -1,5 +1,7 @@
 //! The life of a mount: open the branches, mount, serve, and leave nothing behind.
 
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::exit;
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,7 +10,7 @@ use nix::mount::MsFlags;
 use unionfs::control::{self, BranchSpace, Control, Statistics, Status, Text};
 use unionfs::fs::Union;
 use unionfs::fuse::{Counts, Server};
-use unionfs::mount::{self, Mounted, Target};
+use unionfs::mount::{self, MountOptions, Mounted, Target};
 use unionfs::options::words;
 
 use super::mount::Request;
@@ -18,7 +20,10 @@ use super::{Failure, daemon, log, signals};
 /// What a mount that serves has outside of the union.
 #[derive(Debug)]
 struct Serving {
-    mounted: Mounted,
+    /// Nothing where who started us has mounted, and has not said where.
+    mounted: Option<Mounted>,
+    /// How it is called in messages.
+    place: PathBuf,
     control: Option<Control>,
     counts: Arc<Counts>,
     manager: Manager,
@@ -31,20 +36,16 @@ pub(super) fn serve(request: &Request, readiness: daemon::Readiness) -> Result<(
     daemon::prepare()?;
     signals::block()?;
     let options = request.mount_options();
-    // refused before a branch is touched or waited for
-    let target = Target::check(&request.target, &options)?;
-    let union = Union::open(&request.branches, &request.options)?;
-    let (device, mounted) = mount::mount(target, &options)?;
-    if options.flags.contains(MsFlags::MS_RDONLY) {
-        union.is_mounted_read_only();
-    }
+    let (union, device, mounted) = mount(request, &options)?;
     let server = Server::new(Arc::clone(&union), device)
         .map_err(|error| format!("the kernel does not start the mount: {error}"))?;
-    mounted.check()?;
-    mount::read_further_ahead(mounted.device());
-    let control = open_control(request, &mounted, &server, union);
-    let manager = request.manager.clone();
-    let serving = Arc::new(Serving { mounted, control, counts: server.counts(), manager });
+    if let Some(mounted) = &mounted {
+        mounted.check()?;
+        mount::read_further_ahead(mounted.device());
+    }
+    let control = mounted.as_ref().and_then(|mounted| open_control(request, mounted, &server, union));
+    let (manager, place) = (request.manager.clone(), request.target.clone());
+    let serving = Arc::new(Serving { mounted, place, control, counts: server.counts(), manager });
     readiness.tell(log)?;
     if readiness == daemon::Readiness::Nobody {
         serving.manager.ready();
@@ -52,6 +53,22 @@ pub(super) fn serve(request: &Request, readiness: daemon::Readiness) -> Result<(
     signals::watch(Arc::clone(&serving))?;
     let ended = server.run();
     serving.finish(ended)
+}
+
+/// Opens the branches and mounts them, where that is not done yet.
+fn mount(request: &Request, options: &MountOptions) -> Result<(Arc<Union>, OwnedFd, Option<Mounted>), Failure> {
+    let open = || Union::open(&request.branches, &request.options);
+    if let Some(device) = &request.device {
+        return Ok((open()?, device.try_clone()?, None));
+    }
+    // refused before a branch is touched or waited for
+    let target = Target::check(&request.target, options)?;
+    let union = open()?;
+    let (device, mounted) = mount::mount(target, options)?;
+    if options.flags.contains(MsFlags::MS_RDONLY) {
+        union.is_mounted_read_only();
+    }
+    Ok((union, device, Some(mounted)))
 }
 
 /// A mount without a control socket is still a mount; `runionfs show` then says that it has none.
@@ -107,14 +124,14 @@ impl Serving {
         self.remove_socket();
         let Err(error) = ended else {
             // what is at the path by now is not ours
-            self.mounted.release();
+            self.mounted.iter().for_each(Mounted::release);
             return Ok(());
         };
         tracing::error!("cannot serve any more: {error}");
-        if let Err(error) = self.mounted.unmount() {
-            tracing::error!("cannot unmount {}: {error}", self.mounted.target().display());
+        if let Some(Err(error)) = self.mounted.as_ref().map(Mounted::unmount) {
+            tracing::error!("cannot unmount {}: {error}", self.place.display());
         }
-        self.mounted.release();
+        self.mounted.iter().for_each(Mounted::release);
         Err(format!("cannot serve any more: {error}").into())
     }
 
@@ -130,15 +147,17 @@ impl signals::Ending for Serving {
         let counts = self.counts.told();
         let requests: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
         // at a level that is always told, for somebody has asked
-        tracing::warn!("{}: requests: {}", self.mounted.target().display(), requests.join(", "));
+        tracing::warn!("{}: requests: {}", self.place.display(), requests.join(", "));
     }
 
     fn ask(&self) -> bool {
-        let target = self.mounted.target().display();
+        let target = self.place.display();
         self.manager.stopping();
-        match self.mounted.unmount() {
-            Ok(()) => true,
-            Err(error) => {
+        match self.mounted.as_ref().map(Mounted::unmount) {
+            Some(Ok(())) => true,
+            // whose it is has mounted it, and unmounts it
+            None => false,
+            Some(Err(error)) => {
                 tracing::error!("cannot unmount {target}: {error}; it is left without its daemon");
                 false
             }
