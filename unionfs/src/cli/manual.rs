@@ -26,6 +26,20 @@ fn items(section: &str) -> Vec<String> {
     words.filter(|word| !word.is_empty()).collect()
 }
 
+/// All commands that do something, by all their words.
+fn commands() -> Vec<(String, clap::Command)> {
+    let mut found = Vec::new();
+    for command in Cli::command().get_subcommands() {
+        let name = command.get_name();
+        match command.has_subcommands() {
+            true => found
+                .extend(command.get_subcommands().map(|below| (format!("{name} {}", below.get_name()), below.clone()))),
+            false => found.push((name.to_owned(), command.clone())),
+        }
+    }
+    found
+}
+
 #[test]
 fn every_option_of_every_command_is_in_the_manual() {
     let page = page();
