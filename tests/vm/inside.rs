@@ -81,7 +81,7 @@ fn the_daemon_of_the_root_outlives_whoever_ends_all() {
     }
     assert!(is_alive(daemon));
     // it sees no log of the machine but the kernel's
-    let said = finish(Command::new("dmesg"));
+    let said = finish(&mut Command::new("dmesg"));
     assert!(said.stdout.contains("SIGHUP: ignored, for the root file system is served here"), "{said:?}");
 }
 
