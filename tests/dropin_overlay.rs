@@ -230,7 +230,7 @@ fn what_cannot_be_mounted_is_one_line_and_status_1_and_nothing_is_mounted() {
         ("lowerdir=l1,br=l2", "two ways"),
         ("lowerdir=l1,uidmapping=0:1", "KEPT:SHOWN:COUNT"),
         ("lowerdir=l1,plugins=x", "plugins= is not supported"),
-        ("lowerdir=l1,xattr_permissions=1", "0 or 2"),
+        ("lowerdir=l1,xattr_permissions=3", "0, 1 or 2"),
     ] {
         let outcome = ground.call(["-o", options, "m"]);
         assert_eq!(outcome.status, Some(1), "{options}: {}", outcome.stderr);
@@ -478,6 +478,30 @@ fn owners_are_kept_in_an_attribute_where_that_is_asked_for() {
     let plain = ["mount", "-o", "workdir=w", "u=rw:l1=ro", "m"];
     run(Command::new(BIN).args(plain).current_dir(ground.sandbox.path()));
     assert_eq!((ground.owner("m/plain"), ground.owner("m/dir")), ((7, 8), (5, 5)));
+}
+
+#[test]
+fn owners_are_kept_where_only_root_writes_them() {
+    const KEPT: &str = "security.fuseoverlayfs.override_stat";
+    let Some(ground) = Ground::new() else { return };
+    ground.write("l1/f", "f").write("l1/plain", "");
+    lsetxattr(ground.at("l1/f"), KEPT, b"0:12:100640", XattrFlags::empty()).unwrap();
+    // of the other form it is nothing but an attribute
+    lsetxattr(ground.at("l1/plain"), "user.containers.override_stat", b"9:9:0600", XattrFlags::empty()).unwrap();
+    ground.mount_all(",xattr_permissions=1");
+    assert_eq!((ground.owner("m/f"), ground.mode("m/f"), ground.owner("m/plain")), ((0, 12), 0o640, (0, 0)));
+    chown(ground.at("m/f"), Some(7), Some(8)).unwrap();
+    let mut value = [0_u8; 64];
+    let length = lgetxattr(ground.at("u/f"), KEPT, &mut value[..]).unwrap();
+    assert!(value[..length].starts_with(b"7:8:0640"), "{}", value[..length].escape_ascii());
+    assert_eq!((ground.owner("m/f"), ground.owner("u/f")), ((7, 8), (0, 0)));
+    assert_eq!(llistxattr(ground.at("m/f"), &mut value[..]), Ok(0));
+    assert!(lgetxattr(ground.at("m/f"), KEPT, &mut value[..]).is_err());
+    ground.umount();
+    // the root of what was written says so to whoever mounts it later
+    let plain = ["mount", "-o", "workdir=w", "u=rw:l1=ro", "m"];
+    run(Command::new(BIN).args(plain).current_dir(ground.sandbox.path()));
+    assert_eq!(ground.owner("m/f"), (7, 8));
 }
 
 #[test]

@@ -120,6 +120,8 @@ pub enum Keeping {
     /// Every owner that is not the daemon's own, and the mode with it: none is ever changed for real. The
     /// attribute counts on every branch.
     Owners,
+    /// The same, in an attribute that only root can write.
+    Privileged,
 }
 
 /// What shapes the union, apart from its branches.

@@ -11,7 +11,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::at::At;
-use super::kept::{FORMER, Kept, OVERRIDE, Override, PREFIX};
+use super::kept::{FORMER, Kept, Override, PREFIX};
 use super::rights::rights;
 use super::stat::{Kind, Stat};
 use crate::acl;
@@ -65,7 +65,7 @@ impl At<'_> {
     }
 
     fn override_text(self, kept: Kept) -> Result<Option<Vec<u8>>, Errno> {
-        match self.real_xattr(OVERRIDE)? {
+        match self.real_xattr(kept.attribute())? {
             None if kept.has_former_names() => self.real_xattr(FORMER),
             text => Ok(text),
         }
@@ -179,7 +179,7 @@ impl At<'_> {
     pub(super) fn keep(self, kept: Kept, real: &Stat, wanted: &Override) -> Result<(), Errno> {
         let carries = carries(real.kind);
         if carries && kept.mark()? {
-            match self.real_set_xattr(OVERRIDE, wanted.print().as_bytes(), XattrFlags::empty()) {
+            match self.real_set_xattr(kept.attribute(), wanted.print().as_bytes(), XattrFlags::empty()) {
                 // from now on a row does not count
                 Ok(()) => return kept.drop_row(real.id),
                 Err(Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM | Errno::NOSPC | Errno::TOOBIG) => {}
@@ -188,8 +188,8 @@ impl At<'_> {
         }
         kept.set_row(real.id, *wanted)?;
         // an attribute would count more than the row
-        match carries.then(|| self.real_xattr(OVERRIDE)) {
-            Some(Ok(Some(_))) => self.real_remove_xattr(OVERRIDE),
+        match carries.then(|| self.real_xattr(kept.attribute())) {
+            Some(Ok(Some(_))) => self.real_remove_xattr(kept.attribute()),
             _ => Ok(()),
         }
     }
@@ -200,7 +200,7 @@ impl At<'_> {
         if !carries(real.kind) {
             return Ok(());
         }
-        match self.real_remove_xattr(OVERRIDE) {
+        match self.real_remove_xattr(kept.attribute()) {
             Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
             result => result,
         }

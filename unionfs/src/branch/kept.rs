@@ -26,6 +26,8 @@ use crate::union::name::WORK_AREA;
 pub const OVERRIDE: &[u8] = b"user.containers.override_stat";
 /// The same, as fuse-overlayfs wrote it before version 1.11.
 pub const FORMER: &[u8] = b"user.fuseoverlayfs.override_stat";
+/// The same, as fuse-overlayfs writes it where only root is to (`xattr_permissions=1`).
+pub const PRIVILEGED: &[u8] = b"security.fuseoverlayfs.override_stat";
 /// What all attributes begin with that stand for something else.
 pub const PREFIX: &[u8] = b"user.containers.override_";
 
@@ -149,7 +151,9 @@ pub struct Kept(&'static Place);
 #[derive(Debug)]
 struct Place {
     root: OwnedFd,
-    /// Whether the root says that entries have [`OVERRIDE`].
+    /// Where entries have it: [`OVERRIDE`] or [`PRIVILEGED`].
+    attribute: &'static [u8],
+    /// Whether the root says that entries have it.
     marked: AtomicBool,
     /// Whether the kernel refuses us things, or owners are not to be changed; these are kept here then.
     writes: bool,
@@ -184,8 +188,14 @@ impl Kept {
         keeping: Keeping,
         workdir: Option<&Dir>,
     ) -> Result<Option<Kept>, Errno> {
-        let owners = keeping == Keeping::Owners;
-        let marked = names.has_one_of(&[OVERRIDE]);
+        let owners = keeping != Keeping::Refused;
+        let has_privileged = names.has_one_of(&[PRIVILEGED]) && !names.has_one_of(&[OVERRIDE]);
+        let attribute = match keeping {
+            Keeping::Privileged => PRIVILEGED,
+            Keeping::Refused if has_privileged => PRIVILEGED,
+            Keeping::Owners | Keeping::Refused => OVERRIDE,
+        };
+        let marked = names.has_one_of(&[attribute]);
         // those of a branch that is written come with its work area
         let rows = if written { None } else { open_rows(workdir.unwrap_or(root))? };
         let writes = written && (owners || !rights().all);
@@ -196,6 +206,7 @@ impl Kept {
             root: duplicate(root)?,
             marked: marked.into(),
             writes,
+            attribute,
             owners,
             area: OnceLock::new(),
             rows: rows.map_or_else(OnceLock::new, OnceLock::from),
@@ -225,7 +236,12 @@ impl Kept {
 
     /// Whether the attribute is looked for by its former name, too: by fuse-overlayfs, which wrote it.
     pub(super) fn has_former_names(self) -> bool {
-        self.0.owners
+        self.0.owners && self.0.attribute == OVERRIDE
+    }
+
+    /// The extended attribute in which it is kept.
+    pub(super) fn attribute(self) -> &'static [u8] {
+        self.0.attribute
     }
 
     /// Whether an owner that is asked for is kept, and never made real, where an entry can carry it.
@@ -255,7 +271,7 @@ impl Kept {
         }
         let root = At::open(self.0.root.as_fd(), Form::default());
         let text = Override::of(&root.stat()?).print();
-        match root.set_xattr(OVERRIDE, text.as_bytes(), XattrFlags::empty()) {
+        match root.set_xattr(self.0.attribute, text.as_bytes(), XattrFlags::empty()) {
             Ok(()) => {}
             Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::NOSPC) => return Ok(false),
             Err(errno) => return Err(errno),

@@ -5,7 +5,7 @@
 //! (`overlay.overlay.X` for `overlay.X`), which is shown without the escape.
 
 /// Those of this file system, and what stands for attributes that an ordinary user was refused.
-const OURS: [&[u8]; 3] = [b"trusted.runionfs.", b"user.runionfs.", super::kept::PREFIX];
+const OURS: [&[u8]; 4] = [b"trusted.runionfs.", b"user.runionfs.", super::kept::PREFIX, super::kept::PRIVILEGED];
 /// Those of overlayfs and of fuse-overlayfs.
 const OVERLAY: [&[u8]; 3] = [b"trusted.overlay.", b"user.overlay.", b"user.fuseoverlayfs."];
 /// What an escape adds to one of overlayfs.
@@ -59,6 +59,7 @@ mod tests {
             (b"user.containers.x", false, false),
             (b"user.a", false, false),
             (b"security.capability", false, false),
+            (b"security.fuseoverlayfs.override_stat", true, true),
         ] {
             let found = (is_private(attribute, false), is_private(attribute, true));
             assert_eq!(found, (always, with_overlay), "{}", String::from_utf8_lossy(attribute));

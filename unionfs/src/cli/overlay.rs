@@ -53,6 +53,7 @@ usage: fuse-overlayfs [-f] [-d] -o lowerdir=DIR[:DIR]...[,upperdir=DIR,workdir=D
     squash_to_root, squash_to_uid=UID, squash_to_gid=GID
                            show all files as of one owner
     xattr_permissions=2    keep owner, mode and type in the attribute user.containers.override_stat
+    xattr_permissions=1    the same in security.fuseoverlayfs.override_stat, which only root can write
     volatile, fsync=0      never wait for the disk
     threaded=0             one thread
     timeout=SECONDS        below 60: look for changes that are made to the directories themselves

@@ -368,9 +368,9 @@ fn whiteout(value: &[u8]) -> Result<Whiteout, OverlayError> {
 fn keeping(value: &[u8]) -> Result<Keeping, OverlayError> {
     match value {
         b"0" => Ok(Keeping::Refused),
+        b"1" => Ok(Keeping::Privileged),
         b"2" => Ok(Keeping::Owners),
-        // 1 keeps them in an attribute of security., which nobody reads any more
-        _ => Err(bad("xattr_permissions", value, "0 or 2")),
+        _ => Err(bad("xattr_permissions", value, "0, 1 or 2")),
     }
 }
 

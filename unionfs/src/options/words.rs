@@ -311,7 +311,11 @@ fn owner_words(options: &Options) -> [Option<OsString>; 3] {
     [
         ids("uidmapping", "squash_to_uid", &options.ids.users),
         ids("gidmapping", "squash_to_gid", &options.ids.groups),
-        (options.keeping == Keeping::Owners).then(|| "xattr_permissions=2".into()),
+        match options.keeping {
+            Keeping::Refused => None,
+            Keeping::Privileged => Some("xattr_permissions=1".into()),
+            Keeping::Owners => Some("xattr_permissions=2".into()),
+        },
     ]
 }
 
