@@ -46,6 +46,8 @@ pub struct ImageRoot {
     pub layers: Vec<PathBuf>,
     /// What the image is called, without where it comes from.
     pub short_name: OsString,
+    /// Where it wants directories that are not part of what is written over it.
+    pub volumes: Vec<PathBuf>,
 }
 
 /// One answer for each of the three standard streams.

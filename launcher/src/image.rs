@@ -13,7 +13,7 @@
 //! | `export`, `show`, `collect` | how one gets out, what is printed of it, how it goes |
 //! | `commit`, `changes` | how a container becomes one |
 //! | `build` | how a Dockerfile becomes one |
-//! | `launch` | what a container takes from an image |
+//! | `launch`, `volumes` | what a container takes from an image |
 //! | `time` | dates in documents |
 
 mod build;
@@ -34,6 +34,7 @@ mod show;
 mod source;
 pub(crate) mod store;
 mod time;
+pub(crate) mod volumes;
 
 use std::ffi::OsString;
 use std::io::Write as _;

@@ -92,6 +92,9 @@ pub enum Lifecycle {
         /// Kill those that have not
         #[arg(short, long)]
         force: bool,
+        /// Accepted for those who know it from elsewhere: what a container has of its own always goes with it
+        #[arg(short, long)]
+        volumes: bool,
         /// Remove what launchers that were killed have left
         #[arg(long)]
         stale: bool,
@@ -134,7 +137,7 @@ pub(crate) fn act(what: Lifecycle) -> Result<u8, Failure> {
         Lifecycle::Resume(Named { name }) => resources::resume(&find(&name)?),
         Lifecycle::Stats(options) => resources::stats(&options),
         Lifecycle::Update(options) => resources::update(*options),
-        Lifecycle::Rm { force, stale, names } => remove(&names, force, stale),
+        Lifecycle::Rm { force, stale, names, volumes: _ } => remove(&names, force, stale),
     }
 }
 

@@ -34,6 +34,10 @@ pub struct NetworkOptions {
     /// With --net pasta, let a port of this machine lead to one of the container
     #[arg(short, long, value_name = "[ADDRESS:]HOSTPORT[:PORT][/udp]")]
     pub publish: Vec<Published>,
+
+    /// With --net pasta, let a free port of this machine lead to each one that the image exposes, and say which
+    #[arg(short = 'P', long, requires = "image")]
+    pub publish_all: bool,
 }
 
 /// Gives the network of a container, whose first process is told, its way out.

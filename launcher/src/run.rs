@@ -33,7 +33,7 @@ use crate::scratch::Scratch;
 use crate::spec::{Root, Spec, Top};
 use crate::state::{self, Entry, Origin, Process, Record, Settings, Word};
 use crate::union::{Daemon, Memory, Plan, Stack, requests};
-use crate::{apt, delegation, host, lock, mount_table, network, process, steps};
+use crate::{apt, delegation, host, image, lock, mount_table, network, process, steps};
 
 /// Runs a container to its end; the exit status is the command's.
 ///
@@ -224,13 +224,13 @@ fn start_on(spec: &Spec, session: &mut Session<'_>) -> Result<u8, Failure> {
             let stacks = vec![Stack::of_branches(branches, scratch.init(Path::new("/"))?, spec)];
             run_on_unions(spec, session, &scratch, &[Path::new("/")], (stacks, None))
         }
-        Root::Image { layers, top } => {
+        Root::Image { layers, top, .. } => {
             // The top shows as the root of the image, so it looks like that of the topmost layer.
             let parts = layers.iter().take(1).map(PathBuf::as_path).collect();
             // The directory of the top may be kept, or be one that only the daemon sees: this is another.
             let own = Scratch::create(&[])?;
             let init = own.init(Path::new("/"))?;
-            let stack = |scratch: &Scratch, part: &Path, is_kept| {
+            let stack = |spec: &Spec, scratch: &Scratch, part: &Path, is_kept| {
                 Ok(Stack::over_layers(&scratch.top(part), layers, is_kept, init.clone(), spec))
             };
             run_with_tops(spec, session, parts, top, stack)
@@ -238,7 +238,7 @@ fn start_on(spec: &Spec, session: &mut Session<'_>) -> Result<u8, Failure> {
         Root::HostCopy { submounts, top, .. } => {
             submounts.iter().for_each(tell);
             let parts = parts(submounts);
-            let stack = |scratch: &Scratch, part: &Path, is_kept| {
+            let stack = |spec: &Spec, scratch: &Scratch, part: &Path, is_kept| {
                 let stack = Stack::over_the_host(&scratch.top(part), part, is_kept);
                 // Mount points in a top that is thrown away hurt nobody.
                 match Contents::missing_in(part, &parts, &spec.volumes).filter(|_| is_kept) {
@@ -273,7 +273,7 @@ fn run_with_tops(
     session: &mut Session<'_>,
     parts: Vec<&Path>,
     top: &Top,
-    stack: impl Fn(&Scratch, &Path, bool) -> Result<Stack, Failure>,
+    stack: impl Fn(&Spec, &Scratch, &Path, bool) -> Result<Stack, Failure>,
 ) -> Result<u8, Failure> {
     let (scratch, is_kept) = match top {
         Top::OnDisk => match session.entry.place_for_files()? {
@@ -283,7 +283,15 @@ fn run_with_tops(
         Top::InMemory(_) => (Scratch::create(&[])?, false),
         Top::Kept { path, force } => (Scratch::keep(path, *force, &parts)?, true),
     };
-    let stacks = parts.iter().map(|part| stack(&scratch, part, is_kept)).collect::<Result<Vec<_>, Failure>>()?;
+    let with_volumes = match &spec.root {
+        // What is written in memory is all there.
+        Root::Image { layers, volumes, .. } if !matches!(top, Top::InMemory(_)) && !volumes.is_empty() => {
+            Some(Spec { volumes: image::volumes::add(&spec.volumes, volumes, layers, &scratch)?, ..spec.clone() })
+        }
+        _ => None,
+    };
+    let spec = with_volumes.as_ref().unwrap_or(spec);
+    let stacks = parts.iter().map(|part| stack(spec, &scratch, part, is_kept)).collect::<Result<Vec<_>, Failure>>()?;
     let memory = match top {
         Top::InMemory(size) => Some(Memory { size, parts: parts.clone() }),
         Top::OnDisk | Top::Kept { .. } => None,

@@ -29,6 +29,7 @@ const KEPT_PREFIX: &str = "rlaunch-kept-";
 const TOP: &str = "top";
 const MOUNT_POINT: &str = "root";
 const INIT: &str = "init";
+const VOLUME: &str = "volume";
 const ATTEMPTS: usize = 100;
 /// Every machine has it, and no boot empties it.
 const LAST_PLACE: &str = "/var/tmp";
@@ -134,6 +135,11 @@ impl Scratch {
     /// The writable branch over a part of the host: its `/`, or what is mounted below.
     pub(crate) fn top(&self, part: &Path) -> PathBuf {
         top_in(&self.path, part)
+    }
+
+    /// What a container on an image has of its own at a path, beside what is written over the image.
+    pub(crate) fn volume(&self, target: &Path) -> PathBuf {
+        self.path.join(name_of(VOLUME, target))
     }
 
     pub(crate) fn path(&self) -> &Path {

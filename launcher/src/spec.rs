@@ -76,6 +76,8 @@ pub enum Root {
     Image {
         /// The unpacked layers, the topmost first; never empty.
         layers: Vec<PathBuf>,
+        /// Where it wants directories that are not part of what is written over it.
+        volumes: Vec<PathBuf>,
         /// Where it is kept what is written.
         top: Top,
     },
@@ -127,7 +129,8 @@ impl Spec {
             (None, Some(list)) => Root::Branches(branches(&list)?),
             (None, None) if host.image.is_some() => {
                 let layers = host.image.iter().flat_map(|image| image.layers.clone()).collect();
-                Root::Image { layers, top: top(options.top, &mut limits)? }
+                let volumes = host.image.iter().flat_map(|image| image.volumes.clone()).collect();
+                Root::Image { layers, volumes, top: top(options.top, &mut limits)? }
             }
             (None, None) => {
                 let submounts = if options.no_submounts { Vec::new() } else { host.submounts.clone() };
@@ -149,7 +152,7 @@ impl Spec {
         set_variables(&mut environment, variables);
         let environment = environment.into_iter().map(assignment).collect::<Result<Vec<_>, _>>()?;
         let (namespaces, network) = (options.namespaces, options.network);
-        if !network.publish.is_empty() && namespaces.net != Network::Pasta {
+        if (network.publish_all || !network.publish.is_empty()) && namespaces.net != Network::Pasta {
             return Err(Failure::new("--publish is for a network of the container's own").remedy("add --net pasta"));
         }
         let ConfineOptions { workdir, hostname: name, .. } = options.confine;

@@ -187,7 +187,7 @@ fn is_no_limit(word: &str) -> bool {
 }
 
 /// A path in the container that something can be mounted on.
-fn target_of(path: &[u8]) -> Result<PathBuf, String> {
+pub(crate) fn target_of(path: &[u8]) -> Result<PathBuf, String> {
     let path = PathBuf::from(OsString::from_vec(path.to_vec()));
     let is_plain = |component| matches!(component, Component::RootDir | Component::Normal(_));
     if !path.is_absolute() || !path.components().all(is_plain) || path == Path::new("/") {

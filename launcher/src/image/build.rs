@@ -39,14 +39,15 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum as _};
 
 pub(super) use cache::{forget, needed};
+pub(super) use ignore::Ignored;
+pub(super) use origin::Origin;
+pub(super) use tree::Tree;
 
 use self::config::Config;
-use self::ignore::Ignored;
 use self::instruction::{Instruction, What};
 use self::lines::Wrong;
 use self::plan::{Base, Plan, Planned};
 use self::stage::{Build, Done, PREDEFINED, Source, Stage};
-use self::tree::Tree;
 use super::digest::Digest;
 use super::load::Loaded;
 use super::manifest::{CONFIG, Descriptor, MANIFEST, Manifest};

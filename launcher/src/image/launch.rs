@@ -11,9 +11,12 @@ use crate::failure::{Doing as _, Failure};
 use crate::host::ImageRoot;
 use crate::lifecycle;
 use crate::lock::{Kind, Lock, lock};
-use crate::message::warn;
+use crate::message::{say, warn};
+use crate::namespace::Network;
+use crate::network::publish::Published;
 use crate::options::Options;
 use crate::state::{ImageUsed, Record};
+use crate::volume;
 
 /// An image that a container runs on. Its layers are not removed as long as this lives.
 #[derive(Debug)]
@@ -78,7 +81,22 @@ impl Held {
             // As docker: one that does not begin with a slash begins at the root.
             options.confine.workdir = Some(Path::new("/").join(&said.working_dir));
         }
+        if options.network.publish_all && options.namespaces.net == Network::Pasta {
+            options.network.publish.extend(self.published()?);
+        }
         Ok(())
+    }
+
+    /// A port of this machine for each that it exposes, told on the way.
+    fn published(&self) -> Result<Vec<Published>, Failure> {
+        let doing = format!("publish the ports of the image {}", self.name);
+        let mut all = Vec::new();
+        for port in self.execution.exposed_ports.keys() {
+            let found = Published::anywhere(port).map_err(|why| Failure::because(&doing, why))?;
+            found.iter().for_each(|one| say(format_args!("note: {port} is published: {one}")));
+            all.extend(found);
+        }
+        Ok(all)
     }
 
     fn user(&self) -> Result<WantedUser, Failure> {
@@ -109,7 +127,24 @@ impl Held {
     /// What the container is made of.
     pub(crate) fn root(&self) -> ImageRoot {
         let last = self.name.rsplit('/').next().unwrap_or(&self.name);
-        ImageRoot { layers: self.layers.clone(), short_name: last.split([':', '@']).next().unwrap_or(last).into() }
+        ImageRoot {
+            layers: self.layers.clone(),
+            short_name: last.split([':', '@']).next().unwrap_or(last).into(),
+            volumes: self.volumes(),
+        }
+    }
+
+    /// Where it wants volumes, as far as there can be one.
+    fn volumes(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for text in self.execution.volumes.keys() {
+            match volume::target_of(text.as_bytes()) {
+                Ok(target) if !found.contains(&target) => found.push(target),
+                Ok(_) => {}
+                Err(why) => warn(format_args!("the image {} asks for a volume that cannot be: {why}", self.name)),
+            }
+        }
+        found
     }
 }
 

@@ -165,6 +165,12 @@ pub(crate) struct Execution {
     pub(crate) working_dir: String,
     #[serde(deserialize_with = "or_default")]
     pub(crate) stop_signal: String,
+    /// Paths, of which only the keys mean something.
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) volumes: BTreeMap<String, serde_json::Value>,
+    /// Ports as `80/tcp`, the same.
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) exposed_ports: BTreeMap<String, serde_json::Value>,
 }
 
 /// The layers, the lowest first.

@@ -1,7 +1,7 @@
 //! Ports of the machine that lead into the container.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::str::FromStr;
 
 /// Ports of this machine, and those of the container that answer there, as `--publish` says it.
@@ -51,6 +51,32 @@ impl FromStr for Published {
         }
         Ok(Published { protocol, address, outside, inside })
     }
+}
+
+impl Published {
+    /// Free ports of this machine that lead to those that an image exposes: `80`, `53/udp`, `8000-8001/tcp`.
+    ///
+    /// # Errors
+    /// Where the text is no port, or no port of this machine is free.
+    pub(crate) fn anywhere(exposed: &str) -> Result<Vec<Published>, String> {
+        let wanted = exposed.parse::<Published>()?;
+        let one = |port| {
+            let port = Ports { first: port, last: port };
+            let free = free(wanted.protocol).map_err(|error| format!("no port is free: {error}"))?;
+            Ok(Published { outside: Ports { first: free, last: free }, inside: port, ..wanted })
+        };
+        (wanted.inside.first..=wanted.inside.last).map(one).collect()
+    }
+}
+
+/// A port of this machine that nobody uses at this moment.
+fn free(protocol: Protocol) -> std::io::Result<u16> {
+    let any = (Ipv4Addr::UNSPECIFIED, 0);
+    match protocol {
+        Protocol::Tcp => TcpListener::bind(any)?.local_addr(),
+        Protocol::Udp => UdpSocket::bind(any)?.local_addr(),
+    }
+    .map(|address| address.port())
 }
 
 /// An address of IPv6 stands in brackets, for it has colons itself.

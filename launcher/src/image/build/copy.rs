@@ -72,6 +72,15 @@ impl Origin<'_> {
         made.map(drop).map_err(|errno| at(&join(target.as_bytes(), &name), errno))
     }
 
+    /// Copies what is in a directory into the root of a tree, which becomes like it. What is no directory, or not there, is
+    /// an empty one.
+    pub(crate) fn copy_all(&self, path: &[u8], to: &Tree) -> Result<(), Failure> {
+        let fail = |errno| at(path, errno);
+        let Some(found) = self.directory_at(path)? else { return Ok(()) };
+        self.copy_content(&found, to, to.root().map_err(fail)?, How::default())?;
+        self.finish(to, &to.root().map_err(fail)?, &found.node, How::default()).map_err(fail)
+    }
+
     fn copy_content(&self, one: &Found, to: &Tree, directory: Node, how: How) -> Result<(), Failure> {
         let mut stack = vec![directory];
         // Files with several names, and their copies.

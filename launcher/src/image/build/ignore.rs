@@ -4,7 +4,7 @@
 
 /// What of a build context is left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Ignored {
+pub(crate) struct Ignored {
     rules: Vec<Rule>,
     has_exceptions: bool,
 }

@@ -12,7 +12,7 @@ use super::tree::{Node, Spot, Tree};
 use crate::failure::Failure;
 
 /// Where something is copied from.
-pub(super) struct Origin<'a> {
+pub(crate) struct Origin<'a> {
     pub(super) tree: &'a Tree,
     pub(super) ignored: &'a Ignored,
     /// Whether owners are those of the source. What comes from the context is root's.
@@ -51,7 +51,7 @@ pub(super) fn shown(path: &[u8]) -> String {
 }
 
 impl<'a> Origin<'a> {
-    pub(super) fn all_of(tree: &'a Tree, ignored: &'a Ignored) -> Origin<'a> {
+    pub(crate) fn all_of(tree: &'a Tree, ignored: &'a Ignored) -> Origin<'a> {
         Origin { tree, ignored, keeps_owners: true }
     }
 
@@ -85,6 +85,14 @@ impl<'a> Origin<'a> {
             true => Ok(None),
             false => Ok(Some(found)),
         }
+    }
+
+    /// A directory, all of which is meant.
+    pub(super) fn directory_at(&self, path: &[u8]) -> Result<Option<Found>, Failure> {
+        let spot = self.walk(path)?;
+        let real = spot.path();
+        let found = |node| Found { name: Vec::new(), path: real, node };
+        Ok(spot.into_node().filter(Node::is_dir).map(found))
     }
 
     /// Whether something in a directory that is left out is there after all.

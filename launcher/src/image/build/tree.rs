@@ -29,7 +29,7 @@ pub(super) type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// A tree of files.
 #[derive(Debug)]
-pub(super) struct Tree {
+pub(crate) struct Tree {
     union: Arc<Union>,
 }
 
@@ -130,7 +130,7 @@ impl Tree {
     }
 
     /// Layers, the topmost first, which are only read.
-    pub(super) fn of_layers(layers: &[PathBuf]) -> Result<Tree, Failure> {
+    pub(crate) fn of_layers(layers: &[PathBuf]) -> Result<Tree, Failure> {
         let layers: Vec<_> = layers.iter().map(|layer| branch(layer, Access::ReadOnly, true)).collect();
         Tree::open(&layers, None)
     }
@@ -140,6 +140,11 @@ impl Tree {
         let layers = layers.iter().map(|layer| branch(layer, Access::ReadOnly, true));
         let all: Vec<_> = [branch(top, Access::ReadWrite, false)].into_iter().chain(layers).collect();
         Tree::open(&all, None)
+    }
+
+    /// A directory of ours alone, which is written and holds nothing else afterwards; `beside` is on the same mount.
+    pub(crate) fn to_fill(directory: &Path, beside: &Path) -> Result<Tree, Failure> {
+        Tree::open(&[branch(directory, Access::ReadWrite, false)], Some(beside.to_owned()))
     }
 
     fn open(branches: &[BranchSpec], workdir: Option<PathBuf>) -> Result<Tree, Failure> {
