@@ -1,15 +1,29 @@
 //! The files of what is imported, by their names: a directory, an archive in which each is found by one pass over the
 //! headers, or a registry.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fs::File;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt as _;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use nix::fcntl::OFlag;
+use tar::{EntryType, Header, PaxExtensions};
+
 use super::manifest::LONGEST;
 use super::registry::Blobs;
+
+/// Archives consist of such blocks.
+const BLOCK: u64 = 512;
+/// Where the checksum is in a header, which counts as blanks in it.
+const SUM: Range<usize> = 148..156;
+/// A header that is longer tells of no part of an image.
+const LONGEST_TEXT: usize = 64 << 10;
 
 /// An archive with more members than this is not one of an image's parts.
 const MOST_MEMBERS: usize = 100_000;
@@ -46,20 +60,8 @@ impl Files {
     /// Looks through an archive.
     pub(crate) fn of_archive(file: File) -> io::Result<Files> {
         let mut members = HashMap::new();
-        let mut archive = tar::Archive::new(&file);
-        for entry in archive.entries_with_seek()? {
-            let entry = entry?;
-            let name = clean(&entry.path()?);
-            let kind = entry.header().entry_type();
-            let member = if kind.is_file() || kind.is_contiguous() {
-                Member::Content { at: entry.raw_file_position(), size: entry.size() }
-            } else if let (true, Some(target)) = (kind.is_symlink(), entry.link_name()?) {
-                Member::Link(resolve(&name, &target))
-            } else if let (true, Some(target)) = (kind.is_hard_link(), entry.link_name()?) {
-                Member::Link(clean(&target))
-            } else {
-                continue;
-            };
+        let mut headers = Headers { file: &file, at: 0 };
+        while let Some((name, member)) = headers.next()? {
             members.insert(name, member);
             if members.len() > MOST_MEMBERS {
                 return Err(io::Error::other("it has too many members for an image"));
@@ -71,13 +73,7 @@ impl Files {
     /// Opens a file by its name.
     pub(crate) fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
         match self {
-            Files::Directory(directory) => {
-                let file = File::open(directory.join(relative(name)?))?;
-                if !file.metadata()?.is_file() {
-                    return Err(io::Error::other("it is no file"));
-                }
-                Ok(Box::new(file))
-            }
+            Files::Directory(directory) => open_file(&directory.join(relative(name)?)).map(|file| Box::new(file) as _),
             Files::Registry(blobs) => blobs.open(name),
             Files::Archive(archive) => {
                 let (at, size) = archive.find(name)?;
@@ -118,9 +114,128 @@ impl Files {
     }
 }
 
+/// The headers of an archive, one after the other. What they say of names is read as far as it can be one.
+struct Headers<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+/// What headers before the one of a member say of it.
+#[derive(Default)]
+struct Said {
+    name: Option<Vec<u8>>,
+    target: Option<Vec<u8>>,
+    size: Option<u64>,
+}
+
+impl Headers<'_> {
+    /// The next member that is a file or a link to one.
+    fn next(&mut self) -> io::Result<Option<(PathBuf, Member)>> {
+        let mut said = Said::default();
+        while let Some(header) = self.header()? {
+            let size = said.size.take().map_or_else(|| header.entry_size(), Ok)?;
+            let content = self.at;
+            // Past the end there is no further header, and that is told then.
+            let padded = size.checked_next_multiple_of(BLOCK);
+            self.at = padded.and_then(|size| content.checked_add(size)).ok_or(io::ErrorKind::InvalidData)?;
+            match header.entry_type() {
+                EntryType::GNULongName => said.name = Some(until_zero(self.text(content, size)?)),
+                EntryType::GNULongLink => said.target = Some(until_zero(self.text(content, size)?)),
+                EntryType::XHeader => said.take(&self.text(content, size)?)?,
+                kind => {
+                    let name = said.name.take().unwrap_or_else(|| header.path_bytes().into_owned());
+                    let target = said.target.take().or_else(|| header.link_name_bytes().map(Cow::into_owned));
+                    said = Said::default();
+                    if let Some(member) = member(kind, &clean(&name), target, content, size) {
+                        return Ok(Some((clean(&name), member)));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next header; nothing at the end mark, or at the end of the file.
+    fn header(&mut self) -> io::Result<Option<Header>> {
+        let mut header = Header::new_old();
+        match self.file.read_exact_at(header.as_mut_bytes(), self.at) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => match self.is_at_the_end()? {
+                true => return Ok(None),
+                false => return Err(io::Error::other("the archive is cut off")),
+            },
+            result => result?,
+        }
+        self.at += BLOCK;
+        let bytes = header.as_bytes();
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        let sum = bytes.iter().enumerate().map(|(at, byte)| if SUM.contains(&at) { 32 } else { u32::from(*byte) });
+        if header.cksum()? != sum.sum::<u32>() {
+            return Err(io::Error::other("it is no archive, or damaged"));
+        }
+        Ok(Some(header))
+    }
+
+    fn is_at_the_end(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.len() == self.at)
+    }
+
+    /// The content of an extended header.
+    fn text(&self, at: u64, size: u64) -> io::Result<Vec<u8>> {
+        let length = usize::try_from(size).ok().filter(|length| *length <= LONGEST_TEXT);
+        let mut text = vec![0; length.ok_or_else(|| io::Error::other("a header of it is too long"))?];
+        self.file.read_exact_at(&mut text, at)?;
+        Ok(text)
+    }
+}
+
+impl Said {
+    fn take(&mut self, records: &[u8]) -> io::Result<()> {
+        for record in PaxExtensions::new(records) {
+            let record = record?;
+            match record.key_bytes() {
+                b"path" => self.name = Some(record.value_bytes().to_vec()),
+                b"linkpath" => self.target = Some(record.value_bytes().to_vec()),
+                b"size" => {
+                    let size = record.value().ok().and_then(|value| value.parse().ok());
+                    self.size = Some(size.ok_or(io::ErrorKind::InvalidData)?);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A member as something that can be opened; nothing of other kinds.
+fn member(kind: EntryType, name: &Path, target: Option<Vec<u8>>, at: u64, size: u64) -> Option<Member> {
+    match kind {
+        EntryType::Regular | EntryType::Continuous => Some(Member::Content { at, size }),
+        EntryType::Symlink => Some(Member::Link(resolve(name, Path::new(OsStr::from_bytes(&target?))))),
+        EntryType::Link => Some(Member::Link(clean(&target?))),
+        _ => None,
+    }
+}
+
+fn until_zero(mut text: Vec<u8>) -> Vec<u8> {
+    text.truncate(text.iter().position(|byte| *byte == 0).unwrap_or(text.len()));
+    text
+}
+
+/// Opens what is a file, or leads to one; nothing else is opened, for that may already do something, or wait.
+fn open_file(path: &Path) -> io::Result<File> {
+    let no_file = || io::Error::other("it is no file");
+    if !fs::metadata(path)?.is_file() {
+        return Err(no_file());
+    }
+    let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(no_file()) }
+}
+
 impl Archive {
     fn find(&self, name: &str) -> io::Result<(u64, u64)> {
-        let mut name = clean(Path::new(name));
+        let mut name = clean(name.as_bytes());
         for _ in 0..LONGEST_CHAIN {
             match self.members.get(&name) {
                 Some(Member::Content { at, size }) => return Ok((*at, *size)),
@@ -155,7 +270,7 @@ pub(crate) fn first_name(block: &[u8]) -> io::Result<Option<PathBuf>> {
         return Ok(None);
     }
     header.as_mut_bytes().copy_from_slice(block);
-    Ok(Some(clean(&header.path()?)))
+    Ok(Some(clean(&header.path_bytes())))
 }
 
 /// A name in documents of others leads to nothing outside.
@@ -165,8 +280,8 @@ fn relative(name: &str) -> io::Result<&Path> {
     if is_inside { Ok(path) } else { Err(io::Error::other("the name leads out of the directory")) }
 }
 
-fn clean(path: &Path) -> PathBuf {
-    path.components().filter(|part| matches!(part, Component::Normal(_))).collect()
+fn clean(path: &[u8]) -> PathBuf {
+    Path::new(OsStr::from_bytes(path)).components().filter(|part| matches!(part, Component::Normal(_))).collect()
 }
 
 /// Where a symbolic link leads; one that leads out leads to nothing that is there.

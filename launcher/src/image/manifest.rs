@@ -20,8 +20,10 @@ pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manife
 /// Annotations that say what an image is called.
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
-/// A document that is longer is not read.
-pub(crate) const LONGEST: u64 = 16 << 20;
+/// A document that is longer is not read; registries and others take no longer ones either.
+pub(crate) const LONGEST: u64 = 4 << 20;
+/// An image with more layers is none that anybody runs.
+pub(crate) const MOST_LAYERS: usize = 500;
 
 /// What a document says of another blob.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

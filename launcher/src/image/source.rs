@@ -18,12 +18,15 @@ use unionfs::options::{Access, BranchSpec};
 
 use super::digest::Digest;
 use super::files::{self, Files};
-use super::manifest::{Config, Descriptor, Index, Manifest};
+use super::manifest::{Config, Descriptor, Index, MOST_LAYERS, Manifest};
 use super::name;
 use crate::failure::{Doing as _, Failure};
 use crate::written::BranchOf;
 
 const DOCKER_MANIFEST: &str = "manifest.json";
+/// How long the documents of all images of a source may be in sum, and how many images it may hold.
+const MOST_DOCUMENTS: u64 = 32 << 20;
+const MOST_IMAGES: usize = 1000;
 
 /// In which form an image is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -84,6 +87,14 @@ struct DockerImage {
     #[serde(default)]
     repo_tags: Option<Vec<String>>,
     layers: Vec<String>,
+}
+
+/// What every manifest says.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AnyManifest {
+    #[serde(rename = "schemaVersion")]
+    _schema_version: u32,
 }
 
 /// Looks at what there is at a path; archives that are compressed are first written out in `workspace`.
@@ -159,9 +170,10 @@ fn form_of(files: &Files) -> Option<Form> {
         return Some(Form::Oci);
     }
     let text = if files.has(DOCKER_MANIFEST) { files.read(DOCKER_MANIFEST).ok()? } else { return None };
-    match serde_json::from_slice(&text).ok()? {
-        serde_json::Value::Array(_) => Some(Form::DockerArchive),
-        serde_json::Value::Object(object) if object.contains_key("schemaVersion") => Some(Form::Dir),
+    // Only looked at: of a list that holds anything, much memory could be made.
+    match text.trim_ascii_start().first()? {
+        b'[' => Some(Form::DockerArchive),
+        b'{' => serde_json::from_slice::<AnyManifest>(&text).ok().map(|_| Form::Dir),
         _ => None,
     }
 }
@@ -198,6 +210,7 @@ fn layout(files: &Files, path: &Path, doing: &str) -> Result<Vec<Parts>, Failure
         let names = entry.name().and_then(|name| name::found_at(path, name)).into_iter().collect();
         let parts = with_manifest(files, &manifest, blob, doing)?;
         images.push(Parts { names, ..parts });
+        check_room(&images, doing)?;
     }
     Ok(images)
 }
@@ -240,10 +253,7 @@ pub(crate) fn of_manifest(
         None => (manifest, text),
     };
     let diff_ids = &config.rootfs.diff_ids;
-    if diff_ids.len() != manifest.layers.len() {
-        let (layers, ids) = (manifest.layers.len(), diff_ids.len());
-        return Err(Failure::because(doing, format!("its manifest has {layers} layers, its configuration {ids}")));
-    }
+    check_layers(manifest.layers.len(), diff_ids.len(), doing)?;
     let layer = |(layer, diff_id): (&Descriptor, &Digest)| LayerSource {
         from: Place::Named(blob(layer.digest)),
         descriptor: Some(layer.clone()),
@@ -255,14 +265,40 @@ pub(crate) fn of_manifest(
 
 fn docker(files: &Files, doing: &str) -> Result<Vec<Parts>, Failure> {
     let list: Vec<DockerImage> = document(files, DOCKER_MANIFEST, doing)?.0;
-    list.into_iter().map(|image| docker_image(files, image, doing)).collect()
+    let mut images = Vec::new();
+    for image in list {
+        images.push(docker_image(files, image, doing)?);
+        check_room(&images, doing)?;
+    }
+    Ok(images)
+}
+
+/// The documents of all images are in memory; many may be the same blob.
+fn check_room(images: &[Parts], doing: &str) -> Result<(), Failure> {
+    let length = |text: &Option<Vec<u8>>| text.as_ref().map_or(0, |text| text.len() as u64);
+    let sum: u64 = images.iter().map(|parts| length(&parts.manifest) + length(&parts.config)).sum();
+    match sum > MOST_DOCUMENTS || images.len() > MOST_IMAGES {
+        true => Err(Failure::because(doing, "it holds more images than can be told apart")
+            .remedy("take one at a time, with skopeo copy")),
+        false => Ok(()),
+    }
+}
+
+/// Refuses what nobody can run, and what would take for ever to compare.
+fn check_layers(layers: usize, diff_ids: usize, doing: &str) -> Result<(), Failure> {
+    if layers != diff_ids {
+        let found = format!("its manifest has {layers} layers, its configuration {diff_ids}");
+        return Err(Failure::because(doing, found));
+    }
+    match layers > MOST_LAYERS {
+        true => Err(Failure::because(doing, format!("it has {layers} layers, more than {MOST_LAYERS}"))),
+        false => Ok(()),
+    }
 }
 
 fn docker_image(files: &Files, image: DockerImage, doing: &str) -> Result<Parts, Failure> {
     let (config, text): (Config, _) = document(files, &image.config, doing)?;
-    if config.rootfs.diff_ids.len() != image.layers.len() {
-        return Err(Failure::because(doing, "its manifest and its configuration have different numbers of layers"));
-    }
+    check_layers(image.layers.len(), config.rootfs.diff_ids.len(), doing)?;
     let layer = |(file, diff_id)| LayerSource { from: Place::Named(file), descriptor: None, diff_id: Some(diff_id) };
     let layers = image.layers.into_iter().zip(config.rootfs.diff_ids).map(layer).collect();
     let tags = image.repo_tags.unwrap_or_default();
