@@ -186,3 +186,11 @@ fn users_have_containers_on_linux_5_10() {
 fn users_have_containers_behind_an_old_filter() {
     as_a_user(OLD_FILTER, "users_have_containers_behind_an_old_filter");
 }
+
+#[test]
+fn the_doctor_is_here_as_well() {
+    let Some(_recorded) = Recorded::new() else { return };
+    let report: serde_json::Value = serde_json::from_str(&shown(rlaunch(&["doctor", "--json"]))).unwrap();
+    assert!(report["unions"] == true && report["rows"].as_array().unwrap().iter().any(|row| row["feature"] == "pasta"));
+    assert!(shown(rlaunch(&["doctor"])).ends_with("This user can mount unions here.\n"));
+}

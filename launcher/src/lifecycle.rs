@@ -76,6 +76,12 @@ pub enum Lifecycle {
     Cp(CopyOptions),
     /// List what a container has added, changed and deleted (A, C, D) over its image or its branches
     Diff(Named),
+    /// Show what this kernel and this user can do, what it gives, and what to change; the same as runionfs doctor
+    Doctor {
+        /// Show it as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// List the processes of a container
     Top(Named),
     /// Stop all processes of a container where they are
@@ -132,6 +138,15 @@ pub(crate) fn act(what: Lifecycle) -> Result<u8, Failure> {
         Lifecycle::Logs(options) => logs::run(&options),
         Lifecycle::Cp(options) => copy::run(options),
         Lifecycle::Diff(Named { name }) => diff(&name),
+        Lifecycle::Doctor { json } => {
+            let report = unionfs::doctor::examine(&[]).doing("look at this machine")?;
+            let text = if json {
+                report.to_json().map_err(std::io::Error::other).doing("write JSON")?
+            } else {
+                report.to_text()
+            };
+            print(&text).map(|status| if report.unions { status } else { 1 })
+        }
         Lifecycle::Top(Named { name }) => print(&table::processes(&find(&name)?)?),
         Lifecycle::Pause(Named { name }) => resources::pause(&find(&name)?),
         Lifecycle::Resume(Named { name }) => resources::resume(&find(&name)?),

@@ -8,6 +8,7 @@ mod check;
 mod completions;
 mod daemon;
 mod diff;
+mod doctor;
 mod export;
 mod flush;
 mod log;
@@ -77,6 +78,9 @@ Each finding is one line: its path, what is wrong, and what to do. What a crash 
 
 Exit status: 0 when there is no problem; 1 when there is one; 2 for wrong usage.";
 
+const DOCTOR_STATUS: &str = "\
+Exit status: 0 when this user can mount unions here; 1 when not; 2 for wrong usage.";
+
 /// A union of directories: writable on top, the branches below never change
 #[derive(Debug, Parser)]
 #[command(name = "runionfs", version)]
@@ -112,6 +116,9 @@ enum Command {
     Setup(SetupArgs),
     /// Write the script that teaches a shell this command line
     Completions(CompletionsArgs),
+    /// Show what this kernel and this user can do, what it gives, and what to change; nothing is left behind
+    #[command(after_help = DOCTOR_STATUS)]
+    Doctor(DoctorArgs),
 }
 
 #[derive(Debug, Args)]
@@ -255,6 +262,13 @@ struct CheckArgs {
 struct CompletionsArgs {
     /// The shell
     shell: Shell,
+struct DoctorArgs {
+    /// Directories that may become branches: what their file systems can do
+    #[arg(value_name = "DIR")]
+    directories: Vec<OsString>,
+    /// Show it as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Why the command did not do what was asked.
@@ -264,7 +278,7 @@ enum Failure {
     Usage(String),
     /// It was refused: one line, status 1.
     Refused(Box<dyn Error>),
-    /// Another process has said why.
+    /// It was said already why, by another process for instance.
     Said(u8),
 }
 
@@ -331,6 +345,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
             SetupCommand::Podman(args) => setup::podman(&args),
         },
         Command::Completions(args) => completions::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
     }
 }
 

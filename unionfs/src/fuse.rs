@@ -12,6 +12,7 @@
 //! | `handshake` | what is agreed on with the kernel |
 //! | `readers`, `counts` | the threads that take requests, and how many of each came |
 //! | `message`, `convert`, `listing`, `ioctl` | requests taken apart, replies put together |
+//! | `offer` | what the kernel offers, for those who only ask |
 //! | `operations` | the operations |
 //! | [`texts`] | another file system, of a few texts, on the same transport |
 //! | `version` | serving a kernel as an older one |
@@ -24,6 +25,7 @@ mod handshake;
 mod ioctl;
 mod listing;
 mod message;
+mod offer;
 mod operations;
 mod readers;
 pub mod texts;
@@ -46,6 +48,7 @@ use self::abi::InHeader;
 pub use self::counts::{BUCKETS, Counts, Operation, longest_of};
 use self::device::{Answered, Device};
 use self::handshake::{Agreed, MAX_WRITE, OpenDir, Wishes};
+pub use self::offer::Offer;
 use self::readers::Readers;
 use self::version::Cap;
 use self::walkers::Walkers;

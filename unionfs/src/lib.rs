@@ -49,6 +49,7 @@
 //! | [`mod@proc`] | where `/proc` is, for a daemon that outlives its root directory |
 //! | [`mount`] | `/dev/fuse`, mount(2), and unmounting what is ours only |
 //! | [`control`] | asking a running daemon: `runionfs show` |
+//! | [`doctor`] | what this kernel and this user can do |
 //! | [`diff`] | what the writable branches changed, from the branches alone |
 //! | [`layer`] | the top as a layer of an OCI image, and back |
 //! | [`init_branch`] | what a container has of its own between its top and its image |
@@ -73,6 +74,7 @@ pub mod check;
 pub mod completions;
 pub mod control;
 pub mod diff;
+pub mod doctor;
 pub mod fs;
 pub mod fuse;
 pub mod handle;

@@ -135,6 +135,73 @@ fn raw_rename_nowhere() -> Result<usize, Errno> {
     checked(unsafe { libc::syscall(libc::SYS_renameat2, -1, name, -1, name, libc::RENAME_NOREPLACE) })
 }
 
+/// A call that older kernels lack, and filters that do not know it.
+#[derive(Debug)]
+pub(crate) struct Call(&'static str, libc::c_long);
+
+/// Those that have something slower, or less, in their place. Numbers of newer ones are the same on all architectures.
+pub(crate) const CALLS: [Call; 12] = [
+    Call("renameat2", libc::SYS_renameat2),
+    Call("memfd_create", libc::SYS_memfd_create),
+    Call("execveat", libc::SYS_execveat),
+    Call("copy_file_range", libc::SYS_copy_file_range),
+    Call("statx", libc::SYS_statx),
+    Call("open_tree", 428),
+    Call("pidfd_open", 434),
+    Call("clone3", 435),
+    Call("close_range", 436),
+    Call("openat2", 437),
+    Call("mount_setattr", 442),
+    Call("fchmodat2", 452),
+];
+
+impl Call {
+    /// What it is called.
+    pub(crate) fn name(&self) -> &'static str {
+        self.0
+    }
+
+    /// Whether the kernel has it, and lets this process make it.
+    pub(crate) fn is_there(&self) -> bool {
+        // SAFETY: none of these calls does anything with -1 for each argument: the descriptors, sizes, flags and numbers of
+        // processes are refused, and no pointer of -1 can be read.
+        let answer = checked(unsafe { libc::syscall(self.1, -1, -1, -1, -1, -1, -1) });
+        !matches!(answer, Err(Errno::NOSYS | Errno::PERM))
+    }
+}
+
+/// What tells an entry of a directory from all others of its file system, over removals and with an empty name what a
+/// descriptor holds (name_to_handle_at(2)).
+///
+/// # Errors
+/// EOPNOTSUPP where the file system has none.
+pub(crate) fn file_handle(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>, Errno> {
+    /// `struct file_handle` of `linux/fcntl.h` with the longest handle.
+    #[repr(C)]
+    struct Handle {
+        length: u32,
+        kind: i32,
+        bytes: [u8; 128],
+    }
+    name.into_with_c_str(|name| {
+        let mut handle = Handle { length: 128, kind: 0, bytes: [0; 128] };
+        let mut mount: libc::c_int = 0;
+        // SAFETY: the kernel reads the name up to its zero byte, and writes no more to the handle than the length in it,
+        // and the number of the mount.
+        checked(unsafe {
+            libc::syscall(
+                libc::SYS_name_to_handle_at,
+                dir.as_raw_fd(),
+                name.as_ptr(),
+                &raw mut handle,
+                &raw mut mount,
+                libc::AT_EMPTY_PATH,
+            )
+        })?;
+        Ok(handle.bytes.get(..handle.length as usize).unwrap_or_default().to_vec())
+    })
+}
+
 /// Changes the mode of an entry of a directory, or of what a descriptor holds with an empty name. No
 /// symbolic link is followed.
 pub(crate) fn chmod_at(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(), Errno> {

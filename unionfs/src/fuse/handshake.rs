@@ -81,21 +81,7 @@ pub(super) enum OpenDir {
 /// # Errors
 /// That the kernel is too old, and what reading the device answers.
 pub(super) fn shake_hands(device: &Arc<Device>, wishes: Wishes, cap: Cap) -> io::Result<Agreed> {
-    let mut buffer = vec![0; MIN_READ_BUFFER];
-    let (unique, asked) = loop {
-        let length = match device.read(&mut buffer) {
-            Err(Errno::AGAIN | Errno::INTR | Errno::NOENT) => {
-                device.wait();
-                continue;
-            }
-            length => length?,
-        };
-        let Some((header, arguments)) = split(&buffer[..length]) else { continue };
-        if header.opcode == op::INIT {
-            break (header.unique, arguments.take_short::<InitIn>());
-        }
-        drop(Reply::new(device, header.unique));
-    };
+    let (unique, asked) = first_request(device)?;
     let reply = Reply::new(device, unique);
     if asked.major != MAJOR || asked.minor < OLDEST_MINOR {
         drop(reply.error(Errno::PROTO));
@@ -106,6 +92,28 @@ pub(super) fn shake_hands(device: &Arc<Device>, wishes: Wishes, cap: Cap) -> io:
     let length = if answer.minor < LONG_INIT_OUT_MINOR { SHORT_INIT_OUT } else { size_of::<InitOut>() };
     drop(reply.parts(&[&answer.as_bytes()[..length]]));
     Ok(agreed)
+}
+
+/// Reads the kernel's first request, and who asks it.
+///
+/// # Errors
+/// What reading the device answers.
+pub(super) fn first_request(device: &Arc<Device>) -> io::Result<(u64, InitIn)> {
+    let mut buffer = vec![0; MIN_READ_BUFFER];
+    loop {
+        let length = match device.read(&mut buffer) {
+            Err(Errno::AGAIN | Errno::INTR | Errno::NOENT) => {
+                device.wait();
+                continue;
+            }
+            length => length?,
+        };
+        let Some((header, arguments)) = split(&buffer[..length]) else { continue };
+        if header.opcode == op::INIT {
+            return Ok((header.unique, arguments.take_short::<InitIn>()));
+        }
+        drop(Reply::new(device, header.unique));
+    }
 }
 
 fn agree(asked: &InitIn, wishes: Wishes) -> (InitOut, Agreed) {
