@@ -297,6 +297,13 @@ fn whoever_is_killed_the_store_is_whole() {
         std::thread::sleep(Duration::from_millis(step * 9));
         child.kill().unwrap();
         interrupted += usize::from(!child.wait().unwrap().success());
+        if step % 4 == 3 {
+            // What was left is removed by somebody who is killed as well.
+            let mut gc = Command::new(RLAUNCH).args(["image", "gc"]).stdout(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(step * 2));
+            gc.kill().unwrap();
+            gc.wait().unwrap();
+        }
         // Whatever the list has is whole.
         let list = images.print(&["ls"]);
         if list.contains("killed:1") {
