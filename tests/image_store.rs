@@ -227,7 +227,7 @@ fn what_is_not_what_it_is_said_to_be_is_refused_and_leaves_nothing() {
         ("gone", "rm 0.tar", "read layer 1, 0.tar: No such file or directory"),
         ("no-tar", "head -c 5000 /dev/urandom > 0.tar", "read layer 1: it is no tar archive"),
         ("outside", "sed -i 's|0.tar|../../etc/passwd|' manifest.json", "leads out of the directory"),
-        ("numbers", "sed -i 's|\"0.tar\"|\"0.tar\",\"0.tar\"|' manifest.json", "different numbers of layers"),
+        ("numbers", "sed -i 's|\"0.tar\"|\"0.tar\",\"0.tar\"|' manifest.json", "2 layers, its configuration 1"),
     ];
     for (name, damage, reason) in cases {
         let directory = images.docker(name, PLAIN, std::slice::from_ref(&layer));
