@@ -445,7 +445,9 @@ fn its_server_may_nothing_and_is_not_in_the_container() {
     // It serves only once it has given up everything.
     read(&running, "/proc/meminfo");
     let status = fs::read_to_string(format!("/proc/{server}/status")).expect("read its status");
-    for line in ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Threads:\t1"] {
+    for line in
+        ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "Threads:\t1"]
+    {
         assert!(status.lines().any(|own| own == line), "{line}: {status}");
     }
     let group = |pid: Pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("read its cgroups");

@@ -16,7 +16,7 @@ use unionfs::fuse::texts::{Source, serve};
 
 use super::past::Past;
 use super::{File, ProcView, Sources};
-use crate::confine::{Capabilities, restrict_helper};
+use crate::confine::restrict_reader;
 use crate::failure::{OWN_FAILURE, errno_of};
 use crate::message::warn;
 use crate::process;
@@ -101,9 +101,7 @@ fn tell(view: &ProcView, device: OwnedFd, launcher: Pid) -> Result<(), Errno> {
     set_name(NAME)?;
     chdir("/")?;
     SigSet::empty().thread_set_mask()?;
-    restrict_helper()?;
-    // All that it reads can be read by everybody.
-    Capabilities::NONE.take(Capabilities::NONE)?;
+    restrict_reader()?;
     let mut told = Told { files: &view.files, sources: &view.sources, past: view.sources.past() };
     serve(device, &mut told).map_err(|error| errno_of(&error))
 }

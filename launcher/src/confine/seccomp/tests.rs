@@ -214,3 +214,20 @@ fn where_nobody_else_is_there_files_are_given_away_without_effect() {
         }
     }
 }
+
+#[test]
+fn who_only_reads_may_neither_write_files_nor_anything_else() {
+    let filter = Filter::reading();
+    for name in ["read", "writev", "exit_group", "close", "ppoll", "mmap", "clock_gettime"] {
+        assert_eq!(native(&filter, name, NONE), ALLOW, "{name}");
+    }
+    for name in ["execve", "clone", "mount", "ptrace", "socket", "kill", "unlinkat", "ioctl", "setns", "bpf", "openat2"]
+    {
+        assert_eq!(native(&filter, name, NONE), REFUSE, "{name}");
+    }
+    let open = |flags: i32| native(&filter, "openat", [0, 0, flags.cast_unsigned().into(), 0, 0, 0]);
+    assert_eq!(open(libc::O_RDONLY | libc::O_CLOEXEC), ALLOW);
+    for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_RDONLY | libc::O_CREAT, libc::O_RDONLY | libc::O_TRUNC] {
+        assert_eq!(open(flags), REFUSE, "{flags:#o}");
+    }
+}
