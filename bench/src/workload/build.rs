@@ -92,12 +92,15 @@ fn build(place: &Place<'_>) -> io::Result<Job<()>> {
     }))
 }
 
-/// Several trees in one archive.
+/// Several trees in one archive. Their roots are left out, for podman takes no path twice.
 fn pack(archive: &Path, trees: [&Path; 2]) -> io::Result<()> {
     let mut command = Command::new("tar");
     command.args(["--owner=0", "--group=0", "-cf"]).arg(archive);
     for tree in trees {
-        command.arg("-C").arg(tree).arg(".");
+        command.arg("-C").arg(tree);
+        for entry in fs::read_dir(tree)? {
+            command.arg(entry?.file_name());
+        }
     }
     run(&mut command)
 }
