@@ -169,6 +169,7 @@ fn a_remount_changes_flags_while_the_daemon_goes_on() {
         ("remount,rw,noatime", "noatime", "ro"),
         ("remount,nodev,nosuid", "nodev", "ro"),
         ("remount,dev,suid,relatime", "relatime", "nodev"),
+        ("remount,nosymfollow,lazytime,silent", "nosymfollow", "nodev"),
     ] {
         let outcome = mount8(&["-o", words, &ground.mnt()]);
         assert_eq!((outcome.status, &*outcome.stderr), (Some(0), ""), "{words}");
@@ -176,6 +177,14 @@ fn a_remount_changes_flags_while_the_daemon_goes_on() {
         let written = fs::write(ground.at("mnt/new"), "");
         assert_eq!(written.is_ok(), !has("ro"), "{words}");
     }
+    // a line of fstab repeats its branches; others are not silently left out
+    let same = format!("remount,noatime,br={}", ground.branches());
+    assert_eq!(mount8(&["-o", &same, &ground.mnt()]).status, Some(0));
+    for words in ["remount,append:/tmp=ro", "remount,prepend=/tmp=rw", "remount,br:/tmp=rw", "remount,add:0:/tmp=ro"] {
+        let outcome = mount8(&["-o", words, &ground.mnt()]);
+        assert_eq!((outcome.status, outcome.stderr.lines().count()), (Some(32), 1), "{words}: {}", outcome.stderr);
+    }
+    assert!(has("noatime"));
     ground.umount();
 }
 

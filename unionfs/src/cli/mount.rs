@@ -2,10 +2,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 use rustix::process::geteuid;
+use unionfs::control::Text;
+use unionfs::control::client::{self, Client};
 use unionfs::mount::{MountOptions, given_device, remount};
 use unionfs::options::{Access, BranchSpec, Options, Words, branches};
 
@@ -42,7 +44,9 @@ pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
         return Ok(());
     }
     if words.remount {
-        return Ok(remount(args.second.as_ref().unwrap_or(&args.first).as_ref(), words.flags)?);
+        let target = Path::new(args.second.as_ref().unwrap_or(&args.first));
+        refuse_other_branches(&words, target)?;
+        return Ok(remount(target, words.flags)?);
     }
     let may_be_missing = args.helper && words.nofail;
     let request = Request::read(args, words)?;
@@ -51,6 +55,20 @@ pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
         return Ok(());
     }
     carry_out(&request, args.foreground)
+}
+
+/// A line of fstab says its branches at a remount once more, and that is all that may be said of them then.
+fn refuse_other_branches(words: &Words, target: &Path) -> Result<(), Failure> {
+    let Some(list) = words.branches.as_deref() else { return Ok(()) };
+    let asked = branches_of(list, &words.options)?;
+    // a mount that answers nobody keeps its branches, too
+    let Ok(mounted) = client::find(target).and_then(|mount| Client::connect(&mount)?.show()) else { return Ok(()) };
+    let is_same = asked.iter().map(|branch| Text::from(branch.to_text().as_os_str())).eq(mounted.branches);
+    if is_same {
+        return Ok(());
+    }
+    Err(format!("{}: a remount changes flags, and not the branches: umount it, and mount these", target.display())
+        .into())
 }
 
 /// Mounts and serves, in the foreground or as a daemon.

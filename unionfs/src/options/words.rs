@@ -229,6 +229,8 @@ pub const WORDS: &[Word] = &[
     word("sync", None, Effect::Set(MsFlags::MS_SYNCHRONOUS), "every write waits for the disk"),
     word("async", None, Effect::Clear(MsFlags::MS_SYNCHRONOUS), "writes do not wait for the disk"),
     word("dirsync", None, Effect::Set(MsFlags::MS_DIRSYNC), "every change of a directory waits for the disk"),
+    word("nosymfollow", None, Effect::Set(NO_SYMLINKS), "symbolic links are not followed (from kernel 5.10)"),
+    word("symfollow", None, Effect::Clear(NO_SYMLINKS), "symbolic links are followed"),
     word("remount", None, Effect::Remount, "change these flags of a union that is mounted; its branches stay"),
     word("allow_other", None, Effect::AllowOther, "let other users use the mount (always so as root)"),
     word("default_permissions", None, Effect::Accepted, SO_ANYWAY),
@@ -243,6 +245,14 @@ pub const WORDS: &[Word] = &[
     word("xino", Some("FILE"), Effect::Accepted, NO_MEANING),
     word("noxino", None, Effect::Accepted, NO_MEANING),
     word("si", Some("ID"), Effect::Accepted, NO_MEANING),
+    word("lazytime", None, Effect::Accepted, NO_MEANING),
+    word("nolazytime", None, Effect::Accepted, NO_MEANING),
+    word("silent", None, Effect::Accepted, NO_MEANING),
+    word("loud", None, Effect::Accepted, NO_MEANING),
+    word("iversion", None, Effect::Accepted, NO_MEANING),
+    word("noiversion", None, Effect::Accepted, NO_MEANING),
+    word("mand", None, Effect::Accepted, NO_MEANING),
+    word("nomand", None, Effect::Accepted, NO_MEANING),
     word("warn_perm", None, Effect::Accepted, NO_MEANING),
     word("nowarn_perm", None, Effect::Accepted, NO_MEANING),
     word("defaults", None, Effect::Accepted, FSTAB),
@@ -406,6 +416,9 @@ fn dirren(word: &Word, value: &[u8]) -> Result<Dirren, WordsError> {
         _ => Err(WordsError::BadValue { word: word.name, given: lossy(value), expected: "on or off".into() }),
     }
 }
+
+/// `MS_NOSYMFOLLOW` of `linux/mount.h`.
+const NO_SYMLINKS: MsFlags = MsFlags::from_bits_retain(256);
 
 /// Of these the kernel takes one.
 const ATIME: MsFlags = MsFlags::MS_NOATIME.union(MsFlags::MS_RELATIME).union(MsFlags::MS_STRICTATIME);
