@@ -10,8 +10,10 @@ use std::process::Command;
 
 use harness::fixture::{Branches, Union, as_user};
 use harness::mapping::{Mapping, Sharing};
-use harness::mount::finish;
+use harness::mount::{Mounted, finish};
 use harness::old_kernel::{KERNELS, Kernel, OLD_FILTER, pretend};
+use harness::{Errno, ErrnoOf as _};
+use nix::mount::{MsFlags, mount};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, XattrFlags};
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
@@ -179,6 +181,60 @@ fn works(kernel: Kernel) {
     assert_eq!(u.mounted.check(), "");
     u.assert_no_temporaries(0);
     u.mounted.umount();
+}
+
+/// An access ACL: owner rw, a user 1000 rw, the group nothing, the mask rw, others r; see acl(5).
+fn an_acl() -> Vec<u8> {
+    let entries: [(u16, u16, u32); 5] =
+        [(1, 6, u32::MAX), (2, 6, 1000), (4, 0, u32::MAX), (16, 6, u32::MAX), (32, 4, u32::MAX)];
+    let bytes =
+        |(tag, bits, id): (u16, u16, u32)| [&tag.to_le_bytes()[..], &bits.to_le_bytes(), &id.to_le_bytes()].concat();
+    [2_u32.to_le_bytes().to_vec(), entries.into_iter().flat_map(bytes).collect()].concat()
+}
+
+#[test]
+fn a_kernel_that_ignores_acls_gives_nobody_more_than_they_do() {
+    let Some(branches) = branches() else { return };
+    branches.file("1/shared", "secret").owner("1/shared", 5, 2000);
+    rustix::fs::setxattr(branches.at("1/shared"), "system.posix_acl_access", &an_acl(), XattrFlags::empty()).unwrap();
+    pretend(KERNELS[1]);
+    let u = branches.mount();
+    for _ in 0..2 {
+        // with the mode of the branch, 0664, the group could write
+        assert_eq!(u.mode("shared"), 0o604);
+        as_user(3000, 2000, || {
+            assert_eq!(fs::read(u.path("shared")).errno(), Errno::EACCES);
+            assert_eq!(fs::File::options().append(true).open(u.path("shared")).errno(), Errno::EACCES);
+        });
+        let shared = u.path("shared");
+        let mut value = [0; 64];
+        let heeded = rustix::fs::getxattr(&shared, "system.posix_acl_access", &mut value);
+        assert_eq!(heeded, Err(rustix::io::Errno::OPNOTSUPP));
+        let set = rustix::fs::setxattr(&shared, "system.posix_acl_access", &an_acl(), XattrFlags::empty());
+        assert_eq!(set, Err(rustix::io::Errno::OPNOTSUPP));
+        // and the same of a copy, which keeps its ACL
+        u.write("shared", "copied up");
+        let length = rustix::fs::getxattr(u.at("0/shared"), "system.posix_acl_access", &mut value).unwrap();
+        assert_eq!(value[..length], an_acl());
+    }
+}
+
+#[test]
+fn a_mount_in_a_branch_is_not_entered_without_newer_calls() {
+    let Some(branches) = Branches::new(BIN, &["rw", "ro+wh"]) else { return };
+    branches.file("1/sub/covered", "").file("1/beside/f", "");
+    mount(Some("tmpfs"), &branches.at("1/sub"), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    fs::write(branches.at("1/sub/mounted"), "").unwrap();
+    for kernel in [KERNELS[0], KERNELS[3], OLD_FILTER] {
+        pretend(kernel);
+        let string = branches.string();
+        let mounted = Mounted::mount(BIN, &string, &branches.at("mnt"), &[]);
+        let names = |name: &str| fs::read_dir(mounted.target().join(name)).unwrap().count();
+        assert_eq!((names("sub"), names("beside")), (0, 1), "{kernel}");
+        // removed with what it covers, as a directory that is empty
+        let removed = fs::remove_dir(mounted.target().join("sub"));
+        assert_eq!(removed.errno(), Errno::EBUSY, "{kernel}");
+    }
 }
 
 macro_rules! works {

@@ -117,6 +117,21 @@ pub fn mode_of(acl: &[u8]) -> Option<u32> {
     Some(places(acl)?.filter_map(bits).fold(0, |mode, bits| mode | bits))
 }
 
+/// A mode that gives nobody more than an access ACL does, for kernels that look at the mode only: the group and all others
+/// get what nobody among them is refused by an entry of their own. As it is if the value is not an ACL.
+pub fn safe_mode(acl: &[u8], mode: u32) -> u32 {
+    let Some(places) = places(acl) else { return mode };
+    let entries: Vec<(u16, u32)> = places.map(|at| (tag(acl, at), u32::from(acl[at + 2] & 7))).collect();
+    let least = |wanted: &[u16]| {
+        let allowed = entries.iter().filter(|(tag, _)| wanted.contains(tag)).map(|(_, bits)| *bits);
+        allowed.fold(7, |all, bits| all & bits)
+    };
+    // who is named is neither of the group nor one of the others; the mask is for all who are named
+    let is_named = entries.iter().any(|(tag, _)| matches!(*tag, USER | GROUP));
+    let others = if is_named { least(&[USER, GROUP, MASK]) } else { 7 };
+    mode & (!0o77 | least(&[GROUP_OBJ, USER, MASK]) << 3 | others)
+}
+
 /// An access ACL as chmod(2) changes it.
 pub fn with_mode(acl: &[u8], mode: u32) -> Vec<u8> {
     let mut changed = acl.to_vec();
@@ -177,6 +192,22 @@ mod tests {
         let default = acl(&[(USER_OBJ, 7, none), (GROUP_OBJ, 5, none), (OTHER, 0, none)]);
         assert_eq!(inherit(&default, 0o666), Some(Inherited { mode: 0o640, access: None }));
         assert_eq!(inherit(&default, 0o2777), Some(Inherited { mode: 0o2750, access: None }));
+    }
+
+    #[test]
+    fn without_acls_the_mode_gives_nobody_more() {
+        let none = u32::MAX;
+        let safe = |entries: &[(u16, u16, u32)], mode| safe_mode(&acl(entries), mode);
+        let (owner, other) = ((USER_OBJ, 7, none), (OTHER, 5, none));
+        // the group has less than the mask, which is what the mode shows
+        assert_eq!(safe(&[owner, (GROUP_OBJ, 0, none), (MASK, 7, none), other], 0o4775), 0o4705);
+        // a user is refused what all others may, and may be of the group
+        assert_eq!(safe(&[owner, (USER, 0, 5), (GROUP_OBJ, 7, none), (MASK, 7, none), other], 0o775), 0o700);
+        // a group is refused what others may; who is in both has what the other group has
+        assert_eq!(safe(&[owner, (GROUP_OBJ, 7, none), (GROUP, 4, 5), (MASK, 7, none), other], 0o775), 0o774);
+        assert_eq!(safe(&[owner, (USER, 7, 5), (GROUP_OBJ, 7, none), (MASK, 4, none), other], 0o745), 0o744);
+        assert_eq!(safe(&[owner, (GROUP_OBJ, 5, none), other], 0o755), 0o755);
+        assert_eq!(safe_mode(b"none", 0o777), 0o777);
     }
 
     #[test]

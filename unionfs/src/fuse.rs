@@ -110,9 +110,12 @@ impl Server {
         };
         let cap = Cap::from_environment()?;
         let agreed = handshake::shake_hands(&device, wishes, cap)?;
-        let Agreed { mut features, open_dir, passthrough, writeback, no_open } = agreed;
+        let Agreed { mut features, open_dir, passthrough, writeback, acls, no_open } = agreed;
         if passthrough {
             union.use_backings(Backings::new(device.as_fd().try_clone_to_owned()?)?);
+        }
+        if !acls {
+            union.acls_are_ignored();
         }
         if writeback {
             union.use_writeback();

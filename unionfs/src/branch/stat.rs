@@ -78,6 +78,12 @@ pub struct RealId {
     pub birth: u64,
 }
 
+/// A number for bytes (FNV-1a), never 0; the same in every run, for it is kept on disk.
+fn hashed(bytes: &[u8]) -> u64 {
+    let mixed = |all: u64, byte: &u8| (all ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, mixed) | 1 << 63
+}
+
 /// Attributes of one entry of a branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -140,14 +146,15 @@ impl Stat {
         })
     }
 
-    /// The same before Linux 4.11, or behind a filter that does not know statx(2): nobody tells when it was born, nor
-    /// what its file flags forbid.
+    /// The same before Linux 4.11, or behind a filter that does not know statx(2). Nobody tells when it was born, in whose
+    /// place its handle stands, which a later file with its inode number does not have; nor what its file flags forbid.
     fn at_old(dir: impl AsFd, name: &[u8], flags: AtFlags) -> Result<Stat, Errno> {
-        let s = rustix::fs::statat(dir, name, flags)?;
+        let s = rustix::fs::statat(dir.as_fd(), name, flags)?;
+        let handle = crate::sys::file_handle(dir.as_fd(), name);
         // nanoseconds are below a second
         let time = |sec, nsec: u64| Time { sec, nsec: nsec as u32 };
         Ok(Stat {
-            id: RealId { dev: s.st_dev, ino: s.st_ino, birth: 0 },
+            id: RealId { dev: s.st_dev, ino: s.st_ino, birth: handle.map_or(0, |handle| hashed(&handle)) },
             kind: Kind::of(FileType::from_raw_mode(s.st_mode))?,
             mode: s.st_mode & 0o7777,
             nlink: u32::try_from(s.st_nlink).unwrap_or(u32::MAX),

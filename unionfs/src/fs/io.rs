@@ -75,6 +75,8 @@ pub(super) struct Data {
     writeback: AtomicBool,
     /// The kernel lets nobody open a file for writing.
     read_only: AtomicBool,
+    /// The kernel looks at modes only, before Linux 4.9.
+    ignores_acls: AtomicBool,
     /// Counts opens that let the kernel write by itself.
     opens: AtomicU32,
 }
@@ -144,6 +146,16 @@ impl Union {
         let unwritten = !self.branches.iter().any(Branch::in_place) && !self.revalidates();
         let (read_only, rights) = (self.data.read_only.load(Ordering::Relaxed), rights());
         asked && unwritten && read_only && (rights.all || rights.opens_all)
+    }
+
+    /// The kernel looks at modes only. Said before it is served.
+    pub fn acls_are_ignored(&self) {
+        self.data.ignores_acls.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the kernel looks at modes only.
+    pub(super) fn kernel_ignores_acls(&self) -> bool {
+        self.data.ignores_acls.load(Ordering::Relaxed)
     }
 
     /// The kernel gathers writes from now on.

@@ -218,7 +218,7 @@ impl Union {
     }
 
     /// The attributes of an inode as the kernel is told them, from those of its topmost entry.
-    pub(super) fn attr(&self, inode: &Inode, mut stat: Stat) -> Attr {
+    pub(super) fn attr(&self, inode: &Arc<Inode>, mut stat: Stat) -> Attr {
         let (place, lasting) = inode.with(|state| (state.place.clone(), state.written.is_none()));
         stat.nlink = match place {
             Place::Stack(stack) if stack.branches.len() > 1 => 1,
@@ -236,6 +236,9 @@ impl Union {
                 record.map_or(stat.nlink, |record| record.nlink_of_copy(&stat))
             }
         };
+        if self.kernel_ignores_acls() {
+            stat.mode = self.safe_mode(inode, &stat);
+        }
         Attr { ino: inode.ino, stat, owner: self.shown_owner(&stat), lasting }
     }
 

@@ -11,6 +11,7 @@ use super::known::{LABEL, is_asked_often};
 use super::{Caller, Union};
 use crate::acl;
 use crate::branch::private;
+use crate::branch::stat::{Kind, Stat};
 use crate::inode::Inode;
 
 fn is_acl(attribute: &[u8]) -> bool {
@@ -21,6 +22,24 @@ impl Union {
     /// Whether a branch is in the form of overlayfs; then its attributes are nobody else's.
     fn has_overlay_form(&self) -> bool {
         self.branches.iter().any(|branch| branch.root.form().overlay)
+    }
+
+    /// The mode that a kernel is told which ignores ACLs: who has one must not get more by that.
+    pub(super) fn safe_mode(&self, inode: &Arc<Inode>, stat: &Stat) -> u32 {
+        if stat.mode & 0o77 == 0 || stat.kind == Kind::Symlink || self.lacks(inode, acl::ACCESS) {
+            return stat.mode;
+        }
+        match self.read_of(inode, |at| at.xattr(acl::ACCESS)) {
+            Ok(Some(value)) => acl::safe_mode(&value, stat.mode),
+            Ok(None) | Err(Errno::OPNOTSUPP) => stat.mode,
+            // what cannot be told is not given
+            Err(_) => stat.mode & !0o77,
+        }
+    }
+
+    /// Refuses ACLs where the kernel does not heed them.
+    fn check_heeded(&self, attribute: &[u8]) -> Result<(), Errno> {
+        if is_acl(attribute) && self.kernel_ignores_acls() { Err(Errno::OPNOTSUPP) } else { Ok(()) }
     }
 
     /// What an attribute is called in the branches; nothing if nobody has it.
@@ -44,6 +63,7 @@ impl Union {
     /// # Errors
     /// ENODATA, EOPNOTSUPP where the branch has none.
     pub fn get_xattr(&self, ino: u64, attribute: &[u8]) -> Result<Vec<u8>, Errno> {
+        self.check_heeded(attribute)?;
         let stored = self.stored(attribute).ok_or(Errno::NODATA)?;
         let inode = self.inode(ino)?;
         if self.lacks(&inode, &stored) || is_asked_often(&stored) && self.is_not_listed(&inode, &stored)? {
@@ -95,7 +115,9 @@ impl Union {
         }
         let names = self.names_of(&inode)?;
         let overlay = self.has_overlay_form();
-        let shown = names.split_inclusive(|byte| *byte == 0).filter_map(|name| match private::shown(name) {
+        let names = names.split_inclusive(|byte| *byte == 0);
+        let heeded = names.filter(|name| self.check_heeded(name.strip_suffix(b"\0").unwrap_or(name)).is_ok());
+        let shown = heeded.filter_map(|name| match private::shown(name) {
             Some(shown) if overlay => Some(Cow::Owned(shown)),
             _ => (!private::is_private(name, overlay)).then_some(Cow::Borrowed(name)),
         });
@@ -108,6 +130,7 @@ impl Union {
     /// EPERM for those that are marks of a branch, EEXIST and ENODATA by `flags`, EROFS, those of a
     /// copy-up and of the branch.
     pub fn set_xattr(&self, ino: u64, attribute: &[u8], value: &[u8], flags: u32, caller: Caller) -> Result<(), Errno> {
+        self.check_heeded(attribute)?;
         self.check_settable(attribute)?;
         let value = self.kept_value(attribute, value)?;
         let flags = XattrFlags::from_bits_retain(flags);
@@ -157,6 +180,7 @@ impl Union {
     /// ENODATA, EPERM for what a union in this one keeps, EROFS, those of a copy-up and of the
     /// branch.
     pub fn remove_xattr(&self, ino: u64, attribute: &[u8]) -> Result<(), Errno> {
+        self.check_heeded(attribute)?;
         let stored = self.stored(attribute).ok_or(Errno::NODATA)?;
         let inode = self.inode(ino)?;
         self.check_guard(&inode)?;

@@ -61,6 +61,8 @@ pub(super) struct Agreed {
     pub(super) passthrough: bool,
     /// Whether the kernel gathers writes.
     pub(super) writeback: bool,
+    /// Whether the kernel heeds POSIX ACLs.
+    pub(super) acls: bool,
     /// Whether opens are answered with ENOSYS, so that the kernel asks no more.
     pub(super) no_open: bool,
 }
@@ -170,7 +172,8 @@ fn agree(asked: &InitIn, wishes: Wishes) -> (InitOut, Agreed) {
         max_stack_depth: depth.unwrap_or_default(),
         ..InitOut::default()
     };
-    (answer, Agreed { features, open_dir, passthrough: depth.is_some(), writeback, no_open })
+    let (passthrough, acls) = (depth.is_some(), flags & init::POSIX_ACL != 0);
+    (answer, Agreed { features, open_dir, passthrough, writeback, acls, no_open })
 }
 
 #[cfg(test)]
