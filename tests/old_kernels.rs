@@ -2,18 +2,25 @@
 //! came later, or behind a filter that does not know them.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::process::Command;
+use std::time::Duration;
 
 use harness::fixture::{Branches, Union, as_user};
 use harness::mapping::{Mapping, Sharing};
 use harness::mount::{Mounted, finish};
 use harness::old_kernel::{KERNELS, Kernel, OLD_FILTER, pretend};
+use harness::ops::{Act, Op, RenameHow, Xattr, acts_over_layers};
+use harness::sandbox::{self, Medium};
+use harness::tree::layouts;
+use harness::trial::{Ground, Trial, number, try_many};
 use harness::{Errno, ErrnoOf as _};
 use nix::mount::{MsFlags, mount};
+use proptest::prelude::*;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, XattrFlags};
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
@@ -181,6 +188,41 @@ fn works(kernel: Kernel) {
     assert_eq!(u.mounted.check(), "");
     u.assert_no_temporaries(0);
     u.mounted.umount();
+}
+
+/// Whether a caller can be told the same by a plain directory, which is that of a newer kernel.
+fn is_alike(act: &Act, kernel: Kernel) -> bool {
+    let acl = |name: &Xattr| matches!(name, Xattr::AccessAcl | Xattr::DefaultAcl);
+    match &act.op {
+        Op::SetXattr { name, .. } | Op::GetXattr { name, .. } | Op::RemoveXattr { name, .. } => {
+            kernel.fuse() >= 26 || !acl(name)
+        }
+        Op::Rename { how, .. } => *how == RenameHow::Plain || (kernel.fuse() >= 23 && kernel.renames_with_flags()),
+        _ => true,
+    }
+}
+
+/// Random operations, remounts, flushes and new tops; see `property_oracle.rs`.
+#[test]
+fn a_union_looks_like_a_plain_directory_on_every_kernel() {
+    let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(600)) else { return };
+    let cases = number("RUNIONFS_OLD_KERNEL_CASES", 4);
+    for kernel in KERNELS.into_iter().chain([OLD_FILTER]) {
+        pretend(kernel);
+        let trials = Cell::new(0);
+        let values = (layouts(), prop::collection::vec(acts_over_layers(), 0..80));
+        try_many(cases, &values, |(layout, acts)| {
+            trials.set(trials.get() + 1);
+            let name = format!("{kernel}-{}-{}", kernel == OLD_FILTER, trials.get());
+            let ground = Ground::new(sandbox.path(), &name, &layout).expect("write the branches");
+            let mut trial = Trial::new(ground, BIN).expect("write the plain directory");
+            trial.compare()?;
+            for act in acts.iter().filter(|act| is_alike(act, kernel)) {
+                trial.act(act)?;
+            }
+            trial.compare()
+        });
+    }
 }
 
 /// An access ACL: owner rw, a user 1000 rw, the group nothing, the mask rw, others r; see acl(5).
