@@ -301,3 +301,43 @@ fn what_is_no_union_is_refused_in_one_line() {
         assert!(status == 2 || outcome.stderr.lines().count() == 1, "{outcome:?}");
     }
 }
+
+#[test]
+fn a_daemon_of_another_user_that_means_no_good_does_no_harm() {
+    use std::io::{Read as _, Write as _};
+    let Some(branches) = Branches::new(BIN, &["rw", "ro"]) else { return };
+    let union = branches.mount();
+    let socket = format!("/run/runionfs/0:{}.sock", union.mounted.entry().unwrap().minor);
+    fs::remove_file(&socket).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let buckets = vec![u64::MAX; 30];
+    let huge = serde_json::json!({
+        "version": "\u{1b}[2J", "pid": 1, "mountpoint": "/a\nb", "uptime_milliseconds": u64::MAX,
+        "operations": [{ "name": "\u{1b}]0;x\n", "requests": u64::MAX, "errors": u64::MAX, "nanoseconds": u64::MAX, "buckets": buckets }],
+        "read_bytes": u64::MAX, "written_bytes": u64::MAX, "copy_ups": u64::MAX, "copy_up_bytes": u64::MAX,
+        "copy_up_nanoseconds": u64::MAX, "copy_up_failures": u64::MAX, "open_files": u64::MAX, "inodes": u64::MAX,
+        "caches": [{ "name": "\u{7}", "hits": u64::MAX, "misses": u64::MAX, "entries": 1 }],
+        "branches": [{ "branch": "\u{1b}c", "space": null, "error": "\u{1b}c" }],
+    });
+    let answers = [format!("{huge}\n"), format!("{huge}\n"), "no JSON\n".into(), "x".repeat(17 << 20), String::new()];
+    let daemon = std::thread::spawn(move || {
+        for answer in answers {
+            let mut client = listener.accept().unwrap().0;
+            assert!(client.read(&mut [0; 64]).unwrap() > 0);
+            // whoever has heard enough hangs up
+            client.write_all(answer.as_bytes()).unwrap_or_default();
+        }
+    });
+    let target = union.mounted.target().to_str().unwrap().to_owned();
+    let text = stats(&[&target]);
+    assert_eq!((text.status, &*text.stderr), (Some(0), ""));
+    assert!(!text.stdout.contains(['\u{1b}', '\u{7}']), "{}", text.stdout);
+    let samples = scrape(&stats(&["--prometheus", &target]).stdout);
+    check_histograms(&samples);
+    for _ in 0..3 {
+        let outcome = stats(&[&target]);
+        assert_eq!((outcome.status, outcome.stderr.lines().count()), (Some(1), 1), "{outcome:?}");
+    }
+    daemon.join().unwrap();
+    fs::remove_file(&socket).unwrap();
+}

@@ -1,6 +1,6 @@
 //! Asking the daemon of a mount.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,11 @@ use crate::mount::{FS_TYPE, is_fuse, table};
 
 /// A daemon answers at once; one that does not is stuck.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// As short as a timeout can be: none at all would be for ever.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// That of a union of thousands of branches is shorter.
+const LONGEST_ANSWER: usize = 16 << 20;
 
 /// Why a daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -146,11 +151,28 @@ impl Client {
     }
 
     fn ask_line(&mut self, request: Request, patience: Option<Duration>) -> io::Result<Vec<u8>> {
-        self.stream.set_read_timeout(patience)?;
+        self.stream.set_write_timeout(patience)?;
         self.stream.write_all(format!("{}\n", request.word()).as_bytes())?;
-        let mut line = Vec::new();
-        BufReader::new(&self.stream).read_until(b'\n', &mut line)?;
-        if line.is_empty() { Err(io::Error::other("it hung up")) } else { Ok(line) }
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        let (mut line, mut piece) = (Vec::new(), [0; 16 << 10]);
+        // the daemon may be another user's, who means no good
+        while !line.ends_with(b"\n") {
+            if let Some(deadline) = deadline {
+                let left = deadline.saturating_duration_since(Instant::now());
+                self.stream.set_read_timeout(Some(left).filter(|left| !left.is_zero()).or(Some(SHORTEST)))?;
+            }
+            match self.stream.read(&mut piece) {
+                Ok(0) => return Err(io::Error::other("it hung up")),
+                Ok(length) => line.extend_from_slice(&piece[..length]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Errno::TIMEDOUT.into()),
+                Err(error) => return Err(error),
+            }
+            if line.len() > LONGEST_ANSWER || deadline.is_some_and(|deadline| Instant::now() > deadline) {
+                return Err(io::Error::other("it says too much, or too slowly"));
+            }
+        }
+        Ok(line)
     }
 
     /// Waits until the daemon has ended, so that its branches are free. Whether it did in time.

@@ -183,16 +183,17 @@ impl Operation {
 
     /// How many were answered. Some requests have no answer.
     pub fn answered(&self) -> u64 {
-        self.buckets.iter().sum()
+        // what another user's daemon says may be any number
+        self.buckets.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
     /// The time in nanoseconds that so many of a hundred did not exceed, as far as the buckets tell: it is at most twice
     /// what it was. Nothing where none was answered, or where it is more than they tell.
     pub fn percentile(&self, percent: u64) -> Option<u64> {
-        let rank = (self.answered() * percent).div_ceil(100).max(1);
-        let mut sum = 0;
+        let rank = self.answered().saturating_mul(percent).div_ceil(100).max(1);
+        let mut sum = 0u64;
         let bucket = self.buckets.iter().position(|count| {
-            sum += count;
+            sum = sum.saturating_add(*count);
             sum >= rank
         })?;
         longest_of(bucket)

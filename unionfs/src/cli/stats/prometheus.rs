@@ -5,7 +5,7 @@ use std::fmt::{Display, Write as _};
 
 use unionfs::control::{Statistics, Text};
 use unionfs::fs::{Cache, Space};
-use unionfs::fuse::{Operation, longest_of};
+use unionfs::fuse::{BUCKETS, Operation, longest_of};
 
 type Labels<'a> = Vec<(&'static str, String)>;
 
@@ -29,7 +29,9 @@ impl<'a> Family<'a> {
 }
 
 fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    // what a daemon of another user says moves no cursor
+    value.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn shown(text: &Text) -> String {
@@ -107,9 +109,9 @@ fn operations_of(mount: &Statistics) -> impl Iterator<Item = (Labels<'_>, &Opera
 }
 
 fn histogram(family: &mut Family<'_>, labels: &Labels<'_>, operation: &Operation) {
-    let mut sum = 0;
-    for (bucket, count) in operation.buckets.iter().enumerate() {
-        sum += count;
+    let mut sum = 0u64;
+    for (bucket, count) in operation.buckets.iter().take(BUCKETS).enumerate() {
+        sum = sum.saturating_add(*count);
         let bound = longest_of(bucket).map_or("+Inf".to_owned(), |longest| (longest as f64 / 1e9).to_string());
         family.sample("_bucket", &[labels.clone(), vec![("le", bound)]].concat(), sum);
     }

@@ -4,11 +4,12 @@ use unionfs::control::{BranchSpace, Statistics};
 use unionfs::fs::Cache;
 use unionfs::fuse::Operation;
 
-/// A paragraph on one mount. Its path is as it is; all else is text.
+use super::super::printable;
+
+/// A paragraph on one mount. Whatever a daemon says, which may be another user's, moves no cursor.
 pub(super) fn write(mount: &Statistics) -> Vec<u8> {
-    let mut out = super::super::printable(&String::from_utf8_lossy(mount.mountpoint.as_bytes())).into_bytes();
-    out.extend(rest(mount).into_bytes());
-    out
+    let path = String::from_utf8_lossy(mount.mountpoint.as_bytes());
+    (printable(&path) + &rest(mount)).into_bytes()
 }
 
 fn rest(mount: &Statistics) -> String {
@@ -44,7 +45,7 @@ fn operation(operation: &Operation) -> String {
     };
     format!(
         "  {:<16} {:>10} {:>8} {mean:>10} {:>10} {:>10}",
-        operation.name,
+        printable(&operation.name),
         operation.requests,
         operation.errors,
         percentile(50),
@@ -53,16 +54,17 @@ fn operation(operation: &Operation) -> String {
 }
 
 fn cache(cache: &Cache) -> String {
-    let asked = cache.hits + cache.misses;
-    let share = (cache.hits * 100).checked_div(asked).map_or(String::new(), |share| format!(" ({share} %)"));
-    format!("  {}: {} kept; at hand {} of {asked} times{share}", cache.name, cache.entries, cache.hits)
+    let asked = cache.hits.saturating_add(cache.misses);
+    let share =
+        cache.hits.saturating_mul(100).checked_div(asked).map_or(String::new(), |share| format!(" ({share} %)"));
+    format!("  {}: {} kept; at hand {} of {asked} times{share}", printable(&cache.name), cache.entries, cache.hits)
 }
 
 fn branch(index: usize, told: &BranchSpace) -> String {
-    let name = super::super::printable(&String::from_utf8_lossy(told.branch.as_bytes()));
+    let name = printable(&String::from_utf8_lossy(told.branch.as_bytes()));
     let space = match (&told.space, &told.error) {
         (Some(space), _) => format!("{} of {} available", size(space.available), size(space.size)),
-        (None, Some(error)) => error.clone(),
+        (None, Some(error)) => printable(error),
         (None, None) => "unknown".into(),
     };
     format!("  br{index} {name}: {space}")
