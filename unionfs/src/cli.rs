@@ -262,6 +262,9 @@ struct CheckArgs {
 struct CompletionsArgs {
     /// The shell
     shell: Shell,
+}
+
+#[derive(Debug, Args)]
 struct DoctorArgs {
     /// Directories that may become branches: what their file systems can do
     #[arg(value_name = "DIR")]
