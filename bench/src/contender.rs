@@ -15,7 +15,7 @@ use nix::mount::{MsFlags, mount};
 use crate::mounted::Mounted;
 use crate::options::Options;
 
-pub(crate) use launcher::{BWRAP, CRUN, Launcher, Prepared, RLAUNCH, Start, UNSHARE};
+pub(crate) use launcher::{BWRAP, CRUN, Launcher, Prepared, RLAUNCH, Start, UMOCI, UNSHARE};
 pub(crate) use program::Program;
 
 /// The name of the contender that ratios are taken to first.
@@ -175,7 +175,7 @@ impl Contender {
 type Candidate = (String, Result<Kind, String>);
 
 /// Who is measured in a quick run where nobody is named: ours, and what shows that a workload itself works.
-const QUICK: &[&str] = &[OVERLAY, RUNIONFS, NO_PASSTHROUGH, ROOTLESS, RLAUNCH, BWRAP, CRUN, UNSHARE];
+const QUICK: &[&str] = &[OVERLAY, RUNIONFS, NO_PASSTHROUGH, ROOTLESS, RLAUNCH, BWRAP, CRUN, UNSHARE, UMOCI];
 
 /// Those that mount in a user namespace.
 const IN_A_USER_NAMESPACE: &[&str] = &[ROOTLESS, FUSE_OVERLAYFS_ROOTLESS];

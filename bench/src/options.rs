@@ -18,7 +18,7 @@ pub(crate) struct Options {
     pub(crate) only: Vec<String>,
     /// Only these contenders, and runionfs where none of ours is among them: native, overlay, runionfs,
     /// runionfs-no-passthrough, runionfs-rootless, fuse-overlayfs, fuse-overlayfs-rootless, fuse-overlayfs-1,
-    /// unionfs-fuse, mergerfs; and rlaunch, bwrap, crun, unshare, which start containers
+    /// unionfs-fuse, mergerfs; rlaunch, bwrap, crun, unshare, which start containers; and umoci, which takes images in
     #[arg(long, value_name = "C[,C]...", value_delimiter = ',')]
     pub(crate) against: Option<Vec<String>>,
     /// One more way to mount runionfs, with these mount options; may be given several times

@@ -9,6 +9,7 @@ mod copy_up;
 mod create;
 mod depth;
 mod fio;
+mod image;
 mod launch;
 mod memory;
 mod metadata;
@@ -226,6 +227,7 @@ const FAMILIES: &[&[Workload]] = &[
     real::WORKLOADS,
     system::WORKLOADS,
     launch::WORKLOADS,
+    image::WORKLOADS,
     build::WORKLOADS,
     fio::WORKLOADS,
     memory::WORKLOADS,

@@ -19,6 +19,29 @@ pub(crate) const BWRAP: &str = "bwrap";
 pub(crate) const CRUN: &str = "crun";
 /// What the namespaces themselves cost.
 pub(crate) const UNSHARE: &str = "unshare";
+/// What takes images in, after skopeo, and starts nothing.
+pub(crate) const UMOCI: &str = "umoci";
+
+/// An image of the directory `$1`.
+const LAYOUT: &str = "
+tar -C \"$1\" -cf root.tar .
+umoci init --layout layout
+umoci new --image layout:1
+umoci raw add-layer --image layout:1 root.tar
+rm root.tar
+sync -f .
+";
+/// By rlaunch, which is `$1`, into a store of its own.
+const IMPORT: &str = "
+mkdir -p store /var/lib/rlaunch
+mount --bind store /var/lib/rlaunch
+exec \"$1\" image import --quiet --name bench layout
+";
+/// By skopeo, which verifies the blobs, and by umoci, which is `$1`.
+const COPY_AND_UNPACK: &str = "
+skopeo copy --quiet oci:layout:1 oci:copy:1
+exec \"$1\" unpack --image copy:1 bundle
+";
 
 /// The name of the container in which more commands are run.
 const NAME: &str = "runionfs-bench";
@@ -42,9 +65,11 @@ pub(crate) enum Start {
     Container,
     /// `true` in a throw-away copy of this machine.
     Copy,
+    /// Nothing: an image of that directory, one layer of gzip in an OCI image layout, is taken in and unpacked.
+    Import,
 }
 
-/// A program that starts containers.
+/// A program that starts containers, or takes in images to start them from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Launcher {
     binary: PathBuf,
@@ -57,6 +82,7 @@ enum Dialect {
     Bubblewrap,
     Crun,
     Unshare,
+    Umoci,
 }
 
 /// A command that starts a container, and what is to be done once it has been measured.
@@ -95,6 +121,7 @@ pub(super) fn all() -> Vec<(&'static str, Result<Launcher, String>)> {
         (BWRAP, find("bwrap", Dialect::Bubblewrap)),
         (CRUN, find("crun", Dialect::Crun)),
         (UNSHARE, find("unshare", Dialect::Unshare)),
+        (UMOCI, find("umoci", Dialect::Umoci)),
     ]
 }
 
@@ -108,8 +135,9 @@ impl Launcher {
     /// Whether it can do that at all.
     pub(crate) fn can(&self, start: Start) -> bool {
         match (self.dialect, start) {
-            (Dialect::Rlaunch, _) | (_, Start::Tree) | (Dialect::Crun, Start::Container) => true,
-            (Dialect::Bubblewrap | Dialect::Crun | Dialect::Unshare, _) => false,
+            (Dialect::Rlaunch, _) | (Dialect::Umoci, Start::Import) | (Dialect::Crun, Start::Container) => true,
+            (Dialect::Bubblewrap | Dialect::Crun | Dialect::Unshare, start) => start == Start::Tree,
+            (Dialect::Umoci, _) => false,
         }
     }
 
@@ -117,6 +145,9 @@ impl Launcher {
     pub(crate) fn prepare(&self, start: Start, root: &Path, notes: &Path) -> io::Result<Prepared> {
         if self.dialect == Dialect::Crun {
             return self.prepare_crun(start, root, notes);
+        }
+        if start == Start::Import {
+            return self.prepare_import(root, notes);
         }
         let (mut command, mut undo) = (self.command(), Vec::new());
         match (self.dialect, start) {
@@ -142,7 +173,9 @@ impl Launcher {
                 let namespaces = ["--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup", "--fork"];
                 command.args(namespaces).arg("--root").arg(root)
             }
-            (Dialect::Rlaunch | Dialect::Crun, _) => command.args(["--net", "none", "--rootfs"]).arg(root),
+            (Dialect::Rlaunch | Dialect::Crun | Dialect::Umoci, _) => {
+                command.args(["--net", "none", "--rootfs"]).arg(root)
+            }
         };
         command.arg("true");
         Ok(Prepared { command, undo })
@@ -169,6 +202,16 @@ impl Launcher {
             command.args(["run", "--bundle"]).arg(notes).arg(NAME);
         }
         Ok(Prepared { command, undo })
+    }
+
+    /// Both read the same layout, and end with the blobs and the unpacked layer on the disk that `notes` is on.
+    fn prepare_import(&self, root: &Path, notes: &Path) -> io::Result<Prepared> {
+        succeed(Command::new("sh").args(["-euc", LAYOUT, "sh"]).arg(root).current_dir(notes))?;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-euc"]);
+        command.arg(if self.dialect == Dialect::Rlaunch { IMPORT } else { COPY_AND_UNPACK });
+        command.arg("sh").arg(&self.binary).current_dir(notes).stdin(Stdio::null()).stdout(Stdio::null());
+        Ok(Prepared { command, undo: Vec::new() })
     }
 
     /// Its own default description, but for the root and the command.
