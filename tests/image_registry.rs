@@ -61,6 +61,16 @@ fn what_is_pushed_comes_back_the_same_and_is_there_once() {
     let pushed = images.print(&["push", "ours:1", &name]);
     let (place, digest) = pushed.trim().split_once('@').unwrap();
     assert_eq!(place, format!("{host}/some/ours"));
+    // Layers go compressed, and the store has them so from then on: the next push has nothing to do.
+    let after = images.print(&["inspect", "ours:1"]);
+    assert!(
+        after.contains(&format!("\"Digest\": \"{digest}\"")) && after.matches("tar+gzip\"").count() == 3,
+        "{after}"
+    );
+    assert_eq!(images.run(&["ours:1"]), "b\nhello");
+    assert_eq!(images.print(&["push", "ours:1", &name]), pushed);
+    images.print(&["gc"]);
+    assert_eq!(fs::read_dir(Path::new(STORE).join("blobs/sha256")).unwrap().count(), 5);
     images.print(&["rm", "ours:1"]);
     assert_eq!(images.held(), [] as [std::path::PathBuf; 0]);
     let pulled = images.print(&["pull", &name]);

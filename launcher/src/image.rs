@@ -38,6 +38,8 @@ pub(crate) mod volumes;
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use clap::{Parser, Subcommand};
 
@@ -56,6 +58,8 @@ use store::Store;
 
 /// The first word that means this.
 pub(crate) const WORD: &str = "image";
+/// The program that speaks with registries.
+const REGISTRY_PROGRAM: &str = "rlaunch-registry";
 /// The first word that means one of these commands as well.
 pub(crate) const COMMIT: &str = "commit";
 
@@ -131,13 +135,12 @@ pub(crate) fn parse(words: &[OsString]) -> Result<Images, clap::Error> {
 
 /// Does it; the exit status.
 pub(crate) fn run(what: &Images) -> Result<u8, Failure> {
+    if let Images::Pull(_) | Images::Push(_) | Images::Login(_) | Images::Logout(_) = what {
+        return execute_registry();
+    }
     rootless::enter(None)?;
     let text = match what {
         Images::Import(options) => import::run(options)?,
-        Images::Pull(options) => registry::pull(options)?,
-        Images::Push(options) => registry::push(options)?,
-        Images::Login(options) => registry::login(options)?,
-        Images::Logout(options) => registry::logout(options)?,
         Images::Export(options) => export::run(options)?,
         Images::Commit(options) => commit::run(options)?,
         Images::Build(options) => build::run(options)?,
@@ -151,9 +154,39 @@ pub(crate) fn run(what: &Images) -> Result<u8, Failure> {
             collect::collect(&store, Cache::Stays).map(|_| String::new())?
         }
         Images::Gc => told(&collect::collect(&Store::open_alone()?, Cache::Goes)?),
+        Images::Pull(_) | Images::Push(_) | Images::Login(_) | Images::Logout(_) => String::new(),
     };
+    print(&text)
+}
+
+fn print(text: &str) -> Result<u8, Failure> {
     std::io::stdout().write_all(text.as_bytes()).doing("print")?;
     Ok(0)
+}
+
+/// Goes on as the program that lies beside this one, with the same words.
+fn execute_registry() -> Result<u8, Failure> {
+    let doing = format!("run {REGISTRY_PROGRAM}");
+    let program = std::env::current_exe().doing(&doing)?.with_file_name(REGISTRY_PROGRAM);
+    let error = Command::new(&program).args(std::env::args_os().skip(1)).exec();
+    let failure = Err(error).doing(&format!("run {}", program.display()));
+    failure.map_err(|failure: Failure| failure.remedy("it is installed beside rlaunch, and speaks with registries"))
+}
+
+/// Does what is about registries, in the program that is there for it.
+pub(crate) fn run_registry(what: &Images) -> Result<u8, Failure> {
+    rootless::enter(None)?;
+    print(&match what {
+        Images::Pull(options) => registry::pull(options)?,
+        Images::Push(options) => registry::push(options)?,
+        Images::Login(options) => registry::login(options)?,
+        Images::Logout(options) => registry::logout(options)?,
+        _ => {
+            return Err(
+                Failure::new("this program does pull, push, login and logout").remedy("see rlaunch image --help")
+            );
+        }
+    })
 }
 
 fn told(removed: &Removed) -> String {

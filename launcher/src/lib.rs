@@ -94,6 +94,18 @@ use std::process::ExitCode;
 use crate::failure::OWN_FAILURE;
 use crate::options::Command;
 
+/// The program that speaks with registries: `rlaunch-registry image pull`, which `rlaunch image pull` executes, and the
+/// like. It is one of its own so that HTTP and TLS are no part of what every start of a container maps and relocates.
+#[must_use]
+pub fn registry_main() -> ExitCode {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let words = words.split_first().filter(|(first, _)| *first == image::WORD).map_or(&[][..], |(_, rest)| rest);
+    match image::parse(words) {
+        Ok(what) => conclude(image::run_registry(&what)),
+        Err(error) => print(&error),
+    }
+}
+
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -105,12 +117,19 @@ pub fn main() -> ExitCode {
             true => failure.remedy(&options::hint(&words)),
             false => failure,
         }),
-        Err(error) => {
-            // Help and version are no failures. With the stream closed there is nobody to tell.
-            drop(error.print());
-            return if error.use_stderr() { ExitCode::from(OWN_FAILURE) } else { ExitCode::SUCCESS };
-        }
+        Err(error) => return print(&error),
     };
+    conclude(result)
+}
+
+/// What the command line is answered by itself.
+fn print(error: &clap::Error) -> ExitCode {
+    // Help and version are no failures. With the stream closed there is nobody to tell.
+    drop(error.print());
+    if error.use_stderr() { ExitCode::from(OWN_FAILURE) } else { ExitCode::SUCCESS }
+}
+
+fn conclude(result: Result<u8, failure::Failure>) -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {

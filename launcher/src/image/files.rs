@@ -16,7 +16,6 @@ use nix::fcntl::OFlag;
 use tar::{EntryType, Header, PaxExtensions};
 
 use super::manifest::LONGEST;
-use super::registry::Blobs;
 
 /// Archives consist of such blocks.
 const BLOCK: u64 = 512;
@@ -36,7 +35,16 @@ pub(crate) enum Files {
     Directory(PathBuf),
     Archive(Archive),
     /// Blobs of a registry, by their digests.
-    Registry(Blobs),
+    Registry(Box<dyn Remote>),
+}
+
+/// Files that are elsewhere. It stands between images and registries, so that a program which has nothing to do with
+/// these has nothing of them in it.
+pub(crate) trait Remote: std::fmt::Debug + Send + Sync {
+    fn has(&self, name: &str) -> bool;
+
+    /// Begins to read a file. What comes is not verified.
+    fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>>;
 }
 
 /// A plain tar archive that can be read at any place.
@@ -74,7 +82,7 @@ impl Files {
     pub(crate) fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
         match self {
             Files::Directory(directory) => open_file(&directory.join(relative(name)?)).map(|file| Box::new(file) as _),
-            Files::Registry(blobs) => blobs.open(name),
+            Files::Registry(remote) => remote.open(name),
             Files::Archive(archive) => {
                 let (at, size) = archive.find(name)?;
                 let length = archive.file.metadata()?.len();
@@ -99,7 +107,7 @@ impl Files {
         match self {
             Files::Directory(directory) => directory.join(name).is_file(),
             Files::Archive(archive) => archive.find(name).is_ok(),
-            Files::Registry(blobs) => blobs.has(name),
+            Files::Registry(remote) => remote.has(name),
         }
     }
 

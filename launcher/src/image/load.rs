@@ -329,7 +329,7 @@ fn through_a_pipe<T: Send>(
 }
 
 /// How a blob is compressed, as media types end.
-fn compression(blob: &Path) -> io::Result<&'static str> {
+pub(super) fn compression(blob: &Path) -> io::Result<&'static str> {
     let mut start = Vec::new();
     File::open(blob)?.take(4).read_to_end(&mut start)?;
     Ok(match start.as_slice() {

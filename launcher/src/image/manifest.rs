@@ -118,6 +118,11 @@ impl Manifest {
         Manifest { schema_version, media_type, config, layers, annotations: BTreeMap::new() }
     }
 
+    /// The same with other layers.
+    pub(crate) fn with_layers(self, layers: Vec<Descriptor>) -> Manifest {
+        Manifest { media_type: MANIFEST.to_owned(), layers, ..self }
+    }
+
     /// The words of docker in those of OCI; nothing where it is OCI's already, or something else.
     pub(crate) fn translated(&self) -> Option<Manifest> {
         let translate = |layer: &Descriptor| Descriptor { media_type: oci_layer(&layer.media_type), ..layer.clone() };

@@ -1,5 +1,7 @@
 //! Images in registries: `pull`, `push`, `login`, `logout`; see the OCI distribution specification.
 //!
+//! All of it is in a program of its own, `rlaunch-registry`, that `rlaunch` executes.
+//!
 //! Nothing that a server says is believed: documents have a longest length, and every byte of them and of blobs is
 //! verified by digests that lead back to the manifest, and to the digest that was asked for where one was. What is secret
 //! goes to the registry itself and to the server of tokens that it names, over TLS, and nowhere else. Every wait ends.
@@ -7,6 +9,7 @@
 //! | File | Question |
 //! |---|---|
 //! | `pull`, `push`, `login` | the commands |
+//! | `compress` | plain layers on their way out |
 //! | `blob` | reading a layer, again from where a connection was lost |
 //! | `repository`, `challenge`, `credentials`, `secret` | requests with the authorization that is asked for |
 //! | `client` | one request, and what goes wrong |
@@ -16,6 +19,7 @@ mod address;
 mod blob;
 mod challenge;
 mod client;
+mod compress;
 mod credentials;
 mod login;
 mod pull;
@@ -29,7 +33,6 @@ pub use pull::{PullOptions, Wanted};
 pub use push::PushOptions;
 pub use repository::{Access, Reach};
 
-pub(super) use blob::Blobs;
 pub(super) use login::{login, logout};
 pub(super) use pull::run as pull;
 pub(super) use push::run as push;

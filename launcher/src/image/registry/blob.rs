@@ -11,6 +11,7 @@ use ureq::http::{Method, StatusCode, header};
 use super::client::{AGAIN, Answer, Trouble, pause_after};
 use super::repository::{Ask, Repository};
 use crate::image::digest::Digest;
+use crate::image::files::Remote;
 use crate::image::manifest::Descriptor;
 
 /// With as many bytes since the last time, a lost connection is one that works.
@@ -18,7 +19,7 @@ const ENOUGH: u64 = 1 << 20;
 
 /// The blobs of an image, by their digests.
 #[derive(Debug)]
-pub(crate) struct Blobs {
+pub(super) struct Blobs {
     repository: Arc<Repository>,
     sizes: HashMap<String, u64>,
 }
@@ -29,13 +30,14 @@ impl Blobs {
         let sizes = named.map(|blob| (blob.digest.to_string(), blob.size)).collect();
         Blobs { repository: Arc::new(repository), sizes }
     }
+}
 
-    pub(crate) fn has(&self, digest: &str) -> bool {
+impl Remote for Blobs {
+    fn has(&self, digest: &str) -> bool {
         self.sizes.contains_key(digest)
     }
 
-    /// Begins to read one. What comes is not verified here.
-    pub(crate) fn open(&self, digest: &str) -> io::Result<Box<dyn Read + Send>> {
+    fn open(&self, digest: &str) -> io::Result<Box<dyn Read + Send>> {
         let size = *self.sizes.get(digest).ok_or(io::ErrorKind::NotFound)?;
         let digest = digest.parse().map_err(io::Error::other)?;
         let repository = Arc::clone(&self.repository);

@@ -106,7 +106,7 @@ pub(crate) fn run(options: &PullOptions) -> Result<String, Failure> {
     let wanted = options.platform.as_ref().unwrap_or(&here);
     let (manifest, text) = chosen(&repository, &reference.version, wanted).map_err(told)?;
     let blobs = Blobs::new(repository, manifest.layers.iter().chain([&manifest.config]));
-    let files = Files::Registry(blobs);
+    let files = Files::Registry(Box::new(blobs));
     let parts = source::of_manifest(&files, manifest, text, |digest| digest.to_string(), &doing)?;
     see_platform(&parts, wanted, &reference);
     let progress = Progress::new(options.quiet);

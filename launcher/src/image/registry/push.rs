@@ -15,6 +15,7 @@ use ureq::http::{Method, StatusCode};
 use super::address::{encode, with_query};
 use super::blob::Losses;
 use super::client::{Answer, Payload, STALLED, Trouble};
+use super::compress::compressed;
 use super::reference::{Reference, Version};
 use super::repository::{Access, Ask, Repository};
 use crate::failure::{Doing as _, Failure};
@@ -46,10 +47,12 @@ pub struct PushOptions {
 /// Pushes; what is printed: where it is, by its digest.
 pub(crate) fn run(options: &PushOptions) -> Result<String, Failure> {
     let store = Store::open()?;
-    let image = store.find(&options.image)?;
-    let reference = destination(&image, options)?;
+    let found = store.find(&options.image)?;
+    let reference = destination(&found, options)?;
     let doing = format!("push {} to {}", options.image, reference.name());
     let told = |failure: Failure| Failure::because(&doing, failure);
+    let progress = Progress::new(options.quiet);
+    let image = compressed(&store, found, &progress).map_err(told)?;
     if let Version::Digest(digest) = reference.version
         && digest != image.descriptor.digest
     {
@@ -61,7 +64,7 @@ pub(crate) fn run(options: &PushOptions) -> Result<String, Failure> {
     paths.dedup();
     let repository = Repository::open(&reference, &options.access, "pull,push", &paths).map_err(told)?;
     let push = Push { store: &store, repository: &repository, sources, failed: AtomicBool::new(false) };
-    push.blobs(&image, &Progress::new(options.quiet)).map_err(told)?;
+    push.blobs(&image, &progress).map_err(told)?;
     push.manifest(&image, &reference).map_err(told)?;
     Ok(format!("{}@{}\n", reference.place(), image.descriptor.digest))
 }
