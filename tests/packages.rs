@@ -18,8 +18,9 @@ const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What both kinds of packages install; there is more of it, such as pages of each command.
-const CONTENTS: [&str; 15] = [
+const CONTENTS: [&str; 16] = [
     "/usr/bin/rlaunch",
+    "/usr/bin/rlaunch-registry",
     "/usr/bin/runionfs",
     "/usr/lib/systemd/system/runionfs@.service",
     "/usr/share/bash-completion/completions/rlaunch",
