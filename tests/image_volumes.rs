@@ -148,6 +148,33 @@ fn all_ports_that_an_image_exposes_are_published_where_there_is_room() {
 }
 
 #[test]
+fn a_signal_without_a_name_asks_a_container_to_end() {
+    let Some(images) = Images::new() else { return };
+    // As systemd is asked.
+    images.docker("stops", r#"{"Cmd":["sh"],"StopSignal":"SIGRTMIN+3"}"#, &[images.base()]);
+    images.print(&["import", "stops"]);
+    let script =
+        "trap 'echo heard; exit 3' 37; trap 'echo other' 38; trap '' TERM; echo ready; while :; do sleep 0.1; done";
+    for first in ["--init", "--no-init"] {
+        let mut command = Command::new(RLAUNCH);
+        let mut running =
+            Running::start(command.args([first, "--name", "stops", "--rm", "--image", "stops:1", "sh", "-c", script]));
+        assert_eq!(rlaunch(&["kill", "-s", "RTMIN+4", "stops"]).status, Some(0));
+        assert_eq!(running.line(), "other", "{first}");
+        let outcome = rlaunch(&["stop", "stops"]);
+        assert_eq!(outcome.status, Some(0), "{outcome:?}");
+        assert_eq!(running.wait(), (Some(3), "heard\n".to_owned()), "{first}");
+    }
+    // Whoever is ended by one has ended.
+    for (script, status) in [("kill -40 $$", 168), ("sleep 1000 & kill -40 $!; wait $!; echo $?", 0)] {
+        let outcome = rlaunch(&["--image", "stops:1", "sh", "-c", script]);
+        assert_eq!(outcome.status, Some(status), "{outcome:?}");
+        assert_eq!(outcome.stdout, if status == 0 { "168\n" } else { "" }, "{outcome:?}");
+    }
+    assert!(rlaunch(&["kill", "-s", "RTMIN+99", "stops"]).stderr.contains("'RTMIN+99' is no signal"));
+}
+
+#[test]
 fn an_ordinary_user_has_volumes() {
     if !again(Way::Fusermount, "an_ordinary_user_has_volumes") {
         return;

@@ -22,14 +22,13 @@ use std::str::FromStr;
 
 use clap::Args;
 use nix::fcntl::OFlag;
-use nix::sys::wait::waitpid;
 use nix::unistd::pipe2;
 
 use crate::confine::{Capabilities, seal};
 use crate::failure::{Doing as _, Failure, OWN_FAILURE};
 use crate::message::say;
 use crate::namespace::Target;
-use crate::process::{self, init::exit_status};
+use crate::process::{self, init::ends};
 use crate::state::{self, Record};
 
 mod pack;
@@ -179,8 +178,8 @@ fn between(target: &Target, inside: Side, outside: Side) -> Result<u8, Failure> 
     .doing(doing)?;
     drop(inner_end.take());
     let result = work(outside, outer_end.take());
-    let status = waitpid(child, None).doing("wait for the process in the container")?;
-    match (exit_status(status), result) {
+    let status = ends(child).doing("wait for the process in the container")?;
+    match (status, result) {
         (Some(0), result) => result.map(|()| 0),
         // It has said why, and that is why this side could not go on.
         (status, _) => Ok(status.unwrap_or(OWN_FAILURE)),

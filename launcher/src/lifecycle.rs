@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::str::FromStr as _;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -11,6 +10,7 @@ use nix::sys::signal::Signal;
 use crate::cgroup::Cgroups;
 use crate::copy::{self, CopyOptions};
 use crate::failure::{Doing as _, Failure};
+use crate::process::number::SignalNumber;
 use crate::run;
 use crate::state::{self, Handle, Process, Record};
 use crate::written::Written;
@@ -55,8 +55,8 @@ pub enum Lifecycle {
     /// Send a signal to a container
     Kill {
         /// The signal, by name or number
-        #[arg(short, long, default_value = "KILL", value_parser = signal)]
-        signal: Signal,
+        #[arg(short, long, default_value = "KILL")]
+        signal: SignalNumber,
         /// The container
         name: String,
     },
@@ -115,14 +115,6 @@ pub enum Lifecycle {
 pub struct Named {
     /// The container
     name: String,
-}
-
-/// A signal by its name, with or without SIG, or its number.
-pub(crate) fn signal(text: &str) -> Result<Signal, String> {
-    let number = text.parse().ok().and_then(|number: i32| Signal::try_from(number).ok());
-    let name = text.to_ascii_uppercase();
-    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
-    number.or_else(|| Signal::from_str(&name).ok()).ok_or_else(|| format!("'{text}' is no signal"))
 }
 
 /// Does it; the exit status.
@@ -190,10 +182,10 @@ fn running(record: &Record) -> Result<(Process, Handle), Failure> {
     record.init.zip(descriptor).ok_or_else(|| Failure::new(format!("the container {} does not run", record.name)))
 }
 
-fn send(record: &Record, signal: Signal) -> Result<u8, Failure> {
+fn send(record: &Record, signal: SignalNumber) -> Result<u8, Failure> {
     let (_, init) = running(record)?;
     signal_to(&init, signal)?;
-    if signal == Signal::SIGKILL {
+    if signal == Signal::SIGKILL.into() {
         let_go_on(record)?;
     }
     Ok(0)
@@ -212,16 +204,16 @@ fn let_go_on(record: &Record) -> Result<(), Failure> {
     }
 }
 
-fn signal_to(process: &Handle, signal: Signal) -> Result<(), Failure> {
-    process.signal(signal).doing("send a signal to the container")
+fn signal_to(process: &Handle, signal: impl Into<SignalNumber>) -> Result<(), Failure> {
+    process.signal(signal.into()).doing("send a signal to the container")
 }
 
 /// TERM, or what the image says instead, KILL and, where a process waits for a union that does not answer, the end of the union.
 fn stop(record: &Record, patience: Duration) -> Result<u8, Failure> {
     let (process, init) = running(record)?;
     // A record is ours, so a number that is there is one of a signal.
-    let asks = record.stop_signal.and_then(|number| Signal::try_from(number).ok());
-    signal_to(&init, asks.unwrap_or(Signal::SIGTERM))?;
+    let asks = record.stop_signal.and_then(SignalNumber::known);
+    signal_to(&init, asks.unwrap_or(Signal::SIGTERM.into()))?;
     let_go_on(record)?;
     if !ends(&init, patience)? {
         kill(record, process, &init)?;
@@ -296,19 +288,4 @@ fn remove(names: &[String], force: bool, stale: bool) -> Result<u8, Failure> {
         }
     }
     Ok(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signals_have_names_and_numbers() {
-        for text in ["TERM", "SIGTERM", "term", "15"] {
-            assert_eq!(signal(text), Ok(Signal::SIGTERM), "{text}");
-        }
-        for text in ["", "0", "-1", "999", "FOO"] {
-            assert!(signal(text).is_err(), "{text}");
-        }
-    }
 }

@@ -2,12 +2,12 @@
 //!
 //! The parent is single-threaded whenever it makes a process, so its children may do anything that it could do.
 
-use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sched::CloneFlags;
-use nix::sys::signal::{SigHandler, Signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal};
 use nix::unistd::{ForkResult, Pid};
 
 pub(crate) mod bpf;
@@ -15,8 +15,11 @@ pub(crate) mod channel;
 pub(crate) mod image;
 pub(crate) mod init;
 pub(crate) mod kernel_calls;
+pub(crate) mod number;
 pub(crate) mod signals;
 pub(crate) mod supervisor;
+
+use self::number::{REALTIME, SignalNumber};
 
 /// linux/sched.h; Linux 5.7.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -210,6 +213,41 @@ fn gives_random_bytes(number: RawFd) -> bool {
     // SAFETY: the kernel writes to `about` only, and says EBADF where nothing is open.
     let result = unsafe { libc::fstat(number, &raw mut about) };
     result == 0 && about.st_mode & libc::S_IFMT == libc::S_IFCHR && about.st_rdev == libc::makedev(1, 9)
+}
+
+/// These signals, and all real-time ones.
+pub(crate) fn with_realtime(signals: &SigSet) -> SigSet {
+    let mut all = *signals.as_ref();
+    for number in REALTIME {
+        // SAFETY: the set was made by the C library; numbers that it keeps for itself are refused, and left out.
+        unsafe { libc::sigaddset(&raw mut all, number) };
+    }
+    // SAFETY: it is a set still.
+    unsafe { SigSet::from_sigset_t_unchecked(all) }
+}
+
+/// Waits for one of some signals, which are blocked; its number.
+pub(crate) fn wait_for_signal(signals: &SigSet) -> Result<i32, Errno> {
+    let mut number = 0;
+    // SAFETY: both outlive the call.
+    match unsafe { libc::sigwait(signals.as_ref(), &raw mut number) } {
+        0 => Ok(number),
+        errno => Err(Errno::from_raw(errno)),
+    }
+}
+
+/// Sends a signal to a process, or to a group of them.
+pub(crate) fn send(to: Pid, signal: SignalNumber) -> Result<(), Errno> {
+    // SAFETY: kill(2) takes any numbers.
+    Errno::result(unsafe { libc::kill(to.as_raw(), signal.number()) }).map(drop)
+}
+
+/// The same to the process of a descriptor; Linux 5.1.
+pub(crate) fn send_by(descriptor: impl AsFd, signal: SignalNumber) -> Result<(), rustix::io::Errno> {
+    // SAFETY: it is sent to another process; nothing here handles or blocks one that the C library keeps for itself, and
+    // the number of a signal is never zero.
+    let signal = unsafe { rustix::process::Signal::from_raw_unchecked(signal.number()) };
+    rustix::process::pidfd_send_signal(descriptor, signal)
 }
 
 /// Lets a signal do what it does by default.

@@ -9,12 +9,12 @@ use super::store::{Image, LayerPlace, Store};
 use crate::confine::{self, WantedUser};
 use crate::failure::{Doing as _, Failure};
 use crate::host::ImageRoot;
-use crate::lifecycle;
 use crate::lock::{Kind, Lock, lock};
 use crate::message::{say, warn};
 use crate::namespace::Network;
 use crate::network::publish::Published;
 use crate::options::Options;
+use crate::process::number::SignalNumber;
 use crate::state::{ImageUsed, Record};
 use crate::volume;
 
@@ -118,8 +118,8 @@ impl Held {
         if said.is_empty() {
             return;
         }
-        match lifecycle::signal(said) {
-            Ok(signal) => record.stop_signal = Some(signal as i32),
+        match said.parse::<SignalNumber>() {
+            Ok(signal) => record.stop_signal = Some(signal.number()),
             Err(_) => warn(format_args!("the image {} asks to be stopped by {said}, which is not known", self.name)),
         }
     }

@@ -6,11 +6,11 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, raise};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use super::channel::{Channel, Message};
-use super::init::{exit_status, signal_status};
+use super::init::{ended, signal_status};
 use super::signals::{Signals, ends_by_default, ends_the_launcher};
 use crate::cgroup::Cgroups;
 use crate::failure::{Doing as _, Failure};
@@ -272,8 +272,7 @@ impl<'a> Supervisor<'a> {
         if let Some(failure) = self.daemon.as_mut().and_then(|daemon| daemon.failure()) {
             return Err(failure);
         }
-        let ended = waitpid(self.init, Some(WaitPidFlag::WNOHANG)).doing("wait for the container's first process")?;
-        Ok(exit_status(ended))
+        ended(self.init).doing("wait for the container's first process")
     }
 
     fn kill_and_wait(&self) {

@@ -6,12 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+
+use crate::process::number::SignalNumber;
+use crate::process::{send, send_by};
 
 /// How often it is looked whether a process has ended, where the kernel does not tell.
 const LOOKING: Duration = Duration::from_millis(10);
@@ -96,24 +98,18 @@ impl Handle {
     }
 
     /// Sends it a signal; nothing where it has ended just now.
-    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+    pub(crate) fn signal(&self, signal: SignalNumber) -> io::Result<()> {
         match self.process {
-            None => self.signal_by_descriptor(signal),
+            None => match send_by(&self.descriptor, signal) {
+                Err(Errno::SRCH) => Ok(()),
+                result => Ok(result?),
+            },
             // Between the question and the signal, somebody would have to wait for its end and all numbers be used once.
-            Some(process) if self.runs(process.start)? => match kill(Pid::from_raw(process.pid), signal) {
+            Some(process) if self.runs(process.start)? => match send(Pid::from_raw(process.pid), signal) {
                 Err(nix::errno::Errno::ESRCH) => Ok(()),
                 result => Ok(result?),
             },
             Some(_) => Ok(()),
-        }
-    }
-
-    fn signal_by_descriptor(&self, signal: Signal) -> io::Result<()> {
-        // Signals of the kernel's list only, which the type allows by name.
-        let number = rustix::process::Signal::from_named_raw(signal as i32).ok_or(Errno::INVAL)?;
-        match pidfd_send_signal(&self.descriptor, number) {
-            Err(Errno::SRCH) => Ok(()),
-            result => Ok(result?),
         }
     }
 }
@@ -154,11 +150,11 @@ mod tests {
         let directory = File::open(format!("/proc/{}", process.pid)).unwrap();
         let handle = Handle { descriptor: directory.into(), process: Some(process) };
         assert!(!handle.ends(Some(Duration::ZERO)).unwrap());
-        handle.signal(Signal::SIGKILL).unwrap();
+        handle.signal(nix::sys::signal::Signal::SIGKILL.into()).unwrap();
         assert!(handle.ends(None).unwrap(), "nobody has waited for it yet");
         child.wait().unwrap();
         assert!(handle.ends(None).unwrap());
-        handle.signal(Signal::SIGKILL).unwrap();
+        handle.signal(nix::sys::signal::Signal::SIGKILL.into()).unwrap();
     }
 
     #[test]

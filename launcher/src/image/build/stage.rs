@@ -23,6 +23,7 @@ use crate::image::digest::Digest;
 use crate::image::load::Loaded;
 use crate::image::store::Store;
 use crate::image::time;
+use crate::process::number::SignalNumber;
 
 /// Arguments that need not be declared; what they say leaves no trace in the image. See docker's reference, "Predefined
 /// ARGs".
@@ -156,7 +157,11 @@ impl Stage {
                 parse_user(&user)?;
                 Change::is("User", json!(user))
             }
-            What::StopSignal(text) => Change::is("StopSignal", json!(expand(text)?)),
+            What::StopSignal(text) => {
+                let signal = expand(text)?;
+                signal.parse::<SignalNumber>()?;
+                Change::is("StopSignal", json!(signal))
+            }
             What::Expose(text) => {
                 let words = Expansion { escape: build.escape, lookup: &|name| self.lookup(build, name) }.words(text)?;
                 let ports = words.iter().map(|word| ports(word)).collect::<Result<Vec<_>, _>>()?;
