@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, RawFd};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sched::CloneFlags;
+use nix::sys::resource::Resource;
 use nix::sys::signal::{SigHandler, SigSet, Signal};
 use nix::unistd::{ForkResult, Pid};
 
@@ -125,16 +126,18 @@ pub(crate) fn wait_for(child: Pid) -> Result<(), Errno> {
     }
 }
 
-/// Lets a program that is going to be started be killed when this process ends, also when this is killed.
-pub(crate) fn end_with_this_process(command: &mut std::process::Command) {
+/// Lets a program that is going to be started be killed when this process ends, also when this is killed, and have so many
+/// descriptors, of two limits.
+pub(crate) fn end_with_this_process(command: &mut std::process::Command, descriptors: (u64, u64)) {
     use std::os::unix::process::CommandExt as _;
     let parent = nix::unistd::getpid();
     let tie = move || {
+        nix::sys::resource::setrlimit(Resource::RLIMIT_NOFILE, descriptors.0, descriptors.1)?;
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         // It may have ended already; then nobody sends the signal.
         if nix::unistd::getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
     };
-    // SAFETY: between fork and exec it makes two system calls, and neither allocates nor takes a lock.
+    // SAFETY: between fork and exec it makes three system calls, and none allocates or takes a lock.
     unsafe { command.pre_exec(tie) };
 }
 

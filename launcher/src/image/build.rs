@@ -37,6 +37,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum as _};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub(super) use cache::{forget, needed};
 pub(super) use ignore::Ignored;
@@ -113,6 +114,7 @@ pub(crate) fn run(options: &BuildOptions) -> Result<String, Failure> {
             warn(format_args!("nothing in {} asks for the argument {name}", context.name));
         }
     }
+    let descriptors = all_descriptors()?;
     let store = Store::open()?;
     let network = options.net.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
     let build = Build {
@@ -123,6 +125,7 @@ pub(crate) fn run(options: &BuildOptions) -> Result<String, Failure> {
         uses_cache: !options.no_cache,
         network: &network,
         is_quiet: options.quiet,
+        descriptors,
     };
     let mut builder = Builder { build, plan: &plan, context: &context, built: BTreeMap::new(), step: 0 };
     let stage = builder.all()?;
@@ -132,6 +135,15 @@ pub(crate) fn run(options: &BuildOptions) -> Result<String, Failure> {
     }
     let tagged: String = names.iter().map(|name| format!("Successfully tagged {name}\n")).collect();
     Ok(format!("Successfully built {id}\n{tagged}"))
+}
+
+/// Takes all the descriptors that this process may have: what was read of a branch may keep some to the end. The limits that
+/// were there.
+fn all_descriptors() -> Result<(u64, u64), Failure> {
+    let doing = "look at the limit of descriptors";
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).doing(doing)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).doing(doing)?;
+    Ok((soft, hard))
 }
 
 /// The context and the Dockerfile.

@@ -25,6 +25,8 @@ pub(super) struct Running {
     /// As `--net` takes it.
     pub(super) network: String,
     pub(super) is_quiet: bool,
+    /// How many descriptors it may have: two limits.
+    pub(super) descriptors: (u64, u64),
 }
 
 impl Running {
@@ -65,7 +67,7 @@ impl Running {
             let output = File::create(top.aside()).doing(&doing)?;
             command.stdout(output.try_clone().doing(&doing)?).stderr(output);
         }
-        process::end_with_this_process(&mut command);
+        process::end_with_this_process(&mut command, self.descriptors);
         let status = command.status().doing(&doing)?;
         let ended = status.signal().map(|signal| u8::try_from(signal).unwrap_or(0).saturating_add(SIGNAL_BASE));
         let status = status.code().and_then(|code| u8::try_from(code).ok()).or(ended).unwrap_or(u8::MAX);

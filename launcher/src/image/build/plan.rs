@@ -233,6 +233,74 @@ mod tests {
         }
     }
 
+    /// Pieces of which Dockerfiles are made, and what only looks like them.
+    const PIECES: [&str; 44] = [
+        "FROM",
+        "from",
+        " AS ",
+        "scratch",
+        "base:1",
+        "RUN",
+        "COPY",
+        "ADD",
+        "ENV",
+        "ARG",
+        "LABEL",
+        "CMD",
+        "ENTRYPOINT",
+        "SHELL",
+        "HEALTHCHECK",
+        "ONBUILD",
+        "EXPOSE",
+        " ",
+        "\t",
+        "\n",
+        "\r\n",
+        "\\\n",
+        "\\",
+        "`",
+        "#",
+        "# escape=`\n",
+        "\"",
+        "'",
+        "$",
+        "${",
+        "}",
+        ":-",
+        ":+",
+        "=",
+        "A",
+        "[",
+        "]",
+        ",",
+        "<<EOF",
+        "<<-'X'",
+        "EOF",
+        "--from=0",
+        "--x",
+        "ü\u{0}",
+    ];
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_dockerfile_says_it_is_read_or_refused(
+            pieces in proptest::collection::vec(0..PIECES.len(), 0..60),
+            noise in proptest::collection::vec(proptest::prelude::any::<char>(), 0..4),
+        ) {
+            let begin = if pieces.len() % 2 == 0 { "FROM base:1\n" } else { "" };
+            let text: String = pieces.iter().map(|at| PIECES[*at]).collect();
+            let text = format!("{begin}{text}{}", noise.into_iter().collect::<String>());
+            if let Ok(plan) = planned(&text, None) {
+                proptest::prop_assert!(plan.steps() > 0 && !plan.wanted.is_empty());
+            }
+            let expansion = Expansion { escape: '\\', lookup: &|name| Some(name.to_owned()) };
+            drop((expansion.word(&text), expansion.words(&text)));
+            if let Ok(ignored) = super::super::Ignored::read(text.as_bytes()) {
+                ignored.matches(b"a/b/c");
+            }
+        }
+    }
+
     #[test]
     fn what_is_not_there_is_told_with_its_line() {
         for (text, line) in [

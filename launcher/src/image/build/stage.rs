@@ -50,6 +50,8 @@ pub(super) struct Build<'a> {
     /// The network of RUN, as `--net` takes it.
     pub(super) network: &'a str,
     pub(super) is_quiet: bool,
+    /// How many descriptors RUN may have: two limits.
+    pub(super) descriptors: (u64, u64),
 }
 
 /// Where COPY takes files from.
@@ -297,6 +299,7 @@ impl Stage {
             directory: self.absolute(""),
             network,
             is_quiet: build.is_quiet,
+            descriptors: build.descriptors,
         };
         let mut key = b"RUN".to_vec();
         key.extend(running.key());
