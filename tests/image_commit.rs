@@ -115,7 +115,8 @@ fn is_one_moment(numbers: &str) -> bool {
     let newest = numbers.iter().flatten().max().copied();
     let turn = numbers.iter().position(|number| *number != newest).unwrap_or(numbers.len());
     let rest = numbers[turn..].strip_prefix(&[None]).unwrap_or(&numbers[turn..]);
-    numbers.len() == 16 && rest.iter().all(|number| number.map(|number| number + 1) == newest)
+    let before = if turn == 0 { newest } else { newest.map(|newest| newest - 1) };
+    numbers.len() == 16 && rest.iter().all(|number| *number == before)
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A container that stands still for as long as something is read of it, and goes on whatever becomes of the reader.
 //!
-//! A second process watches over the first one, which may be killed at any moment: it waits for the end of a pipe and,
-//! unless it has heard before that the container goes on, lets it go on then. It is there before the container is stopped,
+//! A second process watches over the first one, which may be killed at any moment: it waits for the end of a pipe and, if
+//! it has heard that the container was stopped and not that it goes on, lets it go on then. It is there before the container is stopped,
 //! in a session of its own, so that what a terminal sends to the first does not reach it.
 //!
 //! Only one at a time: whoever finds a container that stands still would take that for what its user has wanted.
@@ -26,45 +26,61 @@ const LOCK: &str = "pausing";
 /// What `ps` shows of who watches.
 const NAME: &std::ffi::CStr = c"rlaunch: resume";
 
-/// It stands still until this is dropped.
+/// What is told to who watches, in this order.
+const STOPPED: &[u8] = b"s";
+const GOES_ON: &[u8] = b"g";
+
+/// A container that can be stopped. Once it was, it stands still until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Paused {
     record: Record,
     cgroups: Cgroups,
-    /// Who watches, and how it is told. Nobody where the container stood still before.
-    watch: Option<(Pid, PipeWriter)>,
+    watcher: Pid,
+    told: Option<PipeWriter>,
+    /// Whether it was stopped by this process, and is to go on.
+    is_ours: bool,
     _turn: Flock<File>,
 }
 
 impl Paused {
-    /// Stops a container, unless its user has done that already. This process has one thread.
+    /// Gets ready for it, and waits for whoever else is. This process has one thread.
+    ///
+    /// # Errors
+    /// Where there can be nobody who watches.
+    pub(crate) fn ready(record: &Record, cgroups: Cgroups, directory: &Path) -> Result<Paused, Failure> {
+        let doing = "watch over the container";
+        let turn = take_turn(&directory.join(LOCK)).doing(doing)?;
+        stay().doing(doing)?;
+        let (watcher, told) = watch(&cgroups).doing(doing)?;
+        Ok(Paused { record: record.clone(), cgroups, watcher, told: Some(told), is_ours: false, _turn: turn })
+    }
+
+    /// Stops it, unless its user has done that already.
     ///
     /// # Errors
     /// Where it does not stop, or this machine cannot do that.
-    pub(crate) fn pause(record: &Record, cgroups: Cgroups, directory: &Path) -> Result<Paused, Failure> {
-        let turn = take_turn(&directory.join(LOCK)).doing("pause the container")?;
-        let mut paused = Paused { record: record.clone(), cgroups, watch: None, _turn: turn };
-        if paused.cgroups.is_frozen() {
-            return Ok(paused);
+    pub(crate) fn stop(&mut self) -> Result<(), Failure> {
+        if self.cgroups.is_frozen() {
+            return Ok(());
         }
-        stay().doing("pause the container")?;
-        paused.watch = Some(watch(&paused.cgroups).doing("watch over the container")?);
-        paused.cgroups.freeze()?;
-        Ok(paused)
+        if let Some(told) = &mut self.told {
+            told.write_all(STOPPED).doing("tell who watches over the container")?;
+        }
+        // Where not all of it could be stopped, who watches lets the rest go on.
+        self.cgroups.freeze().inspect(|()| self.is_ours = true)
     }
 }
 
 impl Drop for Paused {
     fn drop(&mut self) {
-        let Some((watcher, mut told)) = self.watch.take() else { return };
-        let thawed = self.cgroups.thaw();
-        if thawed.is_ok() {
+        let thawed = if self.is_ours { self.cgroups.thaw() } else { Ok(()) };
+        if let (true, Ok(()), Some(told)) = (self.is_ours, &thawed, &mut self.told) {
             // Who was killed meanwhile need not hear it.
-            drop(told.write_all(b"."));
+            drop(told.write_all(GOES_ON));
         }
         // Who was not told does it once more.
-        drop(told);
-        let waited = process::wait_for(watcher).doing("wait for who watches");
+        drop(self.told.take());
+        let waited = process::wait_for(self.watcher).doing("wait for who watches");
         // One that was killed while it stood still has no cgroup any more.
         let runs = self.record.open_init().is_ok_and(|init| init.is_some());
         if let (true, Err(failure)) = (runs, thawed.and(waited)) {
@@ -102,8 +118,5 @@ fn watch_over(mut ends: PipeReader, cgroups: &Cgroups) -> io::Result<()> {
     set_name(NAME)?;
     let mut told = Vec::new();
     ends.read_to_end(&mut told)?;
-    if !told.is_empty() {
-        return Ok(());
-    }
-    cgroups.thaw().map_err(io::Error::other)
+    if told == STOPPED { cgroups.thaw().map_err(io::Error::other) } else { Ok(()) }
 }

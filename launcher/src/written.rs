@@ -208,6 +208,11 @@ impl BranchOf {
         layer(branches, workdir, content, latest)
     }
 
+    /// Whether somebody may write to it.
+    pub(crate) fn is_written(&self) -> bool {
+        self.union.branches.get(self.branch).is_some_and(|branch| branch.access == Access::ReadWrite)
+    }
+
     /// The directory, for messages.
     pub(crate) fn path(&self) -> &Path {
         self.union.branches.get(self.branch).map_or(Path::new(""), |branch| &branch.path)

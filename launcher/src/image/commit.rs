@@ -12,7 +12,7 @@ use super::changes::{self, Change};
 use super::load::{self, Loaded};
 use super::manifest::{CONFIG, Descriptor, MANIFEST, Manifest, architecture};
 use super::source::{LayerSource, Place};
-use super::store::{Image, Store};
+use super::store::{Image, Made, Store, Workspace};
 use super::{files::Files, name, time};
 use crate::failure::{Doing as _, Failure};
 use crate::lifecycle;
@@ -68,44 +68,53 @@ pub(crate) fn run(options: &CommitOptions) -> Result<String, Failure> {
         Some(_) => written.branches().into_iter().take(1).collect(),
         None => written.branches(),
     };
-    // From here on it stands still, until all of it has been read.
-    let paused = (!options.no_pause && options.pause).then(|| pause(&record)).transpose()?.flatten();
+    // Before there are threads, even such as have done their work.
+    let wants_pause = !options.no_pause && options.pause;
+    let mut paused = if wants_pause { ready_to_pause(&record)? } else { None };
+    let workspaces = [store.workspace().doing(&doing)?, store.workspace().doing(&doing)?];
+    let [workspace, workspace_of_top] = &workspaces;
+    // What nobody writes is read first: from then on the container stands still, until the rest has been read.
+    let (written_ones, others) =
+        layers.split_at(layers.iter().rposition(BranchOf::is_written).map_or(0, |last| last + 1));
+    let (mut loaded, mut made) = load(&store, workspace, others)?;
+    paused.as_mut().map_or(Ok(()), |paused| pause(&record, paused))?;
     let _in_use = written.settle().map_err(|reason| Failure::because(&doing, reason))?;
-    let workspace = store.workspace().doing(&doing)?;
-    let sources: Vec<_> = layers.iter().rev().map(source).collect();
-    let (loaded, mut made) = load::load(&store, &workspace, &Files::Directory("".into()), &sources)?;
+    let (top, made_of_top) = load(&store, workspace_of_top, written_ones)?;
     drop(paused);
+    loaded.extend(top);
+    made.add(made_of_top);
     let steps = steps(&layers, &loaded, options);
     let config = config(below.config, steps, options)
         .and_then(|config| serde_json::to_vec(&config).map_err(|error| Failure::because(&doing, error)))?;
     let descriptors = below.layers.into_iter().chain(loaded.into_iter().map(|layer| layer.descriptor)).collect();
     let manifest = Manifest::new(Descriptor::of(CONFIG, &config), descriptors);
     let manifest = serde_json::to_vec(&manifest).map_err(|error| Failure::because(&doing, error))?;
-    let id = made.blob(&workspace, &config).doing(&doing)?;
-    made.blob(&workspace, &manifest).doing(&doing)?;
+    let id = made.blob(workspace, &config).doing(&doing)?;
+    made.blob(workspace, &manifest).doing(&doing)?;
     store.publish(&made).doing(&doing)?;
     store.name(&Descriptor::of(MANIFEST, &manifest), &names)?;
     Ok(format!("{id}\n"))
 }
 
-/// Lets a container stand still; nothing if it has ended.
-fn pause(record: &Record) -> Result<Option<Paused>, Failure> {
+/// A container that is going to stand still; nothing if it has ended.
+fn ready_to_pause(record: &Record) -> Result<Option<Paused>, Failure> {
     if record.open_init().doing("look at the container")?.is_none() {
         return Ok(None);
     }
-    let without = |failure: Failure| failure.remedy("or say --no-pause, and see to it that nobody writes");
-    let cgroups = lifecycle::cgroups(record)?;
     let directory = state::running_directory(&record.name)?;
-    let paused = Paused::pause(record, cgroups, &directory).map_err(without)?;
+    Paused::ready(record, lifecycle::cgroups(record)?, &directory).map(Some)
+}
+
+/// Lets a container stand still.
+fn pause(record: &Record, paused: &mut Paused) -> Result<(), Failure> {
+    paused.stop().map_err(|failure| failure.remedy("or say --no-pause, and see to it that nobody writes"))?;
     // What it has written to files that are open starts on its way; the daemon waits for the rest of it. It is another
     // user's to root of a namespace of its own, and not looked at then.
-    if let Some(init) = record.init
-        && let Err(error) = written::sync(&Path::new("/proc").join(init.pid.to_string()).join("root"))
-        && error.kind() != std::io::ErrorKind::PermissionDenied
-    {
-        return Err(Failure::because("sync the container's files", error));
+    let Some(init) = record.init else { return Ok(()) };
+    match written::sync(&Path::new("/proc").join(init.pid.to_string()).join("root")) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        result => result.doing("sync the container's files"),
     }
-    Ok(Some(paused))
 }
 
 /// What the container is on: its image, or nothing where its branches are all there is.
@@ -128,8 +137,12 @@ fn below(store: &Store, record: &Record) -> Result<Below, Failure> {
     Ok(Below { layers: manifest.layers, config })
 }
 
-fn source(branch: &BranchOf) -> LayerSource {
-    LayerSource { from: Place::Written(branch.clone()), descriptor: None, diff_id: None }
+/// Reads branches, the top one first, as layers, the lowest first.
+fn load(store: &Store, workspace: &Workspace, branches: &[BranchOf]) -> Result<(Vec<Loaded>, Made), Failure> {
+    let source =
+        |branch: &BranchOf| LayerSource { from: Place::Written(branch.clone()), descriptor: None, diff_id: None };
+    let sources: Vec<_> = branches.iter().rev().map(source).collect();
+    load::load(store, workspace, &Files::Directory("".into()), &sources)
 }
 
 /// A step of the history for each layer, the lowest first, and the layer's digest.
