@@ -381,6 +381,28 @@ fn a_reader_gets_one_moment_however_it_reads() {
 }
 
 #[test]
+fn whatever_is_asked_of_a_file_its_server_goes_on() {
+    let Some(tree) = Tree::new() else { return };
+    let Some(running) = limited(&tree, &[]) else { return };
+    let Some(python) = tools::find("python3") else { return };
+    let script = "import fcntl, mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+def tried(what):
+    try: return what()
+    except OSError as error: return os.strerror(error.errno)
+print(tried(lambda: mmap.mmap(fd, 4096, mmap.MAP_SHARED, mmap.PROT_READ)))
+print(mmap.mmap(fd, 4096, mmap.MAP_PRIVATE, mmap.PROT_READ)[:9].decode())
+print(os.pread(fd, 1 << 30, 0)[:9].decode())
+for what in (lambda: fcntl.ioctl(fd, 0x1234), lambda: os.setxattr(fd, 'user.x', b'1'), lambda: os.listxattr(fd),
+             lambda: os.utime(fd), lambda: os.lseek(fd, 0, os.SEEK_DATA), lambda: os.fsync(fd), lambda: os.fstatvfs(fd),
+             lambda: os.open(sys.argv[1], os.O_RDWR), lambda: os.truncate(sys.argv[1], 0)): tried(what)";
+    let outcome = finish(Command::new(python).args(["-c", script]).arg(inside(&running, "/proc/meminfo")));
+    assert_eq!(printed(outcome), "No such device\nMemTotal:\nMemTotal:\n");
+    assert_eq!(number_of(&read(&running, "/proc/meminfo"), "MemTotal"), 102_400);
+    assert!(is_alive(server(&running)));
+}
+
+#[test]
 fn nobody_in_it_can_change_it_or_look_behind() {
     let Some(tree) = Tree::new() else { return };
     let Some(()) = has_memory() else { return };
