@@ -84,7 +84,7 @@ fn what_would_be_another_mount_is_refused() {
         "uidmapping=0:1",
         "gidmapping=",
         "squash_to_uid=root",
-        "xattr_permissions=1",
+        "xattr_permissions=3",
         "whiteout=no",
         "timeout=-1",
         "fsync=maybe",
