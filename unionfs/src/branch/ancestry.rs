@@ -1,11 +1,15 @@
 //! Which directories a directory lies in.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, makedev};
 use rustix::io::Errno;
+
+/// A longer path upwards is not walked at once, for the kernel takes none of any length.
+const LONGEST: usize = 90;
+const OPEN: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Device and inode, which tell a directory from all others.
 pub type Id = (u64, u64);
@@ -43,11 +47,17 @@ impl Ancestors {
             return Ok(Ancestry { ids: known.clone(), mount: first.mount });
         }
         let (mut walked, mut above) = (vec![first], Vec::new());
-        let mut path = Vec::new();
+        let (mut from, mut path) = (None, Vec::new());
         let mut at = first;
         while above.is_empty() {
+            let start = from.as_ref().map_or(dir.as_fd(), OwnedFd::as_fd);
+            if path.len() > LONGEST {
+                from = Some(rustix::fs::openat(start, &*path, OPEN, Mode::empty())?);
+                path.clear();
+                continue;
+            }
             path.extend_from_slice(if path.is_empty() { b".." } else { b"/.." });
-            let parent = look(dir.as_fd(), &path)?;
+            let parent = look(start, &path)?;
             if parent == at {
                 break;
             }
@@ -70,8 +80,7 @@ impl Ancestors {
 /// # Errors
 /// Those of open(2) and statx(2).
 pub fn ancestry(path: &Path) -> Result<Vec<Id>, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    let dir = rustix::fs::openat(CWD, path, OPEN, Mode::empty())?;
     Ok(Ancestors::default().of(dir)?.ids)
 }
 
@@ -106,14 +115,16 @@ mod tests {
     fn directories_are_found_up_to_the_root_whoever_asked_before() {
         let place = tempfile::tempdir().unwrap();
         let base = place.path().canonicalize().unwrap();
+        let deep = "d/".repeat(75);
         std::fs::create_dir_all(base.join("a/b")).unwrap();
+        std::fs::create_dir_all(base.join(&deep)).unwrap();
         std::fs::create_dir_all(base.join("c")).unwrap();
         let expected = |path: &Path| -> Vec<Id> {
             path.ancestors().map(|path| path.metadata().unwrap()).map(|about| (about.dev(), about.ino())).collect()
         };
         let mut ancestors = Ancestors::default();
         // each for itself, a sibling, one above what is known, the root, and once more
-        for name in ["a/b", "c", "a", "", "/", "a/b"] {
+        for name in ["a/b", "c", "a", "", "/", "a/b", &deep] {
             let path = base.join(name);
             assert_eq!(ancestors.of(open(&path)).unwrap().ids, expected(&path), "{name}");
             assert_eq!(ancestry(&path).unwrap(), expected(&path), "{name}");
