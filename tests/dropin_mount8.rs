@@ -237,6 +237,23 @@ fn the_exit_statuses_are_those_of_mount() {
 }
 
 #[test]
+fn access_times_are_kept_as_the_mount_says() {
+    let Some(ground) = Ground::new(&["mount.fuse.runionfs"]) else { return };
+    let file = ground.at("top/read");
+    fs::create_dir(ground.at("work")).unwrap();
+    for options in ["noatime", "noatime,passthrough=off", &format!("noatime,workdir={}", ground.at("work").display())] {
+        fs::write(&file, "read").unwrap();
+        run(Command::new("touch").args(["-a", "-d", "2001-01-01"]).arg(&file));
+        let before = fs::metadata(&file).unwrap().accessed().unwrap();
+        ground.mount(&["-t", "fuse.runionfs", &ground.branches(), &ground.mnt(), "-o", options]);
+        assert_eq!(fs::read(ground.at("mnt/read")).unwrap(), b"read");
+        assert_eq!(fs::metadata(ground.at("mnt/read")).unwrap().accessed().unwrap(), before, "{options}");
+        ground.umount();
+        assert_eq!(fs::metadata(&file).unwrap().accessed().unwrap(), before, "{options}");
+    }
+}
+
+#[test]
 fn devices_and_set_user_id_programs_work_unless_they_are_not_to() {
     let Some(ground) = Ground::new(&["mount.fuse.runionfs"]) else { return };
     let everybody = |path: &str, mode| fs::set_permissions(ground.at(path), fs::Permissions::from_mode(mode)).unwrap();

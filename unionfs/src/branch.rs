@@ -179,7 +179,7 @@ impl Branch {
 /// mounts below it are then refused one by one (see [`Dir::open_dir`]).
 pub fn open_root(path: &Path, read_only: bool, form: Form) -> Result<Dir, Errno> {
     // the path is opened first: open_tree(2) alone does not mind a file
-    Ok(cut_off(open_place(path)?, read_only, form))
+    Ok(cut_off(open_place(path)?, if read_only { Forbids::Changes } else { Forbids::Nothing }, form))
 }
 
 /// Opens the directory of a branch as it lies in the mount table.
@@ -190,8 +190,19 @@ pub fn open_place(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// What the mount of a branch's own forbids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forbids {
+    /// Nothing.
+    Nothing,
+    /// That reading a file changes its access time, also where the kernel reads it itself.
+    AccessTimes,
+    /// Every change, access times included.
+    Changes,
+}
+
 /// The second half of [`open_root`].
-pub fn cut_off(plain: OwnedFd, read_only: bool, form: Form) -> Dir {
+pub fn cut_off(plain: OwnedFd, forbids: Forbids, form: Form) -> Dir {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let clone = match rustix::mount::open_tree(&plain, c"", flags) {
         Ok(clone) => clone,
@@ -200,8 +211,10 @@ pub fn cut_off(plain: OwnedFd, read_only: bool, form: Form) -> Dir {
             return Dir::new(plain, form);
         }
     };
-    if read_only && let Err(errno) = crate::sys::set_mount_read_only(clone.as_fd()) {
-        tracing::debug!(%errno, "making the mount of a branch read-only");
+    if forbids != Forbids::Nothing
+        && let Err(errno) = crate::sys::forbid_access_times(clone.as_fd(), forbids == Forbids::Changes)
+    {
+        tracing::debug!(%errno, ?forbids, "setting up the mount of a branch");
     }
     Dir::new(clone, form)
 }
@@ -211,11 +224,11 @@ pub fn cut_off(plain: OwnedFd, read_only: bool, form: Form) -> Dir {
 ///
 /// # Errors
 /// EXDEV if they do not lie on the same mount.
-pub fn open_root_and_workdir(root: &Path, workdir: &Path, form: Form) -> Result<(Dir, Dir), Errno> {
+pub fn open_root_and_workdir(root: &Path, workdir: &Path, forbids: Forbids, form: Form) -> Result<(Dir, Dir), Errno> {
     let (root, workdir) = (canonical(root)?, canonical(workdir)?);
     let ancestor: PathBuf =
         root.components().zip(workdir.components()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
-    let base = open_root(&ancestor, false, form)?;
+    let base = cut_off(open_place(&ancestor)?, forbids, form);
     let open = |path: &Path| -> Result<Dir, Errno> {
         let below = path.strip_prefix(&ancestor).map_err(|_| Errno::INVAL)?;
         let dir = below

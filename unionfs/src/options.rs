@@ -129,6 +129,8 @@ pub enum Keeping {
 pub struct Options {
     /// How direct changes to branches are noticed.
     pub udba: Udba,
+    /// Whether no access time changes, as the flag of the mount says it.
+    pub noatime: bool,
     /// Whether directories with content on branches below are renamed.
     pub dirren: Dirren,
     /// In which form whiteouts are written.

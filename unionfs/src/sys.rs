@@ -10,14 +10,14 @@ use rustix::io::Errno;
 use rustix::ioctl::{Getter, Ioctl, IoctlOutput, Opcode, Setter, Updater, ioctl, opcode};
 use rustix::path::Arg as _;
 
-/// Makes a detached mount read-only and keeps reading from changing access times
-/// (mount_setattr(2), kernel 5.12).
+/// Keeps reading from changing access times in a detached mount, and everything else from being changed where it is
+/// to be read-only (mount_setattr(2), kernel 5.12).
 ///
 /// # Errors
 /// ENOSYS on older kernels, EPERM without CAP_SYS_ADMIN over the mount.
-pub(crate) fn set_mount_read_only(mount: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn forbid_access_times(mount: BorrowedFd<'_>, read_only: bool) -> Result<(), Errno> {
     let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOATIME,
+        attr_set: libc::MOUNT_ATTR_NOATIME | if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 },
         attr_clr: libc::MOUNT_ATTR__ATIME,
         propagation: 0,
         userns_fd: 0,

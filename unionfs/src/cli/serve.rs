@@ -11,7 +11,7 @@ use unionfs::control::{self, BranchSpace, Control, Statistics, Status, Text};
 use unionfs::fs::Union;
 use unionfs::fuse::{Counts, Server};
 use unionfs::mount::{self, MountOptions, Mounted, Target};
-use unionfs::options::words;
+use unionfs::options::{Options, words};
 
 use super::mount::Request;
 use super::notify::Manager;
@@ -57,7 +57,8 @@ pub(super) fn serve(request: &Request, readiness: daemon::Readiness) -> Result<(
 
 /// Opens the branches and mounts them, where that is not done yet.
 fn mount(request: &Request, options: &MountOptions) -> Result<(Arc<Union>, OwnedFd, Option<Mounted>), Failure> {
-    let open = || Union::open(&request.branches, &request.options);
+    let noatime = options.flags.contains(MsFlags::MS_NOATIME);
+    let open = || Union::open(&request.branches, &Options { noatime, ..request.options.clone() });
     if let Some(device) = &request.device {
         return Ok((open()?, device.try_clone()?, None));
     }

@@ -29,7 +29,7 @@ use crate::branch::leftovers;
 use crate::branch::overlay;
 use crate::branch::root::RootNames;
 use crate::branch::work::{Work, WorkError};
-use crate::branch::{self, Branch, FileSystem};
+use crate::branch::{self, Branch, FileSystem, Forbids};
 use crate::handle::Handles;
 use crate::identity::Numbers;
 use crate::inode::{Birth, Inodes, Place, ROOT, Stack};
@@ -214,11 +214,16 @@ fn open_all(branches: &[BranchSpec], options: &Options, mut places: Places) -> R
         let fail = |errno| SetupError::Open(spec.path.clone(), errno);
         let writable = spec.access == Access::ReadWrite;
         let form = branch::form_of(spec);
+        let forbids = match (writable || spec.init, options.noatime) {
+            (false, _) => Forbids::Changes,
+            (true, true) => Forbids::AccessTimes,
+            (true, false) => Forbids::Nothing,
+        };
         let (root, area) = match workdir.take_if(|_| writable) {
-            Some(workdir) => open_with_workdir(&spec.path, workdir, form)?,
+            Some(workdir) => open_with_workdir(&spec.path, workdir, forbids, form)?,
             None => {
                 let plain = places.take(at).map_or_else(|| branch::open_place(&spec.path), Ok).map_err(fail)?;
-                (branch::cut_off(plain, !writable && !spec.init, form), None)
+                (branch::cut_off(plain, forbids, form), None)
             }
         };
         let file_system = FileSystem::of(&root).map_err(fail)?;
@@ -276,9 +281,14 @@ fn warn_of_leftovers(path: &Path, root: &Dir) -> Result<(), Errno> {
     Ok(())
 }
 
-fn open_with_workdir(path: &Path, workdir: &Path, form: Form) -> Result<(Dir, Option<Dir>), SetupError> {
+fn open_with_workdir(
+    path: &Path,
+    workdir: &Path,
+    forbids: Forbids,
+    form: Form,
+) -> Result<(Dir, Option<Dir>), SetupError> {
     let fail = |errno| SetupError::Workdir(workdir.to_owned(), path.to_owned(), errno);
-    let (root, area) = branch::open_root_and_workdir(path, workdir, form).map_err(fail)?;
+    let (root, area) = branch::open_root_and_workdir(path, workdir, forbids, form).map_err(fail)?;
     Ok((root, Some(area)))
 }
 
