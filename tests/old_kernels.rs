@@ -25,7 +25,7 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, XattrF
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 /// More names than fit into several replies.
-const MANY: usize = 3_000;
+const MANY: usize = 1_500;
 /// What a kernel with all system calls speaks at most.
 const MODERN: Kernel = Kernel::modern();
 
@@ -206,7 +206,7 @@ fn is_alike(act: &Act, kernel: Kernel) -> bool {
 #[test]
 fn a_union_looks_like_a_plain_directory_on_every_kernel() {
     let Some(sandbox) = sandbox::enter_for(Medium::Disk, Duration::from_secs(600)) else { return };
-    let cases = number("RUNIONFS_OLD_KERNEL_CASES", 4);
+    let cases = number("RUNIONFS_OLD_KERNEL_CASES", 3);
     for kernel in KERNELS.into_iter().chain([OLD_FILTER]) {
         pretend(kernel);
         let trials = Cell::new(0);
