@@ -96,7 +96,7 @@ fn first_line(error: &clap::Error) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
 #[command(name = "rlaunch", version, override_usage = "rlaunch [run] [OPTIONS] [--] COMMAND [ARGUMENT]...")]
 #[command(
-    after_help = "Containers that are there: rlaunch ps, exec, inspect, logs, top, stats, pause, resume, update, cp, diff, stop, kill, start, wait, rm; see rlaunch ps --help. Images: rlaunch image --help."
+    after_help = "Containers that are there: rlaunch ps, exec, inspect, logs, top, stats, pause, resume, update, cp, diff, commit, stop, kill, start, wait, rm; see rlaunch ps --help. Images: rlaunch image --help. What this machine can do: rlaunch doctor. For a shell: rlaunch completions SHELL."
 )]
 pub struct Options {
     /// The directory that becomes `/`; without it, a throw-away copy of this machine does
