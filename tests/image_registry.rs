@@ -307,6 +307,40 @@ fn an_ordinary_user_pulls_and_pushes() {
 }
 
 #[test]
+fn progress_is_shown_on_a_terminal_alone_and_is_gone_in_the_end() {
+    let Some((images, registry)) = ours("", "") else { return };
+    let name = format!("{}/ours:1", registry.host);
+    for words in [format!("push ours:1 {name}"), format!("pull {name}"), "import ours".to_owned()] {
+        let seen = |options: &str| {
+            // What is there already is not fetched.
+            if !words.starts_with("push") {
+                for one in ["ours:1", &name] {
+                    images.image(&["rm", one]);
+                }
+            }
+            let command = format!("stty cols 80; {RLAUNCH} image {words} {options}");
+            let outcome = finish(
+                Command::new("script")
+                    .args(["-qec", &command, "/dev/null"])
+                    .current_dir(images.tree.beside(""))
+                    .env("TERM", "xterm"),
+            );
+            assert_eq!(outcome.status, Some(0), "{command}: {outcome:?}");
+            outcome.stdout
+        };
+        let with = seen("");
+        // docker's archives do not say how long a layer is.
+        let has_bar = with.contains('█') || words.starts_with("import");
+        assert!(has_bar && with.contains("MiB"), "{words}: {with}");
+        // The line of the result begins where the bars were, after they were erased.
+        let last = with.trim_end().rsplit(['\r', '\n', '\u{1b}']).next().unwrap().to_owned();
+        assert!(!last.contains('█') && last.contains("sha256:"), "{words}: {with}");
+        let without = seen("--quiet");
+        assert!(!without.contains(['█', '\u{1b}']) && without.lines().count() == 1, "{words}: {without}");
+    }
+}
+
+#[test]
 fn who_names_what_is_not_there_is_told_what_to_do() {
     let Some(images) = Images::new() else { return };
     let outcome = finish(Command::new(RLAUNCH).args(["run", "--image", "debian:12", "true"]));

@@ -42,6 +42,15 @@ impl Progress {
     }
 }
 
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bars) = &self.bars {
+            // What comes of it all is printed next, where they were. A terminal that is gone shows nothing any more.
+            drop(bars.clear());
+        }
+    }
+}
+
 impl Bar {
     /// So many bytes have passed.
     pub(crate) fn reached(&self, bytes: u64) {
