@@ -1,7 +1,7 @@
 //! What a container sees of the machine in `/proc` and `/sys`: as much as it may use.
 //!
 //! Programs count CPUs and memory to decide how much of both they take. So where a container has a limit on one, the files
-//! that tell it are laid over by others that tell the limit. They are a small FUSE file system of its own ([`server`]), in
+//! that tell it are laid over by others that tell the limit. They are a small FUSE file system of its own (`server`), in
 //! which a text is made when it is opened, from the machine's text and from what the container's cgroups say at that
 //! moment. Who asks does not matter: there is one such file system for one container, and its cgroups are known.
 //!
@@ -16,7 +16,7 @@
 //! | `load` | `/proc/loadavg` |
 //! | `disks` | `/proc/diskstats`, and what `/proc/vmstat` tells of disks |
 //! | `past` | what is known of the time before |
-//! | [`server`] | the process that serves them |
+//! | `server` | the process that serves them |
 
 mod cpus;
 mod disks;
