@@ -66,12 +66,14 @@ fn assert_has_all(list: &str, names: &[&str]) {
 #[test]
 fn binaries_are_static_and_small() {
     let Some(folder) = packages::file("runionfs", "").map(|_| packages::folder()) else { return };
-    for name in ["runionfs", "rlaunch"] {
+    for name in ["runionfs", "rlaunch", "rlaunch-registry"] {
         let program = folder.join(name);
         let length = fs::metadata(&program).unwrap().len();
         assert!(length < 6_000_000, "{name} has {length} bytes");
         assert_eq!(finish(Command::new("ldd").arg(&program)).stdout.trim(), "statically linked", "{name}");
-        assert_eq!(printed(Command::new(&program).arg("--version")), format!("{name} {VERSION}\n"));
+    }
+    for name in ["runionfs", "rlaunch"] {
+        assert_eq!(printed(Command::new(folder.join(name)).arg("--version")), format!("{name} {VERSION}\n"));
     }
 }
 
