@@ -248,8 +248,8 @@ fn a_container_that_covers_its_proc_is_looked_after_as_any_other() {
     let Some(tree) = Tree::new() else { return };
     launch::sh("mount -t tmpfs -o mode=755 tmpfs /run");
     let tree = Recorded(tree);
-    let script = "mount -t tmpfs none /proc; mkdir -p /proc/self/ns /proc/self/fd /proc/1; echo ready
-        trap 'exit 5' TERM; while :; do sleep 0.05; done";
+    let script = "mount -t tmpfs none /proc; mkdir -p /proc/self/ns /proc/self/fd /proc/1
+        trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done";
     let mut command = tree.rlaunch();
     command.args(["--name", "blind", "--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined", "sh", "-c", script]);
     let running = Running::start(&mut command);
@@ -257,7 +257,8 @@ fn a_container_that_covers_its_proc_is_looked_after_as_any_other() {
     assert_eq!(printed(rlaunch(&["exec", "blind", "sh", "-c", "ls /proc; echo in"])), "1\nself\nin\n");
     assert!(printed(rlaunch(&["top", "blind"])).contains("sleep"));
     assert!(printed(rlaunch(&["inspect", "blind"])).contains("\"blind\""));
-    assert_eq!(rlaunch(&["stop", "blind"]).status, Some(0));
+    let stopped = rlaunch(&["stop", "blind"]);
+    assert_eq!(stopped.status, Some(0), "{stopped:?}");
     assert_eq!(running.wait().0, Some(5));
 }
 
