@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use harness::mount::{Outcome, finish};
+use harness::mount::{Outcome, finish, poll};
 use harness::rootless::{Way, again};
 
 #[path = "support/building.rs"]
@@ -19,7 +19,7 @@ mod tools;
 
 use building::Building;
 use images::STORE;
-use launch::{RLAUNCH, Running, Tree, sh, wait_until_gone};
+use launch::{PATIENCE, RLAUNCH, Running, Tree, sh, wait_until_gone};
 
 /// What lies in a directory of the store.
 fn stored(name: &str) -> Vec<PathBuf> {
@@ -217,6 +217,25 @@ fn what_was_done_before_is_not_done_again() {
     building.images.print(&["gc"]);
     assert_eq!((stored("layers").len(), stored("cache").len()), (1, 0));
     assert_ne!(build(&[]).1, last);
+}
+
+#[test]
+fn what_has_changed_while_it_was_copied_is_not_remembered() {
+    let Some(building) = Building::new() else { return };
+    building.prepare("truncate -s 48M a; echo old > b");
+    building.says("FROM base:1\nCOPY a b /x/\nRUN cp /x/b /c\n");
+    let running = Running::begin(&mut building.command(&["-q", "-t", "other", "context"]));
+    // The digest is known by now, and what comes first is on its way.
+    let is_copied = |top: &PathBuf| top.join("x/a").exists();
+    let tops = || stored("tmp").into_iter().flat_map(|path| fs::read_dir(path).into_iter().flatten());
+    assert!(
+        poll(PATIENCE, || tops().map(|entry| entry.unwrap().path()).any(|top| is_copied(&top)).then_some(())).is_some()
+    );
+    building.prepare("echo new > b");
+    assert_eq!(running.wait().0, Some(0));
+    building.prepare("echo old > b");
+    assert_eq!(building.build(&["-t", "made"]).status, Some(0));
+    assert_eq!(building.look("cat /x/b /c"), "old\nold\n");
 }
 
 #[test]

@@ -55,8 +55,20 @@ impl<'a> Origin<'a> {
         Origin { tree, ignored, keeps_owners: true }
     }
 
+    /// Finds what all sources name, and the key of a step that copies it in this way.
+    pub(super) fn find_all(&self, sources: &[String], how: &str) -> Result<(Vec<Found>, Vec<u8>), Failure> {
+        let mut found = Vec::new();
+        for source in sources {
+            found.extend(self.find(source)?);
+        }
+        let mut digest = Sha256::new();
+        field(&mut digest, how.as_bytes());
+        self.digest(&found, &mut digest)?;
+        Ok((found, [&b"COPY"[..], &digest.finalize()].concat()))
+    }
+
     /// Finds what a source names; patterns may name several.
-    pub(super) fn find(&self, source: &str) -> Result<Vec<Found>, Failure> {
+    fn find(&self, source: &str) -> Result<Vec<Found>, Failure> {
         let path = clean(source.as_bytes());
         let mut found = Vec::new();
         if is_pattern(&path) {
@@ -183,7 +195,7 @@ impl<'a> Origin<'a> {
     }
 
     /// Adds what is copied to a digest: all but times.
-    pub(super) fn digest(&self, found: &[Found], into: &mut Sha256) -> Result<(), Failure> {
+    fn digest(&self, found: &[Found], into: &mut Sha256) -> Result<(), Failure> {
         // Files with several names, by the order in which they are met.
         let mut met: HashMap<u64, usize> = HashMap::new();
         for one in found {
@@ -266,7 +278,7 @@ fn meet(stack: &mut [Frame], take: &mut Take<'_>) -> Result<(), Failure> {
 }
 
 /// One part of what a digest is of, so that no two rows of parts look the same.
-pub(super) fn field(into: &mut Sha256, value: &[u8]) {
+fn field(into: &mut Sha256, value: &[u8]) {
     into.update((value.len() as u64).to_le_bytes());
     into.update(value);
 }

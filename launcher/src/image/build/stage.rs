@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
 use super::cache;
 use super::command::Running;
@@ -13,7 +12,7 @@ use super::expand::Expansion;
 use super::ignore::Ignored;
 use super::instruction::{Command, Copied, Instruction, What, is_far};
 use super::layer::{Top, unpacked};
-use super::origin::{Origin, field};
+use super::origin::Origin;
 use super::plan::{BuildArguments, last};
 use super::tree::{About, Tree};
 use crate::confine::{Account, Identity, is_alone, parse_user};
@@ -23,6 +22,7 @@ use crate::image::digest::Digest;
 use crate::image::load::Loaded;
 use crate::image::store::Store;
 use crate::image::time;
+use crate::message::warn;
 use crate::process::number::SignalNumber;
 
 /// Arguments that need not be declared; what they say leaves no trace in the image. See docker's reference, "Predefined
@@ -73,6 +73,14 @@ pub(super) struct Stage {
     arguments: Vec<(String, Option<String>)>,
     /// Whether this stage itself has said what is run.
     has_command: bool,
+}
+
+/// Whether what a step has made is what its key says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    AsKeyed,
+    /// Of something else: what it has read has changed meanwhile.
+    Otherwise,
 }
 
 /// What a step came to.
@@ -225,18 +233,22 @@ impl Stage {
         build: &Build<'_>,
         key: &[u8],
         has_run: bool,
-        work: impl FnOnce(&Stage, &Top<'_>) -> Result<(), Failure>,
+        work: impl FnOnce(&Stage, &Top<'_>) -> Result<Outcome, Failure>,
     ) -> Result<Done, Failure> {
-        let key = Digest::of(&[self.key.to_string().as_bytes(), key].concat());
+        let mut key = Digest::of(&[self.key.to_string().as_bytes(), key].concat());
         let known = if build.uses_cache { cache::find(build.store, key) } else { None };
         let is_known = known.is_some();
         let layer = match known {
             Some(layer) => layer,
             None => {
                 let top = Top::new(build.store, &self.layers)?;
-                work(self, &top)?;
+                let outcome = work(self, &top)?;
                 let layer = top.finish(has_run)?;
-                cache::keep(build.store, key, layer.as_ref())?;
+                match outcome {
+                    Outcome::AsKeyed => cache::keep(build.store, key, layer.as_ref())?,
+                    // What follows is done on what is there, and found again by nobody who asks for what was meant.
+                    Outcome::Otherwise => key = of_made(key, layer.as_ref()),
+                }
                 layer
             }
         };
@@ -256,12 +268,13 @@ impl Stage {
             let tree = Tree::over(&top.path, &top.layers)?;
             let spot = tree.walk(path.as_bytes()).map_err(std::io::Error::from).doing(&doing)?;
             if spot.node().is_some() {
-                return Ok(());
+                return Ok(Outcome::AsKeyed);
             }
             let user = stage.config.word("User");
             let owner = if user.is_empty() { (0, 0) } else { identity(&tree, user)? };
             let about = About { mode: 0o755, owner, mtime: None };
-            tree.make_directories(spot, about).map_err(std::io::Error::from).doing(&doing).map(drop)
+            tree.make_directories(spot, about).map_err(std::io::Error::from).doing(&doing)?;
+            Ok(Outcome::AsKeyed)
         })
     }
 
@@ -312,7 +325,7 @@ impl Stage {
         let arguments = if told.is_empty() { String::new() } else { format!("|{} {} ", told.len(), told.join(" ")) };
         *created_by = format!("RUN {arguments}{}", running.words.join(" "));
         self.make(build, &key, true, |_, top| match running.run(top)? {
-            0 => Ok(()),
+            0 => Ok(Outcome::AsKeyed),
             status => Err(Failure::new(format!("the command has ended with status {status}")).with_status(status)),
         })
     }
@@ -338,19 +351,18 @@ impl Stage {
                 Origin::all_of(&layers, &none)
             }
         };
-        let mut found = Vec::new();
-        for source in &sources {
-            found.extend(from.find(source)?);
-        }
-        let mut digest = Sha256::new();
         let how = format!("{}{:?}{:?}{target}", copied.unpacks, owner, copied.mode);
-        field(&mut digest, how.as_bytes());
-        from.digest(&found, &mut digest)?;
-        let key = [&b"COPY"[..], &digest.finalize()].concat();
+        let (found, key) = from.find_all(&sources, &how)?;
         self.make(build, &key, false, |_, top| {
             let tree = Tree::over(&top.path, &top.layers)?;
             let owner = owner.as_deref().map(|owner| owner_of(&tree, owner)).transpose()?;
-            from.copy(&found, &tree, &target, How { owner, mode: copied.mode, unpacks: copied.unpacks })
+            from.copy(&found, &tree, &target, How { owner, mode: copied.mode, unpacks: copied.unpacks })?;
+            // Somebody may be at work in a context. What is gone by now was another one, too.
+            if from.find_all(&sources, &how).is_ok_and(|(_, now)| now == key) {
+                return Ok(Outcome::AsKeyed);
+            }
+            warn(format_args!("files have changed while they were copied; what they were is not remembered"));
+            Ok(Outcome::Otherwise)
         })
     }
 
@@ -358,6 +370,12 @@ impl Stage {
     pub(super) fn unpacked(&self, store: &Store) -> Vec<PathBuf> {
         unpacked(store, &self.layers)
     }
+}
+
+/// The key of a step that is told by what it has made alone.
+fn of_made(key: Digest, layer: Option<&Loaded>) -> Digest {
+    let made = layer.map_or(String::new(), |layer| layer.diff.diff_id.to_string());
+    Digest::of(format!("{key} made {made}").as_bytes())
 }
 
 /// Who a user of the image is, as USER means it.
