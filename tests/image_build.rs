@@ -350,6 +350,7 @@ fn what_is_not_built_here_says_where_and_what_to_do() {
         ("ENV A=\"b", "a double quote is not closed"),
         ("USER a:b:c", "no colon"),
         ("EXPOSE http", "http is no port"),
+        ("WORKDIR /etc/passwd", "Not a directory"),
     ] {
         let said = building.refused(&format!("# one\n\nFROM base:1\n{line}\n"));
         assert!(said.starts_with("rlaunch: context/Dockerfile:4: ") && said.contains(why), "{line}: {said}");

@@ -14,7 +14,7 @@ use super::instruction::{Command, Copied, Instruction, What, is_far};
 use super::layer::{Top, unpacked};
 use super::origin::Origin;
 use super::plan::{BuildArguments, last};
-use super::tree::{About, Tree};
+use super::tree::{About, Node, Tree};
 use crate::confine::{Account, Identity, is_alone, parse_user};
 use crate::failure::{Doing as _, Failure};
 use crate::image::changes::Change;
@@ -267,7 +267,7 @@ impl Stage {
             let doing = format!("make {path}");
             let tree = Tree::over(&top.path, &top.layers)?;
             let spot = tree.walk(path.as_bytes()).map_err(std::io::Error::from).doing(&doing)?;
-            if spot.node().is_some() {
+            if spot.node().is_some_and(Node::is_dir) {
                 return Ok(Outcome::AsKeyed);
             }
             let user = stage.config.word("User");
