@@ -239,6 +239,20 @@ fn what_has_changed_while_it_was_copied_is_not_remembered() {
 }
 
 #[test]
+fn what_is_said_of_a_command_may_look_like_an_option() {
+    let Some(building) = Building::new() else { return };
+    // A variable without a value is none, and least of all that of who builds.
+    building.images.docker("odd", r#"{"Env":["PATH=/bin","RLAUNCH_TEST_SECRET"]}"#, &[building.images.base()]);
+    building.images.print(&["import", "odd"]);
+    building.says("FROM odd:1\nENV --x=1\nRUN [\"env\"]\n");
+    let outcome = finish(building.command(&["-t", "made", "context"]).env("RLAUNCH_TEST_SECRET", "told"));
+    assert_eq!(outcome.status, Some(0), "{outcome:?}");
+    assert!(outcome.stdout.contains("\n--x=1\n") && !outcome.stdout.contains("SECRET"), "{outcome:?}");
+    let refused = building.refused("FROM base:1\nUSER --privileged\nRUN true\n");
+    assert!(refused.contains("cannot find --privileged"), "{refused}");
+}
+
+#[test]
 fn what_is_ignored_is_not_copied() {
     let Some(building) = Building::new() else { return };
     building.prepare(

@@ -56,11 +56,13 @@ impl Running {
             &self.directory,
         ]);
         command.arg("--branches").arg(branches::print(&top.branches()));
+        // In one word each, for a value may begin as an option does.
         if !self.user.is_empty() {
-            command.args(["--user", &self.user]);
+            command.arg(format!("--user={}", self.user));
         }
-        for variable in &self.variables {
-            command.arg("--env").arg(variable);
+        // One without a value would be that of this process.
+        for variable in self.variables.iter().filter(|variable| variable.contains('=')) {
+            command.arg(format!("--env={variable}"));
         }
         command.arg("--").args(self.words.iter().map(OsString::from)).stdin(Stdio::null());
         if self.is_quiet {
