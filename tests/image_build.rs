@@ -525,6 +525,10 @@ fn an_ordinary_user_builds() {
             // Who is alone can give files to nobody.
             assert_eq!(owned.status, Some(125), "{owned:?}");
             assert!(owned.stderr.contains("Dockerfile:2: ") && owned.stderr.contains("nobody but root"), "{owned:?}");
+            // What was made so has other owners than it should; whoever has further ids by now makes it anew.
+            fs::write(context.join("Dockerfile"), text).unwrap();
+            let anew = as_user(None, &tree, &["image", "build", "-t", "made", "context"]);
+            assert_eq!((anew.status, anew.stdout.matches("Using cache").count()), (Some(0), 0), "{anew:?}");
         }
     }
 }

@@ -55,6 +55,7 @@ use super::manifest::{CONFIG, Descriptor, MANIFEST, Manifest};
 use super::name;
 use super::store::{Image, Made, Store};
 use super::time;
+use crate::confine::is_alone;
 use crate::failure::{Doing as _, Failure};
 use crate::message::warn;
 use crate::namespace::Network;
@@ -126,6 +127,7 @@ pub(crate) fn run(options: &BuildOptions) -> Result<String, Failure> {
         network: &network,
         is_quiet: options.quiet,
         descriptors,
+        is_alone: is_alone("self").doing("look at the user namespace")?,
     };
     let mut builder = Builder { build, plan: &plan, context: &context, built: BTreeMap::new(), step: 0 };
     let stage = builder.all()?;

@@ -15,7 +15,7 @@ use super::layer::{Top, unpacked};
 use super::origin::Origin;
 use super::plan::{BuildArguments, last};
 use super::tree::{About, Node, Tree};
-use crate::confine::{Account, Identity, is_alone, parse_user};
+use crate::confine::{Account, Identity, parse_user};
 use crate::failure::{Doing as _, Failure};
 use crate::image::changes::Change;
 use crate::image::digest::Digest;
@@ -52,6 +52,16 @@ pub(super) struct Build<'a> {
     pub(super) is_quiet: bool,
     /// How many descriptors RUN may have: two limits.
     pub(super) descriptors: (u64, u64),
+    /// Whether there is nobody but root to whom a step could give files.
+    pub(super) is_alone: bool,
+}
+
+impl Build<'_> {
+    /// The key of a step behind another one. Who has nobody to give files to makes other layers of the same.
+    fn key(&self, before: Digest, step: &[u8]) -> Digest {
+        let owners = if self.is_alone { "alone" } else { "" };
+        Digest::of(&[before.to_string().as_bytes(), owners.as_bytes(), step].concat())
+    }
 }
 
 /// Where COPY takes files from.
@@ -235,7 +245,7 @@ impl Stage {
         has_run: bool,
         work: impl FnOnce(&Stage, &Top<'_>) -> Result<Outcome, Failure>,
     ) -> Result<Done, Failure> {
-        let mut key = Digest::of(&[self.key.to_string().as_bytes(), key].concat());
+        let mut key = build.key(self.key, key);
         let known = if build.uses_cache { cache::find(build.store, key) } else { None };
         let is_known = known.is_some();
         let layer = match known {
@@ -355,7 +365,7 @@ impl Stage {
         let (found, key) = from.find_all(&sources, &how)?;
         self.make(build, &key, false, |_, top| {
             let tree = Tree::over(&top.path, &top.layers)?;
-            let owner = owner.as_deref().map(|owner| owner_of(&tree, owner)).transpose()?;
+            let owner = owner.as_deref().map(|owner| owner_of(build, &tree, owner)).transpose()?;
             from.copy(&found, &tree, &target, How { owner, mode: copied.mode, unpacks: copied.unpacks })?;
             // Somebody may be at work in a context. What is gone by now was another one, too.
             if from.find_all(&sources, &how).is_ok_and(|(_, now)| now == key) {
@@ -387,14 +397,14 @@ fn identity(tree: &Tree, user: &str) -> Result<(u32, u32), Failure> {
 }
 
 /// The same as --chown means it: a number alone is that of the group, too.
-fn owner_of(tree: &Tree, owner: &str) -> Result<(u32, u32), Failure> {
+fn owner_of(build: &Build<'_>, tree: &Tree, owner: &str) -> Result<(u32, u32), Failure> {
     let wanted = parse_user(owner).map_err(Failure::new)?;
     let found = match (&wanted.user, &wanted.group) {
         (Account::Id(id), None) => (*id, *id),
         (Account::Id(user), Some(Account::Id(group))) => (*user, *group),
         _ => identity(tree, owner)?,
     };
-    if found != (0, 0) && is_alone("self").doing("look at the user namespace")? {
+    if found != (0, 0) && build.is_alone {
         let failure = Failure::new("there is nobody but root to whom files can be given");
         return Err(failure.remedy("/etc/subuid and /etc/subgid give a user further ids"));
     }
