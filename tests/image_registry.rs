@@ -222,6 +222,15 @@ fn a_registry_that_asks_for_a_password_gets_it_from_where_others_keep_it() {
     let nobody = as_user(&["logout", &host], "");
     assert!(nobody.status == Some(125) && nobody.stderr.contains("nobody is logged in"), "{nobody:?}");
     assert_eq!(as_user(&["pull", &name], "").status, Some(125));
+    // Root may have a session, too.
+    let session = images.tree.beside("session");
+    fs::create_dir(&session).unwrap();
+    let mut login = Command::new(RLAUNCH);
+    login.args(["image", "login", "-u", NAME, "-p", PASSWORD, &host]).env("XDG_RUNTIME_DIR", &session);
+    assert_eq!(finish(&mut login).status, Some(0));
+    let look = format!("XDG_RUNTIME_DIR={} skopeo inspect --tls-verify=false docker://{name}", session.display());
+    assert!(output(&images, &look).contains("\"Digest\""));
+    assert!(!kept.exists() || !fs::read_to_string(kept).unwrap().contains(&host));
     // As skopeo and docker keep it.
     let login = "skopeo login --tls-verify=false --authfile";
     for file in [home.join(".docker/config.json"), home.join(".config/containers/auth.json"), home.join("named.json")] {

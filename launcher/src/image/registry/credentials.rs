@@ -126,11 +126,11 @@ fn places() -> Vec<PathBuf> {
     places.into_iter().flatten().collect()
 }
 
-/// The file that is gone with the user's session.
+/// The file that is gone with the user's session; root has one, too, where it has logged in.
 fn running(user: u32) -> PathBuf {
     match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute()) {
-        Some(folder) if !rootless::is_root() => folder.join("containers/auth.json"),
-        _ => format!("/run/containers/{user}/auth.json").into(),
+        Some(folder) => folder.join("containers/auth.json"),
+        None => format!("/run/containers/{user}/auth.json").into(),
     }
 }
 
