@@ -239,6 +239,16 @@ fn what_has_changed_while_it_was_copied_is_not_remembered() {
 }
 
 #[test]
+fn what_is_built_does_not_depend_on_the_umask_of_who_builds() {
+    let Some(building) = Building::new() else { return };
+    building.says("FROM base:1\nRUN mkdir /d; umask\n");
+    let build = format!("umask 077; exec {RLAUNCH} image build -t made context");
+    let outcome = finish(Command::new("sh").args(["-c", &build]).current_dir(building.images.tree.beside("")));
+    assert!(outcome.status == Some(0) && outcome.stdout.contains("\n0022\n"), "{outcome:?}");
+    assert_eq!(building.look("stat -c %a /d"), "755\n");
+}
+
+#[test]
 fn what_is_said_of_a_command_may_look_like_an_option() {
     let Some(building) = Building::new() else { return };
     // A variable without a value is none, and least of all that of who builds.

@@ -38,6 +38,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum as _};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
 
 pub(super) use cache::{forget, needed};
 pub(super) use ignore::Ignored;
@@ -116,6 +117,8 @@ pub(crate) fn run(options: &BuildOptions) -> Result<String, Failure> {
         }
     }
     let descriptors = all_descriptors()?;
+    // What commands make is the same whoever builds, and may be found again by another one: as docker has it.
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let store = Store::open()?;
     let network = options.net.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
     let build = Build {
