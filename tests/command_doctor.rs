@@ -117,6 +117,18 @@ fn without_the_device_there_are_no_unions() {
 }
 
 #[test]
+fn who_may_not_mount_is_not_told_that_he_can() {
+    let Some(_sandbox) = enter() else { return };
+    // as root of a container is, though the device be given to it and the helper be set-user-id
+    let confined = ["--bounding-set=-sys_admin", "--inh-caps=-sys_admin", BIN, "doctor", "--json"];
+    let told = Told::by(Command::new("setpriv").args(confined));
+    assert_eq!((told.status, &told.json["unions"]), (Some(1), &Value::Bool(false)));
+    told.assert("/dev/fuse", "yes", "nothing");
+    told.assert("mount(2) of FUSE", "no", "be root");
+    told.assert("fusermount3", "no", "CAP_SYS_ADMIN");
+}
+
+#[test]
 fn users_are_told_what_to_change() {
     let Some(sandbox) = enter() else { return };
     let closed = || Told::by(Way::Fusermount.command().args([BIN, "doctor", "--json"]).arg(sandbox.path()));

@@ -31,6 +31,8 @@ enum Helper {
     Missing,
     /// It is there, and does not become root.
     Powerless(PathBuf),
+    /// Whatever it becomes, this process and what it starts may not mount.
+    Forbidden(PathBuf),
     Works(PathBuf),
 }
 
@@ -146,6 +148,7 @@ impl Helper {
     fn look() -> Helper {
         match super::users::find_program("fusermount3") {
             None => Helper::Missing,
+            Some(path) if !super::users::may_come_to_mount() => Helper::Forbidden(path),
             Some(path) if super::users::becomes_root(&path) => Helper::Works(path),
             Some(path) => Helper::Powerless(path),
         }
@@ -159,6 +162,9 @@ impl Helper {
             Helper::Powerless(path) => row
                 .found(format!("{} is not set-user-id root", path.display()))
                 .or(format!("chown root {0} && chmod u+s {0}, on a mount without nosuid", path.display())),
+            Helper::Forbidden(path) => row
+                .found(format!("{} may not mount here", path.display()))
+                .or("let the container around this one have CAP_SYS_ADMIN, set-id programs, and /proc"),
             Helper::Works(path) => row.found(path.display().to_string()),
         }
     }

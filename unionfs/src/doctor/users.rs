@@ -12,6 +12,9 @@ use super::fuse::{Found, words};
 use super::{Row, State};
 
 const GROUP: &str = "users";
+/// Where login.defs(5) begins to give ids away, and how many a user gets.
+const FIRST: u64 = 100_000;
+const RANGE: u64 = 65_536;
 
 pub(super) fn rows(fuse: &Found) -> Vec<Row> {
     vec![fuse.helper_row(), allow_other(), namespaces(), mounts_in_namespace(fuse), helpers(), further_ids()]
@@ -68,8 +71,20 @@ fn further_ids() -> Row {
     let there = has("/etc/subuid") && has("/etc/subgid");
     let user = name.unwrap_or_else(|| uid.to_string());
     let row = Row::new(GROUP, "/etc/subuid and /etc/subgid", State::of(there || uid == 0));
+    let tables = ["/etc/subuid", "/etc/subgid"].map(|file| fs::read_to_string(file).unwrap_or_default());
+    let first = first_free(&tables);
+    let range = format!("{first}-{}", first + RANGE - 1);
     row.gives("ids for the users of a container")
-        .or(format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"))
+        .or(format!("usermod --add-subuids {range} --add-subgids {range} {user}"))
+}
+
+/// The first id above all that these tables give away: users who share one could change each other's files.
+fn first_free(tables: &[String]) -> u64 {
+    let ends = tables.iter().flat_map(|table| table.lines()).filter_map(|line| {
+        let mut numbers = line.trim().split(':').skip(1).map(str::parse::<u64>);
+        numbers.next()?.ok()?.checked_add(numbers.next()?.ok()?)
+    });
+    ends.filter(|end| *end <= u64::from(u32::MAX) - RANGE).fold(FIRST, u64::max)
 }
 
 fn user_name(uid: u32) -> Option<String> {
@@ -112,6 +127,16 @@ pub(super) fn becomes_root(program: &Path) -> bool {
     works && (is_set || has_capability) && !cannot_gain()
 }
 
+/// Whether a program that becomes root may mount: not in most containers, whose bounding set lacks CAP_SYS_ADMIN
+/// (capabilities(7)). Without `/proc` nothing mounts.
+pub(super) fn may_come_to_mount() -> bool {
+    const SYS_ADMIN: u64 = 1 << 21;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bounds = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    let bounds = bounds.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0);
+    bounds & SYS_ADMIN != 0 && (rustix::process::geteuid().is_root() || !cannot_gain())
+}
+
 /// Whether this process has given up to gain privileges (PR_SET_NO_NEW_PRIVS), as in most containers.
 fn cannot_gain() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -128,5 +153,15 @@ mod tests {
         assert!(has_range(table, 7, Some("me")) && has_range(table, 7, Some("other")));
         assert!(!has_range(table, 1001, None) && !has_range(table, 7, Some("m")) && !has_range("", 0, None));
         assert!(has_range("1001:5:1\n", 1001, None));
+    }
+
+    #[test]
+    fn nobody_is_told_to_take_what_others_have() {
+        let free = |tables: [&str; 2]| first_free(&tables.map(str::to_owned));
+        assert_eq!(free(["", "#\nme\nme:x:y\nme:5:6\n"]), 100_000);
+        assert_eq!(free(["a:100000:65536\nb:165536:65536\n", "a:100000:65536\n"]), 231_072);
+        assert_eq!(free(["a:100000:65536\n", "a:300000:1\n"]), 300_001);
+        // one who has all that there are leaves what lies below
+        assert_eq!(free(["a:1:4294967294\nb:18446744073709551615:9\n", ""]), 100_000);
     }
 }
