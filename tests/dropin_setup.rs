@@ -108,6 +108,7 @@ fn what_cannot_be_set_up_is_one_line_and_changes_nothing() {
     fs::set_permissions(sandbox.path(), fs::Permissions::from_mode(0o755)).unwrap();
     for (text, words, says) in [
         ("[storage]\ndriver = \"vfs\"\n", &[][..], "the driver is vfs"),
+        ("[storage]\ndriver = 5\n", &[], "the driver is 5"),
         ("[storage\n", &[], "it is no TOML"),
         ("[storage]\n", &["--program", "/etc/passwd"], "is no program"),
         ("[storage]\n", &["--program", "/missing"], "is no program"),
@@ -120,7 +121,9 @@ fn what_cannot_be_set_up_is_one_line_and_changes_nothing() {
     }
     let outcome = as_user(&home, &[]);
     assert!(outcome.status == Some(1) && outcome.stderr.contains("say --rootless"), "{}", outcome.stderr);
-    assert_eq!(setup(&["--rootless"]).status, Some(2), "root has no podman of a user");
+    let outcome = setup(&["--rootless"]);
+    let line = "runionfs: --rootless is for podman of another user than root: run it as that user\n";
+    assert_eq!((outcome.status, &*outcome.stderr), (Some(2), line), "root has no podman of a user");
     assert_eq!(fs::read_to_string(CONF).unwrap(), "[storage]\n");
 }
 

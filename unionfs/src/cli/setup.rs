@@ -62,7 +62,8 @@ impl Who {
     fn of(args: &PodmanArgs) -> Result<Who, Failure> {
         match args.rootless {
             true if geteuid().is_root() && is_initial() => {
-                Err(Failure::Usage("--rootless is for podman of another user than root: run it as that user".into()))
+                complain("--rootless is for podman of another user than root: run it as that user");
+                Err(Failure::Said(2))
             }
             true => Ok(Who::User),
             false => Ok(Who::Root),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use toml_edit::{DocumentMut, Item, Table, TableLike, value};
+use toml_edit::{DocumentMut, Item, Table, TableLike, Value, value};
 
 const KEY: &str = "mount_program";
 const COMMENT: &str = "# by 'runionfs setup podman'";
@@ -44,10 +44,11 @@ pub(super) enum ConfError {
 pub(super) fn with(text: &str, program: &str) -> Result<String, ConfError> {
     let mut document = parse(text)?;
     let storage = table(document.as_table_mut(), "storage")?;
-    match storage.get("driver").and_then(Item::as_str) {
-        Some("overlay" | "overlay2") => {}
-        Some("") | None => drop(storage.insert("driver", value("overlay"))),
-        Some(other) => return Err(ConfError::Driver(other.into())),
+    match storage.get("driver").map(|driver| driver.as_str().ok_or(driver)) {
+        Some(Ok("overlay" | "overlay2")) => {}
+        Some(Ok("")) | None => drop(storage.insert("driver", value("overlay"))),
+        Some(Ok(other)) => return Err(ConfError::Driver(other.into())),
+        Some(Err(other)) => return Err(ConfError::Driver(other.to_string().trim().into())),
     }
     let overlay = table(table(storage, "options")?, "overlay")?;
     let former = overlay.get(KEY).and_then(Item::as_str).map(str::to_owned);
@@ -77,7 +78,7 @@ pub(super) fn without(text: &str) -> Result<Option<String>, ConfError> {
     let overlay = table(options, "overlay")?;
     let Some(comment) = comment_of(overlay) else { return Ok(Some(text.into())) };
     let others = prefix(overlay).lines().filter(|line| !line.starts_with(COMMENT)).fold(String::new(), with_line);
-    match comment.split_once(BEFORE).and_then(|(_, former)| former.parse::<toml_edit::Value>().ok()) {
+    match comment.split_once(BEFORE).and_then(|(_, former)| former.parse::<Value>().ok()) {
         Some(former) => {
             overlay.insert(KEY, Item::Value(former.decorated(" ", "")));
             set_prefix(overlay, &others);
@@ -139,7 +140,17 @@ fn table<'a>(parent: &'a mut dyn TableLike, name: &'static str) -> Result<&'a mu
     let mut fresh = Table::new();
     // one that holds nothing but others has no line of its own
     fresh.set_implicit(true);
-    parent.entry(name).or_insert(Item::Table(fresh)).as_table_like_mut().ok_or(ConfError::NoTable(name))
+    if let Some(Item::Value(Value::InlineTable(written))) = parent.get_mut(name) {
+        // podman reads no lines and no comments between braces (TOML 1.0)
+        let mut lines = std::mem::take(written).into_table();
+        lines.fmt();
+        parent.insert(name, Item::Table(lines));
+        if let Some(mut key) = parent.key_mut(name) {
+            key.fmt();
+        }
+    }
+    let item = parent.entry(name).or_insert(Item::Table(fresh));
+    item.as_table_like_mut().ok_or(ConfError::NoTable(name))
 }
 
 /// The line of ours above the key.

@@ -53,12 +53,30 @@ fn what_was_named_before_comes_back() {
 }
 
 #[test]
+fn tables_between_braces_become_lines_that_podman_reads() {
+    for (text, lines) in [
+        ("storage = {driver = \"overlay\"}\n", "[storage]\ndriver = \"overlay\"\n"),
+        (
+            "[storage]\ndriver = \"overlay\"\noptions = {overlay = {mountopt=\"nodev\"}, size = \"1G\"}\n",
+            "[storage]\ndriver = \"overlay\"\n\n[storage.options]\nsize = \"1G\"\n\n[storage.options.overlay]\nmountopt = \"nodev\"\n",
+        ),
+    ] {
+        let ours = with(text, PROGRAM).unwrap();
+        assert!(!ours.contains('{') && ours.starts_with(lines), "{ours}");
+        assert_eq!(program_of(&ours).as_deref(), Some(PROGRAM));
+        assert_eq!(with(&ours, PROGRAM).unwrap(), ours, "a second time");
+        assert_eq!(without(&ours).unwrap().as_deref(), Some(lines));
+    }
+}
+
+#[test]
 fn tables_are_made_where_there_are_none() {
     for (text, expected) in [
         (OF_USERS, "[storage]\ndriver = \"overlay\"\n\n[storage.options.overlay]\n"),
         ("", "[storage]\ndriver = \"overlay\"\n\n[storage.options.overlay]\n"),
         ("storage.driver = \"overlay\"\n", "storage.driver = \"overlay\"\n"),
-        ("storage = { driver = \"overlay\" }\n", "storage = { driver = \"overlay\""),
+        ("storage = { driver = \"overlay\" }\n", "[storage]\ndriver = \"overlay\"\n"),
+        ("storage.driver = \"overlay\"\nstorage.options = { overlay = { x = 1 } }\n", "x = 1\n"),
         ("[storage.options]\nx = 1\n[other]\n", "x = 1\n"),
     ] {
         let made = with(text, PROGRAM).unwrap();
