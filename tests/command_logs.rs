@@ -44,7 +44,9 @@ impl Ground {
     fn command(&self, options: &[&str]) -> Command {
         let mut command = Command::new(BIN);
         command.arg("mount").args(options);
-        command.arg(format!("{}=rw:{}=ro", self.at("top").display(), self.at("low").display())).arg(self.at("mnt"));
+        command.arg(format!("{}=rw:{}=ro", self.at("top").display(), self.at("low").display()));
+        // messages name it as it is to be found
+        command.arg("mnt").current_dir(self.sandbox.path());
         for variable in ["NOTIFY_SOCKET", "SYSTEMD_EXEC_PID", "JOURNAL_STREAM", "RUNIONFS_LOG"] {
             command.env_remove(variable);
         }

@@ -32,7 +32,9 @@ struct Serving {
 /// Serves the union until it is unmounted. What fails on the way leaves nothing mounted.
 pub(super) fn serve(request: &Request, readiness: daemon::Readiness) -> Result<(), Failure> {
     readiness.leave_session()?;
-    let log = log::open(&request.log, &request.target, readiness == daemon::Readiness::Nobody)?;
+    // a daemon's directory is another one soon
+    let place = std::path::absolute(&request.target)?;
+    let log = log::open(&request.log, &place, readiness == daemon::Readiness::Nobody)?;
     daemon::prepare()?;
     signals::block()?;
     let options = request.mount_options();
@@ -44,7 +46,7 @@ pub(super) fn serve(request: &Request, readiness: daemon::Readiness) -> Result<(
         mount::read_further_ahead(mounted.device());
     }
     let control = mounted.as_ref().and_then(|mounted| open_control(request, mounted, &server, union));
-    let (manager, place) = (request.manager.clone(), request.target.clone());
+    let manager = request.manager.clone();
     let serving = Arc::new(Serving { mounted, place, control, counts: server.counts(), manager });
     readiness.tell(log)?;
     if readiness == daemon::Readiness::Nobody {
@@ -147,8 +149,9 @@ impl signals::Ending for Serving {
     fn tell(&self) {
         let counts = self.counts.told();
         let requests: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        let requests = if requests.is_empty() { "none".to_owned() } else { requests.join(", ") };
         // at a level that is always told, for somebody has asked
-        tracing::warn!("{}: requests: {}", self.place.display(), requests.join(", "));
+        tracing::warn!("{}: requests: {requests}", self.place.display());
     }
 
     fn ask(&self) -> bool {
