@@ -172,6 +172,8 @@ fn shells_complete_commands_options_and_names() {
             ("rlaunch insp", "inspect"),
             ("rlaunch image impo", "import"),
             ("rlaunch --rootf", "--rootfs"),
+            ("rlaunch --net no", "none"),
+            ("rlaunch --net none --pid pri", "private"),
             ("rlaunch run --rootf", "--rootfs"),
             ("rlaunch stop --tim", "--time"),
             ("rlaunch stop box-1", "box-1"),

@@ -116,7 +116,8 @@ fn zsh(program: &str, generated: &str, names: &[Names]) -> String {
 }
 
 fn fish(program: &str, generated: &str, taken: &[(Vec<String>, &str)]) -> String {
-    let mut script = generated.to_owned();
+    // what is typed is not parsed yet where the value of an option is due: that is no reason to complete nothing
+    let mut script = generated.replace("2>/dev/null\n    or return\n", "2>/dev/null\n    or return 0\n");
     for (path, list) in taken {
         let seen: Vec<String> = path.iter().map(|word| format!("__fish_seen_subcommand_from {word}")).collect();
         script += &format!("complete -c {program} -n \"{}\" -a '({list} 2>/dev/null)'\n", seen.join("; and "));
