@@ -358,8 +358,8 @@ impl Words {
     /// # Errors
     /// [`WordsError::Unknown`] for a word that is not in the table, and those of its value.
     pub fn add_one(&mut self, name: &[u8], value: Option<&[u8]>) -> Result<(), WordsError> {
-        // comments for mount(8) and systemd, with any value
-        if name.starts_with(b"x-") || name.starts_with(b"X-") {
+        // comments for mount(8), which notes who has mounted, and for systemd, with any value
+        if name.starts_with(b"x-") || name.starts_with(b"X-") || (name == b"user" && value.is_some()) {
             return Ok(());
         }
         let Some(word) = WORDS.iter().find(|word| word.name.as_bytes() == name) else {

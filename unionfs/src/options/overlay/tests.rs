@@ -99,7 +99,8 @@ fn what_would_be_another_mount_is_refused() {
 
 #[test]
 fn unknown_words_are_gathered_and_known_ones_have_their_effect() {
-    let read = read("lowerdir=/a,bogus,bogus=2,other=x,x-systemd.automount,nofail,_netdev,redirect_dir=off").unwrap();
+    let read =
+        read("lowerdir=/a,bogus,bogus=2,other=x,x-systemd.automount,nofail,user=me,_netdev,redirect_dir=off").unwrap();
     assert_eq!(read.unknown, ["bogus", "other"]);
     let flags = |argument| super::tests::read(argument).unwrap().flags();
     assert_eq!(flags("ro,dev,suid"), MsFlags::MS_RDONLY | MsFlags::MS_NOATIME);

@@ -42,7 +42,10 @@ fn words_become_options() {
         ("whiteout=overlay", Options { whiteout: Whiteout::Overlay, ..default.clone() }),
         ("whiteout=overlay,whiteout=wh", default.clone()),
         ("fsname=a=b", Options { fsname: Some("a=b".into()), ..default.clone() }),
-        ("dio,xino=/x,dirperm1,nonempty,default_permissions,nofail,x-systemd.a=b,X-mount.mkdir", default.clone()),
+        (
+            "dio,xino=/x,dirperm1,nonempty,default_permissions,nofail,user,user=me,x-systemd.a=b,X-mount.mkdir",
+            default.clone(),
+        ),
     ] {
         assert_eq!(read(&[argument]).map(|words| words.options), Ok(expected), "{argument}");
     }
