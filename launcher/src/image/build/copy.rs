@@ -59,8 +59,10 @@ impl Origin<'_> {
             }
             return self.copy_content(one, to, directory, how);
         }
+        let mut whole = spot.path();
         let is_inside = is_directory || spot.node().is_some_and(Node::is_dir);
         let (directory, name) = if is_inside {
+            whole = join(&whole, &one.name);
             (to.make_directories(spot, around).map_err(fail)?.0, one.name.clone())
         } else {
             let mut names = spot.names;
@@ -69,7 +71,7 @@ impl Origin<'_> {
             (to.make_directories(parent, around).map_err(fail)?.0, name)
         };
         let made = self.leaf(to, &directory, &name, &one.node, how);
-        made.map(drop).map_err(|errno| at(&join(target.as_bytes(), &name), errno))
+        made.map(drop).map_err(|errno| at(&[b"/", whole.as_slice()].concat(), errno))
     }
 
     /// Copies what is in a directory into the root of a tree, which becomes like it. What is no directory, or not there, is
