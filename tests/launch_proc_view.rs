@@ -3,7 +3,7 @@
 //! Root can look into a container's files from outside by `/proc/PID/root`; so do most of these tests.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -210,6 +210,23 @@ fn values_move_with_use() {
     poll(PATIENCE, is_busy).expect("it is busy");
 }
 
+/// As top(1), vmstat(8) and `free -s` do.
+#[test]
+fn who_keeps_a_file_open_and_begins_anew_is_told_of_this_moment() {
+    let Some(tree) = Tree::new() else { return };
+    let Some(()) = has_memory() else { return };
+    let busy = Running::start(tree.rlaunch().args(["--memory", "50m", "sh", "-c", "echo ready; while :; do :; done"]));
+    let mut file = File::open(inside(&busy, "/proc/stat")).expect("open it");
+    let mut first = || {
+        file.rewind().expect("go back to its beginning");
+        let mut text = String::new();
+        file.read_to_string(&mut text).expect("read it");
+        text.lines().next().expect("a line").to_owned()
+    };
+    let before = first();
+    poll(PATIENCE, || (first() != before).then_some(())).expect("the text is that of now");
+}
+
 /// Runs a command in a cgroup for memory.
 fn join(group: &Group, command: &mut Command) {
     let procs = group.path.join("cgroup.procs");
@@ -355,17 +372,20 @@ fn a_reader_gets_one_moment_however_it_reads() {
     let Some(running) = limited(&tree, &[]) else { return };
     for path in FILES {
         let file = File::open(inside(&running, path)).unwrap_or_else(|error| panic!("open {path}: {error}"));
-        let mut whole = vec![0; 1 << 20];
-        let length = file.read_at(&mut whole, 0).expect("read all at once");
-        whole.truncate(length);
+        let mut piece = [0; 7];
+        let length = file.read_at(&mut piece, 0).expect("read the beginning");
+        let mut pieces = piece[..length].to_vec();
         // While others are told of later moments.
         assert!(!fs::read(inside(&running, path)).expect("read it").is_empty() || path == "/proc/diskstats");
-        let mut pieces = Vec::new();
-        let mut piece = [0; 7];
+        let mut whole = vec![0; 1 << 20];
+        let rest = file.read_at(&mut whole, length as u64).expect("read all the rest at once");
+        whole.truncate(rest);
+        whole.splice(..0, pieces.clone());
         while let length @ 1.. = file.read_at(&mut piece, pieces.len() as u64).expect("read a piece") {
             pieces.extend_from_slice(&piece[..length]);
         }
         assert_eq!(String::from_utf8_lossy(&pieces), String::from_utf8_lossy(&whole), "{path}");
+        let length = whole.len();
         for offset in [length as u64, 1 << 40, i64::MAX as u64 - 4096] {
             assert_eq!(file.read_at(&mut piece, offset).expect("read behind the end"), 0, "{path} at {offset}");
         }

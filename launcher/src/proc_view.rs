@@ -2,7 +2,7 @@
 //!
 //! Programs count CPUs and memory to decide how much of both they take. So where a container has a limit on one, the files
 //! that tell it are laid over by others that tell the limit. They are a small FUSE file system of its own (`server`), in
-//! which a text is made when it is opened, from the machine's text and from what the container's cgroups say at that
+//! which a text is made when somebody begins to read it, from the machine's text and from what the container's cgroups say at that
 //! moment. Who asks does not matter: there is one such file system for one container, and its cgroups are known.
 //!
 //! Where FUSE is not to be had they are plain files that tell the moment of the start.

@@ -1,7 +1,7 @@
-//! A file system of a few texts, each made at the moment in which it is opened, as those in /proc are: what a launcher
-//! shows a container instead of the machine's.
+//! A file system of a few texts, each made at the moment in which it is opened, or read from its beginning, as those in /proc
+//! are: what a launcher shows a container instead of the machine's.
 //!
-//! Whoever reads gets all of one moment, however it reads. One thread serves, and waits for nobody but the kernel, so a
+//! Whoever reads gets all of one moment, however it reads, until it begins anew. One thread serves, and waits for nobody but the kernel, so a
 //! reader cannot keep it from others. What it costs is bounded, too: a text that was made a moment ago is not made anew,
 //! and where very many are held open, those that come get the last one.
 
@@ -114,7 +114,7 @@ impl Server<'_> {
             }
             op::OPEN => reply.message(self.open(header.nodeid)),
             op::READ => match arguments.take::<ReadIn>() {
-                Some(wanted) => reply.bytes(self.texts.read(&wanted)),
+                Some(wanted) => reply.bytes(self.read(header.nodeid, &wanted)),
                 None => reply.error(Errno::INVAL),
             },
             op::RELEASE => {
@@ -171,6 +171,16 @@ impl Server<'_> {
         let fh = self.texts.open(text)?;
         // read from us, not from the page cache, which all who have it open share
         Ok(OpenOut { fh, open_flags: fopen::DIRECT_IO, ..OpenOut::default() })
+    }
+
+    /// Whoever begins anew gets the text of this moment, as in /proc: top(1) and vmstat(8) keep files open.
+    fn read(&mut self, nodeid: u64, wanted: &ReadIn) -> Result<&[u8], Errno> {
+        if wanted.offset == 0 {
+            let index = self.index(nodeid)?;
+            let text = self.texts.now(index, || self.source.text(index));
+            self.texts.renew(wanted.fh, text)?;
+        }
+        self.texts.read(wanted)
     }
 
     fn list(&self, wanted: ReadIn, with_entries: bool, buffer: &mut Vec<u8>) {
@@ -264,6 +274,14 @@ impl Texts {
         Ok(place as u64)
     }
 
+    /// Gives an open file another text.
+    fn renew(&mut self, fh: u64, text: Rc<Text>) -> Result<(), Errno> {
+        let place = usize::try_from(fh).map_err(|_| Errno::BADF)?;
+        let open = self.open.get_mut(place).and_then(Option::as_mut).ok_or(Errno::BADF)?;
+        *open = text;
+        Ok(())
+    }
+
     fn read(&self, wanted: &ReadIn) -> Result<&[u8], Errno> {
         let place = usize::try_from(wanted.fh).map_err(|_| Errno::BADF)?;
         let text = self.open.get(place).and_then(Option::as_ref).ok_or(Errno::BADF)?;
@@ -299,12 +317,20 @@ mod tests {
         let second = texts.open(second).unwrap();
         assert_eq!(read(&texts, first, 1, 3).unwrap(), "irs");
         assert_eq!(read(&texts, second, 0, 100).unwrap(), "second");
+        let third = texts.now(0, || b"third".to_vec());
+        assert_eq!(texts.renew(second, third), Ok(()));
+        assert_eq!(read(&texts, second, 0, 100).unwrap(), "third");
         for (offset, size) in [(5, 1), (u64::MAX, u32::MAX), (0, 0)] {
             assert_eq!(read(&texts, first, offset, size).unwrap(), "", "{offset} {size}");
         }
         texts.close(first);
         assert_eq!(read(&texts, first, 0, 1), Err(Errno::BADF));
         assert_eq!(read(&texts, u64::MAX, 0, 1), Err(Errno::BADF));
+        let text = texts.now(0, || b"third".to_vec());
+        assert_eq!(
+            (texts.renew(first, Rc::clone(&text)), texts.renew(u64::MAX, text)),
+            (Err(Errno::BADF), Err(Errno::BADF))
+        );
         texts.close(first);
         texts.close(u64::MAX);
     }
