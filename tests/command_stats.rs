@@ -260,6 +260,16 @@ fn prometheus_reads_it_whatever_paths_hold() {
         let spec = ("spec".to_owned(), format!("{}=ro", low.display().to_string().replace('\\', "\\\\")));
         assert!(named("runionfs_branch_free_bytes").labels.contains(&spec));
     }
+    // one over another, of which the one that is seen is told
+    let above = format!("{}=rr", low.display().to_string().replace('\\', "\\\\"));
+    let outcome = finish(Command::new(BIN).arg("mount").arg(&above).arg(&mounts[1]));
+    assert_eq!((outcome.status, &*outcome.stderr), (Some(0), ""));
+    let samples = scrape(&stats(&["--prometheus"]).stdout);
+    let label = ("mountpoint".to_owned(), mounts[1].to_str().unwrap().to_owned());
+    let of_plain = |s: &&Sample| s.name == "runionfs_branch_size_bytes" && s.labels.contains(&label);
+    let specs: Vec<_> = samples.iter().filter(of_plain).map(|s| &s.labels).collect();
+    assert!(specs.len() == 1 && specs[0].contains(&("spec".to_owned(), above)), "{specs:?}");
+    umount2(&mounts[1], MntFlags::empty()).unwrap();
     for mount in &mounts {
         umount2(mount, MntFlags::empty()).unwrap();
     }

@@ -41,12 +41,20 @@ fn shown(text: &Text) -> String {
 /// What all mounts tell.
 pub(super) fn write(mounts: &[Statistics]) -> String {
     let mut text = String::new();
+    let mounts = &seen(mounts);
     about_mounts(&mut text, mounts);
     about_operations(&mut text, mounts);
     about_copy_ups(&mut text, mounts);
     about_caches(&mut text, mounts);
     about_branches(&mut text, mounts);
     text
+}
+
+/// Without those that another is mounted over, which comes later: a sample that is told twice spoils the whole scrape.
+fn seen(mounts: &[Statistics]) -> Vec<Statistics> {
+    let name = |mount: &Statistics| shown(&mount.mountpoint);
+    let is_seen = |at: usize| mounts[at + 1..].iter().all(|later| name(later) != name(&mounts[at]));
+    (0..mounts.len()).filter(|at| is_seen(*at)).map(|at| mounts[at].clone()).collect()
 }
 
 fn of_mount(mount: &Statistics) -> Labels<'_> {
