@@ -71,6 +71,7 @@ fn root_is_told_what_there_is_and_nothing_is_left() {
     {
         told.assert(feature, "yes", "nothing");
     }
+    assert_eq!(told.row("mount(2) of FUSE")["found"], "");
     assert_eq!(told.row("file system")["group"], branch.to_str().unwrap());
     assert_eq!(fs::read_dir(&branch).unwrap().count(), 0);
     for row in told.json["rows"].as_array().unwrap() {
@@ -167,6 +168,7 @@ fn where_there_may_be_no_namespaces_the_switch_is_named() {
     let script = "echo 0 > /proc/sys/user/max_user_namespaces; exec \"$0\" doctor --json";
     let told = Told::by(Way::OneId.command().args(["sh", "-c", script, BIN]));
     assert_eq!(told.status, Some(0), "root of a namespace mounts all the same");
+    assert_eq!(told.row("mount(2) of FUSE")["found"], "for this user namespace, without these");
     told.assert("user namespaces", "no", "sysctl user.max_user_namespaces");
 }
 

@@ -85,7 +85,10 @@ impl Found {
     fn mount_row(&self) -> Row {
         let row = Row::new(GROUP, "mount(2) of FUSE", State::of(self.directly.is_ok()))
             .gives("unions for everybody, with devices and set-id programs");
-        let Err(errno) = self.directly else { return row };
+        let Err(errno) = self.directly else {
+            // of the machine's root alone the kernel takes devices and set-id programs (mount_namespaces(7))
+            return if Backings::are_permitted() { row } else { row.found("for this user namespace, without these") };
+        };
         row.found(words(errno)).or(match errno {
             Errno::PERM | Errno::ACCESS => "be root, or rely on fusermount3 or a user namespace",
             Errno::NODEV => "load the module: modprobe fuse",
