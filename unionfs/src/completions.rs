@@ -30,13 +30,28 @@ pub fn script(shell: Shell, mut command: Command, names: &[Names]) -> String {
     let mut generate = |generator: Generator| {
         let mut generated = Vec::new();
         clap_complete::generate(generator, &mut command, &program, &mut generated);
-        String::from_utf8_lossy(&generated).into_owned()
+        without_hidden(String::from_utf8_lossy(&generated).into_owned(), &command)
     };
     match shell {
         Shell::Bash => bash(&program, &generate(Generator::Bash), &takers(&command, names)),
         Shell::Zsh => zsh(&program, &generate(Generator::Zsh), names),
         Shell::Fish => fish(&program, &generate(Generator::Fish), &takers(&command, names)),
     }
+}
+
+/// clap's scripts offer what `--help` does not tell.
+fn without_hidden(generated: String, command: &Command) -> String {
+    let below = command.get_subcommands().fold(generated, without_hidden);
+    let hidden = command.get_arguments().filter(|argument| argument.is_hide_set()).filter_map(Arg::get_long);
+    hidden.fold(below, |text, name| {
+        let begins = [format!("'--{name}["), format!("'--{name}=")];
+        let holds = [format!(" -l {name} "), format!(" -l {name}\n")];
+        let in_zsh = |line: &str| begins.iter().any(|words| line.starts_with(words));
+        let in_fish = |line: &str| line.starts_with("complete ") && holds.iter().any(|words| line.contains(words));
+        // a word among others in bash, a line in the others
+        let text = text.replace(&format!(" --{name} "), " ");
+        text.split_inclusive('\n').filter(|line| !in_zsh(line) && !in_fish(line)).collect()
+    })
 }
 
 /// The subcommands that take names, as words, and what lists those.
@@ -146,6 +161,18 @@ mod tests {
         let taken = takers(&command(), &[NAMES]);
         let paths: Vec<String> = taken.iter().map(|(path, _)| path.join(" ")).collect();
         assert_eq!(paths, ["in it", "take"]);
+    }
+
+    #[test]
+    fn what_is_hidden_is_not_offered() {
+        let secret = Arg::new("secret").long("secret").hide(true);
+        let command = command().subcommand(Command::new("sub").arg(secret).arg(Arg::new("plain").long("plain")));
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = script(shell, command.clone(), &[]);
+            let offered = script.lines().filter(|line| line.contains("opts=") || shell != Shell::Bash);
+            assert!(offered.clone().any(|line| line.contains("plain")), "{shell:?}: {script}");
+            assert!(!offered.clone().any(|line| line.contains("secret")), "{shell:?}: {script}");
+        }
     }
 
     #[test]
