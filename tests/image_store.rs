@@ -218,6 +218,26 @@ fn the_layers_of_a_container_that_runs_stay() {
 }
 
 #[test]
+fn the_image_of_a_container_that_runs_stays_even_if_another_one_has_its_layers() {
+    let Some(images) = Images::new() else { return };
+    images.docker("used", PLAIN, &[images.base()]);
+    images.docker("other", PLAIN, &[images.base(), images.layer(&[("etc/a", "a")])]);
+    images.print(&["import", "used"]);
+    images.print(&["import", "other"]);
+    let mut command = Command::new(RLAUNCH);
+    command.args(["--rm", "--name", "uses", "--image", "used:1", "sh", "-c", "echo ready; exec sleep 1000"]);
+    let running = Running::start(&mut command);
+    let refused = images.image(&["rm", "used:1"]);
+    assert!(refused.status == Some(125) && refused.stderr.contains("a container uses the image"), "{refused:?}");
+    let commit = finish(Command::new(RLAUNCH).args(["commit", "uses", "made:1"]));
+    assert_eq!(commit.status, Some(0), "{commit:?}");
+    assert_eq!(finish(Command::new(RLAUNCH).args(["rm", "--force", "uses"])).status, Some(0));
+    drop(running);
+    images.print(&["rm", "used:1", "other:1", "made:1"]);
+    assert_eq!(images.held(), [] as [std::path::PathBuf; 0]);
+}
+
+#[test]
 fn what_is_not_what_it_is_said_to_be_is_refused_and_leaves_nothing() {
     let Some(images) = Images::new() else { return };
     let layer = images.layer(&[("etc/a", "a"), ("etc/b", "b")]);

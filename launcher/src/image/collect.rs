@@ -11,6 +11,7 @@ use super::manifest::Descriptor;
 use super::store::{Image, Named, Store};
 use crate::failure::{Doing as _, Failure};
 use crate::lock::{Kind, lock};
+use crate::state;
 
 /// What images need.
 #[derive(Default)]
@@ -124,8 +125,14 @@ fn names_of(store: &Store, image: &Image) -> Result<Vec<String>, Failure> {
     Ok(same.filter_map(|entry| entry.name()).map(str::to_owned).collect())
 }
 
-/// Whether a container uses a layer that no other image has.
+/// Whether a container runs on it, which could not be committed without it, or uses a layer that no other image has.
 fn is_in_use(store: &Store, image: &Image) -> Result<bool, Failure> {
+    let id = image.id().to_string();
+    for record in state::all()?.iter().filter(|record| record.image.as_ref().is_some_and(|used| used.id == id)) {
+        if record.open_init().doing("look at the containers")?.is_some() {
+            return Ok(true);
+        }
+    }
     let others: Vec<Image> =
         store.images()?.into_iter().filter(|other| other.descriptor.digest != image.descriptor.digest).collect();
     let shared = Needed::of(&others).layers;
