@@ -24,6 +24,10 @@ pub(crate) fn parse(text: &str) -> Result<String, Failure> {
 
 /// The names under which an image may be kept that was asked for like this.
 pub(crate) fn candidates(text: &str) -> Vec<String> {
+    // Whoever says an id in full means what has it, whatever others call theirs.
+    if is_id(text) {
+        return Vec::new();
+    }
     let name = with_tag(text);
     let there = HOMES.iter().map(|home| format!("{home}{name}"));
     let without = HOMES.iter().filter_map(|home| name.strip_prefix(home)).map(str::to_owned);
@@ -54,6 +58,12 @@ fn with_tag(text: &str) -> String {
     if last.contains(':') { text.to_owned() } else { format!("{text}:{DEFAULT_TAG}") }
 }
 
+/// Whether it is an id: all of it, or with what it is a digest of.
+fn is_id(text: &str) -> bool {
+    const DIGITS: usize = 64;
+    text.starts_with("sha256:") || (text.len() == DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 /// See the "Pulling manifests" grammar of the OCI distribution specification; capitals, which some tools write, are taken.
 fn is_name(name: &str) -> bool {
     let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
@@ -70,7 +80,7 @@ fn is_name(name: &str) -> bool {
         _ => first,
     };
     let is_tag = tag.len() <= 128 && tag.bytes().all(is_inner) && !tag.starts_with(['.', '-']) && !tag.is_empty();
-    name.len() <= LONGEST && is_part(home) && parts.all(is_part) && is_tag
+    name.len() <= LONGEST && !is_id(name) && !is_id(path) && is_part(home) && parts.all(is_part) && is_tag
 }
 
 #[cfg(test)]
@@ -87,8 +97,10 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap(), name);
         }
-        let long = "x".repeat(300);
-        for text in ["", ":x", "a:", "../x", "a/../b", "a b", "-x", "a:b:c", "a//b", "a:\n", "a:-x", "ü", &long] {
+        let (long, id) = ("x".repeat(300), "0a".repeat(32));
+        for text in [
+            "", ":x", "a:", "../x", "a/../b", "a b", "-x", "a:b:c", "a//b", "a:\n", "a:-x", "ü", &long, "sha256:1", &id,
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }
@@ -97,6 +109,9 @@ mod tests {
     fn a_short_name_is_found_where_others_have_put_it() {
         assert!(candidates("busybox").contains(&"docker.io/library/busybox:latest".to_owned()));
         assert!(candidates("docker.io/library/busybox").contains(&"busybox:latest".to_owned()));
+        for id in ["sha256:0a0a", &"0a".repeat(32)] {
+            assert_eq!(candidates(id), [""; 0], "{id} may be called docker.io/library/{id} by anybody");
+        }
     }
 
     #[test]
