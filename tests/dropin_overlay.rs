@@ -579,3 +579,25 @@ fn source_and_type_can_be_chosen() {
     }
     assert!(!Path::new(&ground.at("m/below")).exists());
 }
+
+/// A union whose daemon cannot be asked is not taken for a branch, which all that it shows would belong to.
+#[test]
+fn a_union_that_cannot_be_asked_is_no_branch() {
+    let Some(ground) = Ground::new() else { return };
+    ground.write("l1/dir/file", "below");
+    ground.mount_all("");
+    // as another user, or a mount without a place for a socket
+    mount(Some("none"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    let call = |words: &[&str], path: &str| finish(Command::new(BIN).args(words).arg(ground.at(path)));
+    for words in [&["show"][..], &["stats"], &["diff"], &["check"], &["flush"], &["umount"], &["export"]] {
+        let Outcome { status, stdout, stderr } = call(words, "m");
+        assert_eq!((status, &*stdout, stderr.lines().count()), (Some(1), "", 1), "{words:?}: {stderr}");
+        assert!(stderr.contains("in its place whose control socket"), "{words:?}: {stderr}");
+    }
+    // a directory in it may be one, and of all mounts those are told that can be
+    assert_eq!(call(&["check"], "m/dir").status, Some(0));
+    let all = finish(Command::new(BIN).arg("stats"));
+    assert_eq!((all.status, &*all.stdout, &*all.stderr), (Some(0), "", ""));
+    umount2("/run", MntFlags::empty()).unwrap();
+    ground.umount();
+}

@@ -22,6 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// As short as a timeout can be: none at all would be for ever.
 const SHORTEST: Duration = Duration::from_millis(1);
+
+/// The type of a mount in the place of fuse-overlayfs.
+const IN_ITS_PLACE: &str = "fuse.fuse-overlayfs";
+
 /// That of a union of thousands of branches is shorter.
 const LONGEST_ANSWER: usize = 16 << 20;
 
@@ -39,6 +43,13 @@ pub enum ClientError {
     /// Something else is there.
     #[error("{} is not a runionfs mount", .0.display())]
     NotAMount(PathBuf),
+    /// Another program's, or ours under its name.
+    #[error(
+        "{} is a mount of fuse-overlayfs, or of runionfs in its place whose control socket cannot be reached: it belongs \
+         to another user, or was mounted without XDG_RUNTIME_DIR",
+        .0.display()
+    )]
+    NoName(PathBuf),
     /// Nobody listens.
     #[error(
         "the daemon of {} has no control socket that can be reached ({socket}): it is gone, or could not write there \
@@ -75,7 +86,11 @@ pub fn find(path: &Path) -> Result<table::Entry, ClientError> {
         }
     };
     match found {
-        Some(entry) if is_fuse(&entry.fs_type) => named(entry, path),
+        Some(entry) if is_fuse(&entry.fs_type) => named(entry, path).map_err(|error| {
+            // it is no directory of its own, of which one could ask as of a branch
+            let is_union = entry.fs_type == IN_ITS_PLACE && entry.target == resolved;
+            if is_union { ClientError::NoName(path.to_path_buf()) } else { error }
+        }),
         _ => Err(ClientError::NotAMount(path.to_path_buf())),
     }
 }
