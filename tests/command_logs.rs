@@ -188,6 +188,10 @@ fn a_log_that_is_asked_for_is_the_only_one_and_must_be_there() {
     assert!(refused(&["--log", "stderr"], 1).contains("needs --foreground"));
     let missing = refused(&["--log", "/nowhere/log"], 1);
     assert!(missing.contains("cannot open the log /nowhere/log") && missing.lines().count() == 1, "{missing}");
+    let fifo = ground.at("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let unread = refused(&["--log", fifo.to_str().unwrap()], 1);
+    assert!(unread.contains("cannot open the log") && unread.lines().count() == 1, "{unread}");
     assert!(refused(&["--log", "journald"], 1).contains("cannot reach the log at /run/systemd/journal/socket"));
     let (journal, syslog) = (listen("/run/systemd/journal/socket"), listen("/dev/log"));
     ask(ground.mount(&["--log", "syslog"]));

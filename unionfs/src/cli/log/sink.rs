@@ -69,9 +69,10 @@ impl Place {
     }
 }
 
-/// Added to at its end, so that it may be cut off while it is used (logrotate's `copytruncate`).
+/// Added to at its end, so that it may be cut off while it is used (logrotate's `copytruncate`). Of a fifo nobody is
+/// waited for who reads.
 fn open_file(path: &Path) -> Result<File, Failure> {
-    let opened = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
+    let opened = OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK).open(path);
     Ok(opened.map_err(|error| format!("cannot open the log {}: {error}", path.display()))?)
 }
 
