@@ -489,6 +489,9 @@ fn the_same_context_gives_the_same_image_with_a_date() {
     building.prepare("touch d d/a b; sleep 1.1");
     assert_eq!(build(), first);
     assert!(building.images.print(&["inspect", first.trim()]).contains("2023-11-14T22:13:20Z"));
+    let wrong = finish(building.command(&["-q", "--no-cache", "context"]).env("SOURCE_DATE_EPOCH", "yesterday"));
+    let why = "rlaunch: SOURCE_DATE_EPOCH=yesterday: it is no number of seconds\n";
+    assert_eq!((wrong.status, wrong.stderr.as_str()), (Some(125), why), "{wrong:?}");
 }
 
 fn as_user(path: Option<&str>, tree: &Tree, words: &[&str]) -> Outcome {

@@ -105,6 +105,7 @@ fn argument(text: &str) -> Result<(String, String), String> {
 
 /// Builds; what is printed at the end.
 pub(crate) fn run(options: &BuildOptions) -> Result<String, Failure> {
+    time::check()?;
     let names = options.tag.iter().map(|tag| name::parse(tag)).collect::<Result<Vec<_>, _>>()?;
     let context = Context::open(options)?;
     let told = |wrong: Wrong| context.wrong(wrong.line, &wrong.why);

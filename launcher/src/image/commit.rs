@@ -54,6 +54,7 @@ struct Below {
 }
 
 pub(crate) fn run(options: &CommitOptions) -> Result<String, Failure> {
+    time::check()?;
     let names: Vec<String> = options.image.as_deref().map(name::parse).transpose()?.into_iter().collect();
     let record = lifecycle::find(&options.container)?;
     let doing = format!("commit {}", record.name);

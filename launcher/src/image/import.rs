@@ -40,6 +40,7 @@ const STANDARD_INPUT: &str = "-";
 
 /// Imports; what is printed: a line for each name.
 pub(crate) fn run(options: &ImportOptions) -> Result<String, Failure> {
+    time::check()?;
     let name = options.name.as_deref().map(name::parse).transpose()?;
     let store = Store::open()?;
     let spool = store.workspace().doing("make a directory in the image store")?;

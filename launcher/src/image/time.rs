@@ -2,6 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::failure::Failure;
+
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
 const DAY: i64 = 86_400;
 
 /// The present, or what SOURCE_DATE_EPOCH takes for it (<https://reproducible-builds.org/specs/source-date-epoch/>).
@@ -14,7 +17,19 @@ pub(crate) fn now() -> String {
 
 /// SOURCE_DATE_EPOCH, where it is set.
 pub(crate) fn epoch() -> Option<i64> {
-    std::env::var("SOURCE_DATE_EPOCH").ok()?.parse().ok()
+    std::env::var(EPOCH).ok()?.parse().ok()
+}
+
+/// Looks at SOURCE_DATE_EPOCH, before anything is made.
+///
+/// # Errors
+/// Where it is no time: whoever has set it relies on that.
+pub(crate) fn check() -> Result<(), Failure> {
+    let said = std::env::var_os(EPOCH).filter(|said| !said.is_empty());
+    match said.filter(|_| epoch().is_none()) {
+        Some(said) => Err(Failure::new(format!("{EPOCH}={}: it is no number of seconds", said.display()))),
+        None => Ok(()),
+    }
 }
 
 /// Seconds since 1970 as a date and a time in UTC.
