@@ -1,8 +1,8 @@
 //! Reading layers: each is copied, checked and unpacked in one pass, several at a time.
 //!
-//! One thread of a layer reads, computes the blob's digest, keeps a copy and decompresses; the other computes the diff_id
-//! and unpacks. Between them are a few pieces, so that memory is bounded whatever an archive holds. Nothing of a layer has
-//! a name outside of the workspace until both digests are what they are said to be.
+//! One thread of a layer reads, computes the blob's digest and keeps a copy; the second decompresses, which takes longest;
+//! the third computes the diff_id and unpacks. Between them are a few pieces, so that memory is bounded whatever an archive
+//! holds. Nothing of a layer has a name outside of the workspace until both digests are what they are said to be.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, PipeReader, Read};
@@ -26,7 +26,7 @@ use super::time;
 use crate::failure::{Doing as _, Failure};
 use crate::written::{self, NoLayer};
 
-/// Size and number of the pieces between the two threads of a layer.
+/// Size and number of the pieces between two threads of a layer.
 const PIECE: usize = 256 * 1024;
 const PIECES: usize = 4;
 /// More layers at a time do not help a disk.
@@ -255,42 +255,71 @@ struct Target<'a> {
 /// Copies and unpacks a layer: digest and length as it came, and of what is in it.
 fn unpack(input: impl Read + Send, target: Target<'_>, doing: &str) -> Result<((Digest, u64), Diff), Failure> {
     let Target { copy, most, holder, below, giving_up } = target;
-    let (sender, receiver) = sync_channel(PIECES);
-    let (read, unpacked) = thread::scope(|scope| {
-        let reading = scope.spawn(move || read(input, copy, most, &sender));
-        let mut plain = Digesting::new(Received { receiver, piece: Vec::new(), at: 0 }, io::sink(), u64::MAX);
+    let (blob, read) = sync_channel(PIECES);
+    let (plain, received) = sync_channel(PIECES);
+    let spoilt = &AtomicBool::new(false);
+    let (kept, plain, unpacked) = thread::scope(|scope| {
+        let keeping = scope.spawn(move || keep(input, copy, most, &blob, spoilt));
+        let decompressing = scope.spawn(move || {
+            // It goes last: whoever finds that nobody receives any more sees why.
+            let mut blob = Received::of(read);
+            decompress(&mut blob, &plain).inspect_err(|_| spoilt.store(true, Ordering::Relaxed))
+        });
+        let mut plain = Digesting::new(Received::of(received), io::sink(), u64::MAX);
         let unpacked = apply::unpack(&mut plain, holder, below, giving_up).map_err(|error| error.to_string());
         let unpacked = unpacked.and_then(|()| plain.finish().map_err(|error| error.to_string()));
-        // When nobody receives any more, reading ends.
-        (reading.join(), unpacked)
+        // When nobody receives any more, the others end.
+        (keeping.join(), decompressing.join(), unpacked)
     });
-    // What cannot be read cannot be unpacked, and that is the reason.
-    let blob = read.map_err(|_| Failure::because(doing, "reading it has a defect"))?.doing(doing)?;
+    let defect = || Failure::because(doing, "reading it has a defect");
+    // What cannot be read cannot be decompressed, and what cannot be decompressed cannot be unpacked: the first is the reason.
+    let blob = kept.map_err(|_| defect())?.doing(doing)?;
+    plain.map_err(|_| defect())?.doing(doing)?;
     let (diff_id, size) = unpacked.map_err(|error| Failure::because(doing, error))?;
-    Ok((blob, Diff { diff_id, size }))
+    Ok((blob.ok_or_else(defect)?, Diff { diff_id, size }))
 }
 
-/// Reads a layer to its end, and sends what is in it.
-fn read(input: impl Read, copy: File, most: u64, sender: &SyncSender<Vec<u8>>) -> io::Result<(Digest, u64)> {
+/// Reads a layer to its end, keeps a copy, and sends it on. Nothing where it is `spoilt`, so that the rest does not count.
+fn keep(
+    input: impl Read,
+    copy: File,
+    most: u64,
+    sender: &SyncSender<Vec<u8>>,
+    spoilt: &AtomicBool,
+) -> io::Result<Option<(Digest, u64)>> {
     let mut blob = Digesting::new(input, BufWriter::with_capacity(PIECE, copy), most);
-    let mut plain = compressed::plain(&mut blob)?;
+    send(&mut blob, sender)?;
+    // What follows the compressed content belongs to the blob, too.
+    if spoilt.load(Ordering::Relaxed) { Ok(None) } else { blob.finish().map(Some) }
+}
+
+/// Sends what is in a layer.
+fn decompress(blob: &mut Received, sender: &SyncSender<Vec<u8>>) -> io::Result<()> {
+    send(&mut compressed::plain(blob)?, sender)
+}
+
+/// Reads to the end, or until nobody receives it any more: who does not has failed, and tells that, or has seen the end.
+fn send(input: &mut impl Read, sender: &SyncSender<Vec<u8>>) -> io::Result<()> {
     loop {
         let mut piece = Vec::with_capacity(PIECE);
-        plain.by_ref().take(PIECE as u64).read_to_end(&mut piece)?;
-        // Nobody receives it where unpacking has failed, which is told there.
+        input.by_ref().take(PIECE as u64).read_to_end(&mut piece)?;
         if piece.is_empty() || sender.send(piece).is_err() {
-            break;
+            return Ok(());
         }
     }
-    drop(plain);
-    blob.finish()
 }
 
-/// What the other thread has sent.
+/// What another thread has sent.
 struct Received {
     receiver: Receiver<Vec<u8>>,
     piece: Vec<u8>,
     at: usize,
+}
+
+impl Received {
+    fn of(receiver: Receiver<Vec<u8>>) -> Received {
+        Received { receiver, piece: Vec::new(), at: 0 }
+    }
 }
 
 impl Read for Received {
