@@ -9,7 +9,7 @@ use harness::mount::{Outcome, finish};
 use harness::old_kernel::{KERNELS, OLD_FILTER, pretend};
 use harness::rootless::{self, Way};
 use harness::sandbox::{self, Medium, Sandbox, mount_table};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
@@ -156,6 +156,8 @@ fn users_are_told_what_to_change() {
         let told = closed();
         assert_eq!((told.status, &told.json["unions"]), (Some(1), &Value::Bool(false)));
         told.assert("/dev/fuse", "no", "chmod 666 /dev/fuse");
+        // What it was mounted on is in the sandbox, and cannot be removed else.
+        umount2("/dev/fuse", MntFlags::MNT_DETACH).unwrap();
     }
 }
 
