@@ -4,53 +4,29 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use harness::fixture::Branches;
-use harness::mount::{Outcome, finish, poll};
-use harness::sandbox::{self, Sandbox, run};
+use harness::mount::{finish, poll};
+use harness::sandbox::{self, run};
 use harness::snapshot::{Exactness, Snapshot, names};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 
+#[path = "support/applying.rs"]
+mod applying;
 #[path = "support/archives.rs"]
 mod archives;
 
+use applying::{apply, assert_refused, assert_silent, place};
 use archives::{archive, file, member};
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 
-fn apply(layer: &Path, branch: &Path) -> Outcome {
-    finish(Command::new(BIN).arg("apply").arg(layer).arg(branch))
-}
-
 fn export(branch: &Path, layer: &Path) {
     let outcome = finish(Command::new(BIN).arg("export").arg(branch).arg("-o").arg(layer));
     assert_eq!((outcome.status, &*outcome.stderr), (Some(0), ""));
-}
-
-#[track_caller]
-fn assert_silent(outcome: &Outcome) {
-    assert_eq!((outcome.status, &*outcome.stdout, &*outcome.stderr), (Some(0), "", ""));
-}
-
-/// A directory with nothing in it but the layer.
-fn place(sandbox: &Sandbox, name: &str, layer: &[u8]) -> (PathBuf, PathBuf) {
-    let directory = sandbox.path().join(name);
-    fs::create_dir(&directory).unwrap();
-    fs::write(directory.join("layer"), layer).unwrap();
-    (directory.join("layer"), directory.join("branch"))
-}
-
-/// Applies a layer that must be refused with one line that holds `why`, and with nothing left.
-#[track_caller]
-fn assert_refused(sandbox: &Sandbox, name: &str, layer: &[u8], why: &str) {
-    let (layer, branch) = place(sandbox, name, layer);
-    let outcome = apply(&layer, &branch);
-    assert_eq!((outcome.status, outcome.stderr.lines().count()), (Some(1), 1), "{name}: {outcome:?}");
-    assert!(outcome.stderr.contains(why), "{name}: {}", outcome.stderr);
-    assert_eq!(names(layer.parent().unwrap()).unwrap(), ["layer"], "{name}: something is left");
 }
 
 #[test]
