@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use harness::fixture::as_user;
 use harness::mount::{Outcome, finish, poll};
-use harness::sandbox::{self, MountEntry, Sandbox, mount_table, run};
+use harness::sandbox::{self, run};
 use harness::{Errno, ErrnoOf as _};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -17,108 +17,10 @@ use nix::sys::stat::{Mode, SFlag, mknod, umask};
 use nix::unistd::{Pid, mkfifo};
 use rustix::fs::{Dir, XattrFlags, lgetxattr, llistxattr, lsetxattr};
 
-const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
-const NAME: &str = "fuse-overlayfs";
+#[path = "support/entry.rs"]
+mod entry;
 
-/// Directories `l1`, `l2`, `u`, `w` and `m`, and the binary under the names that callers know.
-struct Ground {
-    sandbox: Sandbox,
-}
-
-impl Ground {
-    fn new() -> Option<Ground> {
-        let sandbox = sandbox::enter()?;
-        for name in ["l1", "l2", "u", "w", "m", "bin"] {
-            fs::create_dir(sandbox.path().join(name)).unwrap();
-        }
-        for name in [NAME, "runionfs"] {
-            symlink(BIN, sandbox.path().join("bin").join(name)).unwrap();
-        }
-        fs::write(sandbox.path().join("l2/below"), "below").unwrap();
-        Some(Ground { sandbox })
-    }
-
-    fn at(&self, path: &str) -> PathBuf {
-        self.sandbox.path().join(path)
-    }
-
-    fn write(&self, path: &str, content: &str) -> &Ground {
-        let path = self.at(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, content).unwrap();
-        self
-    }
-
-    fn read(&self, path: &str) -> String {
-        fs::read_to_string(self.at(path)).unwrap()
-    }
-
-    fn stat(&self, path: &str) -> fs::Metadata {
-        fs::symlink_metadata(self.at(path)).unwrap()
-    }
-
-    fn owner(&self, path: &str) -> (u32, u32) {
-        let about = self.stat(path);
-        (about.uid(), about.gid())
-    }
-
-    fn mode(&self, path: &str) -> u32 {
-        self.stat(path).mode() & 0o7777
-    }
-
-    fn names(&self, path: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.at(path)).unwrap();
-        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
-    /// Runs the binary under the name of fuse-overlayfs, in the sandbox's directory.
-    fn call<S: AsRef<std::ffi::OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Outcome {
-        finish(Command::new(self.at("bin").join(NAME)).args(words).current_dir(self.sandbox.path()))
-    }
-
-    /// Mounts on `m`, without a word.
-    #[track_caller]
-    fn mount(&self, options: &str) {
-        let outcome = self.call(["-o", options, "m"]);
-        assert_eq!((outcome.status, &*outcome.stdout, &*outcome.stderr), (Some(0), "", ""), "{options}");
-    }
-
-    /// Mounts all of `l1`, `l2`, `u` and `w`.
-    #[track_caller]
-    fn mount_all(&self, more: &str) {
-        self.mount(&format!("lowerdir=l1:l2,upperdir=u,workdir=w{more}"));
-    }
-
-    /// Unmounts. A test beside this one may just be starting a process, which has our files open until it runs.
-    #[track_caller]
-    fn umount(&self) {
-        let done = poll(Duration::from_secs(10), || umount2(&self.at("m"), MntFlags::empty()).ok());
-        assert!(done.is_some(), "it stays busy");
-    }
-
-    /// How many system calls it takes to mount this; it is unmounted again.
-    fn calls_to_mount(&self, options: &str) -> usize {
-        let trace = self.at("trace");
-        let mut command = Command::new("strace");
-        command.args(["-f", "-o"]).arg(&trace).arg(self.at("bin").join(NAME)).args(["-o", options, "m"]);
-        // it ends with the daemon
-        let mut child = command.current_dir(self.sandbox.path()).spawn().expect("strace (tests/setup)");
-        let mounted = poll(Duration::from_secs(60), || (!self.entries().is_empty()).then_some(()));
-        assert!(mounted.is_some() && self.read("m/all") == "0");
-        self.umount();
-        assert!(child.wait().unwrap().success());
-        let traced = fs::read_to_string(trace).unwrap();
-        // until it tells its caller; a debug build asks more before it closes a descriptor
-        let of_mount = traced.lines().take_while(|line| !line.contains("write(1, \"+\""));
-        of_mount.filter(|line| !line.contains(" fcntl(")).count()
-    }
-
-    fn entries(&self) -> Vec<MountEntry> {
-        mount_table().into_iter().filter(|entry| entry.target == self.at("m")).collect()
-    }
-}
+use entry::{BIN, Ground, NAME};
 
 #[test]
 fn it_is_called_in_every_form() {
