@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use nix::unistd::Pid;
 use serde::Serialize;
+use unionfs::fuse::texts::FRESH;
 
 use super::table::{aligned, runs};
 use super::{find, running};
@@ -79,6 +80,8 @@ pub(super) fn update(options: UpdateOptions) -> Result<u8, Failure> {
         return Err(Failure::new("no limit was given").remedy("name what is to change, as in --memory 1g"));
     }
     cgroups(&record)?.update(&limits)?;
+    // What its /proc was just about to tell is old now: whoever looks when this has ended sees the new limits.
+    thread::sleep(FRESH);
     Ok(0)
 }
 

@@ -25,8 +25,9 @@ use super::message::{Arguments, split};
 
 /// The number of the directory; the files have the following.
 const ROOT: u64 = 1;
-/// So long a text is the current one: the kernel's own numbers are no fresher.
-const FRESH: Duration = Duration::from_millis(10);
+/// So long a text is the current one, from when it was begun: the kernel's own numbers are no fresher. Whoever changes what it
+/// tells of and waits so long is sure that everybody is told of the change.
+pub const FRESH: Duration = Duration::from_millis(10);
 /// So many bytes of texts may be held by open files, all together.
 const MOST_BYTES: usize = 4 << 20;
 /// So many files may be open at a time.
@@ -245,6 +246,8 @@ impl Texts {
         if let Some((_, text)) = old.filter(good) {
             return Rc::clone(text);
         }
+        // What changes while it is made may be missing in it.
+        let begun = Instant::now();
         let bytes = make();
         let text = match old.filter(|(_, text)| text.bytes == bytes) {
             Some((_, same)) => Rc::clone(same),
@@ -254,7 +257,7 @@ impl Texts {
             }
         };
         if let Some(place) = self.current.get_mut(index) {
-            *place = Some((Instant::now(), Rc::clone(&text)));
+            *place = Some((begun, Rc::clone(&text)));
         }
         text
     }
