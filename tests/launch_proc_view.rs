@@ -19,89 +19,14 @@ use nix::unistd::Pid;
 mod cgroups;
 #[path = "support/launch.rs"]
 mod launch;
+#[path = "support/limits_view.rs"]
+mod limits_view;
 #[path = "support/tools.rs"]
 mod tools;
 
 use cgroups::{Group, Version, root_of};
-use launch::{PATIENCE, RLAUNCH, Recorded, Running, Tree, mounts, name, printed, wait_until_gone};
-
-/// Prints `ready` and stays.
-const STAY: &str = "echo ready; while :; do sleep 0.05; done";
-/// The files that are laid over the kernel's.
-const FILES: [&str; 9] = [
-    "/proc/meminfo",
-    "/proc/swaps",
-    "/proc/cpuinfo",
-    "/sys/devices/system/cpu/online",
-    "/proc/stat",
-    "/proc/uptime",
-    "/proc/loadavg",
-    "/proc/diskstats",
-    "/proc/vmstat",
-];
-
-/// A container that stays, with a limit on memory; `None` where the test is skipped.
-fn limited(tree: &Tree, options: &[&str]) -> Option<Running> {
-    has_memory()?;
-    let options = [&["--proc-view=on", "--memory", "100m"], options].concat();
-    Some(Running::start(tree.rlaunch().args(options).args(["sh", "-c", STAY])))
-}
-
-fn has_memory() -> Option<()> {
-    let is_there = root_of("memory", "memory").is_some();
-    if !is_there {
-        sandbox::skip("memory is not mounted");
-    }
-    is_there.then_some(())
-}
-
-#[track_caller]
-fn print(tree: &Tree, options: &[&str], script: &str) -> String {
-    printed(finish(tree.rlaunch().args(options).args(["sh", "-c", script])))
-}
-
-/// A file of a container, seen from outside.
-fn inside(running: &Running, path: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/{}/root{path}", running.init()))
-}
-
-#[track_caller]
-fn read(running: &Running, path: &str) -> String {
-    fs::read_to_string(inside(running, path)).unwrap_or_else(|error| panic!("read {path}: {error}"))
-}
-
-/// The number beside a key of /proc/meminfo, in KiB.
-#[track_caller]
-fn number_of(meminfo: &str, key: &str) -> u64 {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-    let word = line.and_then(|line| line.split_whitespace().next()).unwrap_or_else(|| panic!("no {key} in {meminfo}"));
-    word.parse().expect("a number")
-}
-
-/// How many CPUs the files tell of: cpuinfo, stat, and online as a list.
-#[track_caller]
-fn cpus(text: &str) -> (usize, usize, String) {
-    let count = |is_one: &dyn Fn(&str) -> bool| text.lines().filter(|line| is_one(line)).count();
-    let of_stat = |line: &str| {
-        line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
-    };
-    let online = text.lines().find_map(|line| line.strip_prefix("online ")).expect("a list");
-    (count(&|line| line.starts_with("processor\t:")), count(&of_stat), online.to_owned())
-}
-
-const SHOW_CPUS: &str =
-    "cat /proc/cpuinfo /proc/stat; echo online $(cat /sys/devices/system/cpu/online); echo nproc $(nproc)";
-
-/// The process that serves a container's files.
-#[track_caller]
-fn server(running: &Running) -> Pid {
-    let is_server = || running.children().into_iter().find(|pid| name(*pid) == "rlaunch: proc");
-    poll(PATIENCE, is_server).expect("a process that serves its /proc")
-}
-
-fn machine_total() -> u64 {
-    number_of(&fs::read_to_string("/proc/meminfo").expect("read meminfo"), "MemTotal")
-}
+use launch::{PATIENCE, RLAUNCH, Recorded, Running, Tree, mounts, printed, wait_until_gone};
+use limits_view::{FILES, SHOW_CPUS, cpus, has_memory, inside, limited, machine_total, number_of, print, read, server};
 
 #[test]
 fn the_memory_is_what_it_may_use() {
