@@ -174,11 +174,22 @@ pub fn numbers(work: &Work) -> Result<Vec<u64>, Errno> {
 /// Reads which objects have records in a work area that nobody else uses, so that of all others no
 /// system call is needed to know that they have none.
 ///
+/// Copies get back their numbers, by which the names below lead to them: a power cut may keep that
+/// the number of a removed one was forgotten, and lose that it was removed.
+///
 /// # Errors
 /// Those of reading a directory.
 pub fn load(work: &Work) -> Result<(), Errno> {
-    let known = numbers(work)?.into_iter().collect();
-    work.recorded.get_or_init(|| RwLock::new(known));
+    let known = numbers(work)?;
+    for number in &known {
+        if let Some(copy) = work.links().find(&link_name(*number))?
+            && work.number(copy.id) != Some(*number)
+        {
+            // if it cannot be written, it is known in this mount
+            work.set_number(copy.id, *number).ok();
+        }
+    }
+    work.recorded.get_or_init(|| RwLock::new(known.into_iter().collect()));
     Ok(())
 }
 
