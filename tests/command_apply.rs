@@ -20,7 +20,7 @@ mod applying;
 mod archives;
 
 use applying::{apply, assert_refused, assert_silent, place};
-use archives::{archive, file, member};
+use archives::{archive, file, member, pax};
 
 const BIN: &str = env!("CARGO_BIN_EXE_runionfs");
 
@@ -207,6 +207,60 @@ fn of_two_members_of_one_name_the_last_wins() {
     let read = |name: &str| fs::read_to_string(branch.join(name)).unwrap();
     assert_eq!([read("a"), read("b"), read("c/d")], ["last", "a file", "below"]);
     assert_eq!([read("e"), read("f")], ["no link any more", "no link any more"]);
+}
+
+#[test]
+fn directories_keep_the_times_they_were_given_whatever_is_made_in_them_then() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let timed = |name: &str, time: &str| [pax(&[("mtime", time.as_bytes())]), member(name, b'5', b"", "")].concat();
+    let layer = archive(&[
+        timed("./", "4000"),
+        timed("d/", "1000"),
+        file("d/f", "first"),
+        file("children/first", ""),
+        member("l", b'2', b"", "d"),
+        file("l/by-a-link", ""),
+        timed("d/s/", "2000"),
+        file("d/s/h", ""),
+        file("d/f", "replaced"),
+        file("d/.wh.gone", ""),
+        member("d/hard", b'1', b"", "d/s/h"),
+        timed("children/", "3000"),
+        file("children/last", ""),
+        file("d/s/made/on/the/way", ""),
+        file("top", ""),
+    ]);
+    let (layer, branch) = place(&sandbox, "times", &layer);
+    assert_silent(&apply(&layer, &branch));
+    let time = |name: &str| fs::metadata(branch.join(name)).unwrap().mtime();
+    assert_eq!(["", "d", "d/s", "children"].map(time), [4000, 1000, 2000, 3000]);
+    assert_eq!(fs::read_to_string(branch.join("d/f")).unwrap(), "replaced");
+    assert!(["d/by-a-link", "d/.wh.gone", "d/s/made/on/the/way"].iter().all(|name| branch.join(name).exists()));
+}
+
+#[test]
+fn an_acl_that_a_layer_gives_a_directory_is_not_inherited_by_what_follows() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    let with_acl = sandbox.path().join("with-acl");
+    fs::create_dir(&with_acl).unwrap();
+    run(Command::new("setfacl").args(["-d", "-m", "u:1002:rwx"]).arg(&with_acl));
+    let mut acl = [0; 256];
+    let length = rustix::fs::getxattr(&with_acl, "system.posix_acl_default", &mut acl).unwrap();
+    let bequest = pax(&[("SCHILY.xattr.system.posix_acl_default", &acl[..length])]);
+    let layer = archive(&[
+        file("d/before", ""),
+        [bequest, member("d/", b'5', b"", "")].concat(),
+        file("d/f", ""),
+        member("d/s/", b'5', b"", ""),
+        file("d/made/f", ""),
+    ]);
+    let (layer, branch) = place(&sandbox, "acl", &layer);
+    assert_silent(&apply(&layer, &branch));
+    let has = |name: &str, acl: &str| rustix::fs::getxattr(branch.join(name), acl, &mut [0; 256]).is_ok();
+    assert!(has("d", "system.posix_acl_default"));
+    for name in ["d/before", "d/f", "d/s", "d/made", "d/made/f"] {
+        assert!(!has(name, "system.posix_acl_access") && !has(name, "system.posix_acl_default"), "{name}");
+    }
 }
 
 #[test]

@@ -348,12 +348,17 @@ impl Dir {
     pub fn keeping_times<T>(&self, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
         let before = self.stat()?;
         let done = act()?;
+        self.restore_times(&before);
+        Ok(done)
+    }
+
+    /// Gives it back the times that it had before; an error is only logged.
+    pub fn restore_times(&self, before: &Stat) {
         match self.at(b"").set_times(SetTime::To(before.atime), SetTime::To(before.mtime)) {
             // append-only
             Ok(()) | Err(Errno::PERM) => {}
             Err(errno) => tracing::warn!(%errno, "restoring a directory's times"),
         }
-        Ok(done)
     }
 
     /// Makes the directory's entries durable.

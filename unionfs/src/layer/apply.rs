@@ -116,6 +116,7 @@ fn members(input: &mut dyn Read, mut unpacking: Unpacking<'_>) -> Result<(), App
     while let Some(member) = reader.next()? {
         unpacking.member(&member, &mut reader)?;
     }
+    unpacking.finish();
     Ok(())
 }
 

@@ -1,9 +1,9 @@
 //! How the members of a layer become entries of a directory.
 //!
-//! Nothing is remembered of members that are done, whatever an archive holds: a directory keeps the
-//! time that it was given while entries are made in it, and no entry inherits anything.
+//! Nothing is remembered of members that are done, whatever an archive holds: a directory gets the
+//! time that it was given back when the next member lies elsewhere, and no entry inherits anything.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{RenameFlags, XattrFlags};
@@ -17,7 +17,7 @@ use crate::acl;
 use crate::branch::at::{At, SetTime};
 use crate::branch::dir::Dir;
 use crate::branch::private;
-use crate::branch::stat::Kind;
+use crate::branch::stat::{Kind, Stat};
 use crate::branch::work;
 use crate::links::write_all;
 use crate::union::name::{OPAQUE, WhiteoutFile};
@@ -33,15 +33,27 @@ const REPLACED: &[u8] = b"replaced";
 /// A layer that is being unpacked.
 pub(super) struct Unpacking<'a> {
     root: Dir,
-    /// The directory of the last member with its path: most often that of the next. Nothing after an entry was replaced,
-    /// which may have been on that path.
-    at: Option<(Vec<u8>, Dir)>,
+    /// The directory of the last member: most often that of the next. Nothing after an entry was replaced, which may have
+    /// been on its path.
+    at: Option<Entered>,
+    /// Whether a directory was given an ACL that new entries inherit.
+    bequeaths: bool,
+    /// Where content is read into.
+    piece: Vec<u8>,
     /// A directory on the same file system where entries are removed.
     holder: &'a Dir,
     /// Asked for the layers below, the topmost first; nothing where it is to end. A layer by itself
     /// has none below.
     below: Option<&'a Below<'a>>,
     ends: &'a dyn Fn() -> bool,
+}
+
+/// A directory in which entries are made.
+struct Entered {
+    path: Vec<u8>,
+    dir: Dir,
+    /// What it was before: it gets its times back when it is left.
+    before: Stat,
 }
 
 /// What tells the layers below.
@@ -71,7 +83,7 @@ enum Target<'a> {
 
 impl<'a> Unpacking<'a> {
     pub(super) fn new(root: Dir, holder: &'a Dir, ends: &'a dyn Fn() -> bool) -> Unpacking<'a> {
-        Unpacking { root, at: None, holder, below: None, ends }
+        Unpacking { root, at: None, bequeaths: false, piece: vec![0; PIECE], holder, below: None, ends }
     }
 
     /// One that lies over others.
@@ -92,8 +104,22 @@ impl<'a> Unpacking<'a> {
         })
     }
 
+    /// Every member is unpacked.
+    pub(super) fn finish(mut self) {
+        self.leave_if(true);
+    }
+
+    /// Leaves the directory of the last member.
+    fn leave_if(&mut self, leaves: bool) {
+        if leaves {
+            self.at.take().iter().for_each(Entered::leave);
+        }
+    }
+
     fn unpack(&mut self, member: &Member, reader: &mut Reader<'_>) -> Result<(), Stop> {
+        self.bequeaths |= member.look.xattrs.iter().any(|(name, _)| name == acl::DEFAULT);
         if member.path.is_empty() {
+            self.leave_if(true);
             return match member.what {
                 What::Dir => set_look(self.root.at(b""), &member.look, &What::Dir),
                 _ => Err(Stop::Refused("the root of a layer is a directory")),
@@ -115,9 +141,8 @@ impl<'a> Unpacking<'a> {
 
     /// Makes a whiteout or an opaque mark. In a branch of AuFS they are further names of one file.
     fn mark(&mut self, parent: &[u8], mark: &WhiteoutFile) -> Result<(), Stop> {
-        let dir = self.parent(parent)?;
-        let made = dir.keeping_times(|| write_all(&dir.create_file(&mark.file, 0o444)?, &mark.content));
-        match made {
+        let (dir, _) = self.parent(parent)?;
+        match dir.create_file(&mark.file, 0o444).and_then(|file| write_all(&file, &mark.content)) {
             Err(Errno::EXIST) => Ok(()),
             made => Ok(made?),
         }
@@ -125,32 +150,18 @@ impl<'a> Unpacking<'a> {
 
     /// Makes an entry, in the place of an earlier one of its name.
     fn entry(&mut self, member: &Member, parent: &[u8], name: Name<'_>, reader: &mut Reader<'_>) -> Result<(), Stop> {
-        let (holder, ends) = (self.holder, self.ends);
-        let dir = self.parent(parent)?;
+        let (holder, ends, bequeaths) = (self.holder, self.ends, self.bequeaths);
+        let (dir, piece) = self.parent(parent)?;
         let name = name.as_bytes();
-        let before = dir.find(name)?.map(|stat| stat.kind);
-        let replaces = before.is_some() && (before != Some(Kind::Dir) || member.what != What::Dir);
-        if before.is_none() || replaces {
-            let file = dir.keeping_times(|| {
-                make_room(dir, name, before, holder)?;
-                let file = make(dir, name, &member.what)?;
-                if !matches!(member.what, What::Symlink(_)) {
-                    disinherit(dir.at(name))?;
-                }
-                Ok(file)
-            });
-            let file = file.map_err(|error| match (error, &member.what) {
-                (Errno::PERM, What::Char(_) | What::Block(_)) => {
-                    Stop::Refused("it is a device, which only root can make")
-                }
-                (error, _) => Stop::Errno(error),
-            })?;
-            if let Some(file) = file {
-                content(reader, &file, ends)?;
-            }
+        let made = put(dir, name, &member.what, holder, bequeaths).map_err(|error| match (error, &member.what) {
+            (Errno::PERM, What::Char(_) | What::Block(_)) => Stop::Refused("it is a device, which only root can make"),
+            (error, _) => Stop::Errno(error),
+        })?;
+        if let Some(file) = &made.file {
+            content(reader, file, piece, ends)?;
         }
-        set_look(dir.at(name), &member.look, &member.what)?;
-        self.at.take_if(|_| replaces);
+        set_look(made.at(dir, name), &member.look, &member.what)?;
+        self.leave_if(made.replaces);
         Ok(())
     }
 
@@ -174,13 +185,11 @@ impl<'a> Unpacking<'a> {
             Some(_) => {}
         }
         let holder = self.holder;
-        let dir = self.parent(parent)?;
+        let (dir, _) = self.parent(parent)?;
         let before = dir.find(name.as_bytes())?.map(|stat| stat.kind);
-        dir.keeping_times(|| {
-            make_room(dir, name.as_bytes(), before, holder)?;
-            from.link(first_name, dir, name.as_bytes())
-        })?;
-        self.at.take_if(|_| before.is_some());
+        make_room(dir, name.as_bytes(), before, holder)?;
+        from.link(first_name, dir, name.as_bytes())?;
+        self.leave_if(before.is_some());
         Ok(())
     }
 
@@ -189,37 +198,34 @@ impl<'a> Unpacking<'a> {
         let Some(below) = self.below else { return Err(NOT_THERE) };
         let layers = below().ok_or(Stop::Said(ApplyError::Interrupted))?;
         let Lent { member, content } = lent::find(&layers, first)?.ok_or(NOT_THERE)?;
-        let (holder, ends) = (self.holder, self.ends);
-        let dir = self.parent(parent)?;
+        let (holder, ends, bequeaths) = (self.holder, self.ends, self.bequeaths);
+        let (dir, piece) = self.parent(parent)?;
         let name = name.as_bytes();
-        let before = dir.find(name)?.map(|stat| stat.kind);
-        let file = dir.keeping_times(|| {
-            make_room(dir, name, before, holder)?;
-            make(dir, name, &member.what)
-        })?;
-        if let (Some(file), Some(content)) = (file, content) {
-            copy(|piece| Ok(rustix::io::read(&content, piece)?), &file, 0, ends)?;
+        let made = put(dir, name, &member.what, holder, bequeaths)?;
+        if let (Some(file), Some(content)) = (&made.file, content) {
+            copy(|piece| Ok(rustix::io::read(&content, piece)?), file, 0, piece, ends)?;
         }
-        set_look(dir.at(name), &member.look, &member.what)?;
-        self.at.take_if(|_| before.is_some());
+        set_look(made.at(dir, name), &member.look, &member.what)?;
+        self.leave_if(made.replaces);
         Ok(())
     }
 
-    /// Opens the directory of a member; what is missing of it is made.
-    fn parent(&mut self, path: &[u8]) -> Result<&Dir, Stop> {
-        if path.is_empty() {
-            return Ok(&self.root);
-        }
-        let dir = match self.at.take() {
-            Some((known, dir)) if known == path => Ok(dir),
-            Some((known, dir)) => match path.strip_prefix(&known[..]).and_then(|rest| rest.strip_prefix(b"/")) {
-                // most archives go down step by step
-                Some(rest) => walk(&dir, rest, Missing::Make),
-                None => walk(&self.root, path, Missing::Make),
-            },
-            None => walk(&self.root, path, Missing::Make),
+    /// Opens the directory of a member, where what is missing of it is made; also where its content can be read into.
+    fn parent(&mut self, path: &[u8]) -> Result<(&Dir, &mut [u8]), Stop> {
+        let known = match self.at.take() {
+            Some(known) if known.path == path => known,
+            known => self.enter(known, path)?,
         };
-        let dir = match dir {
+        let Entered { dir, .. } = self.at.insert(known);
+        Ok((dir, &mut self.piece))
+    }
+
+    fn enter(&self, from: Option<Entered>, path: &[u8]) -> Result<Entered, Stop> {
+        let from = from.inspect(Entered::leave);
+        // most archives go down step by step
+        let down = from.as_ref().and_then(|from| Some((&from.dir, from.below(path)?)));
+        let (start, rest) = down.unwrap_or((&self.root, path));
+        let dir = match walk(start, rest, Missing::Make) {
             Err(Errno::LOOP | Errno::NOTDIR) => resolve(&self.root, path, Missing::Make),
             dir => dir,
         };
@@ -229,8 +235,20 @@ impl<'a> Unpacking<'a> {
             Errno::INVAL => Stop::Refused("its path leads through a symbolic link to what no layer has"),
             error => error.into(),
         })?;
-        let (_, dir) = self.at.insert((path.to_vec(), dir));
-        Ok(dir)
+        let before = dir.stat()?;
+        Ok(Entered { path: path.to_vec(), dir, before })
+    }
+}
+
+impl Entered {
+    /// Gives it its times back.
+    fn leave(&self) {
+        self.dir.restore_times(&self.before);
+    }
+
+    /// What leads from it to a directory below it.
+    fn below<'a>(&self, path: &'a [u8]) -> Option<&'a [u8]> {
+        path.strip_prefix(&self.path[..])?.strip_prefix(b"/")
     }
 }
 
@@ -353,6 +371,39 @@ fn make_room(dir: &Dir, name: &[u8], kind: Option<Kind>, holder: &Dir) -> Result
     }
 }
 
+/// An entry that was made, or a directory that was there.
+struct Made {
+    /// If it has content.
+    file: Option<OwnedFd>,
+    /// Whether another entry had its name.
+    replaces: bool,
+}
+
+impl Made {
+    fn at<'a>(&'a self, dir: &'a Dir, name: &'a [u8]) -> At<'a> {
+        self.file.as_ref().map_or_else(|| dir.at(name), |file| At::open(file.as_fd(), dir.form()))
+    }
+}
+
+/// Makes an entry, in the place of an earlier one of its name. A directory stays what it is.
+fn put(dir: &Dir, name: &[u8], what: &What, holder: &Dir, bequeaths: bool) -> Result<Made, Errno> {
+    let (file, replaces) = match make(dir, name, what) {
+        Err(Errno::EXIST) => {
+            let before = dir.find(name)?.map(|stat| stat.kind);
+            if (before, what) == (Some(Kind::Dir), &What::Dir) {
+                return Ok(Made { file: None, replaces: false });
+            }
+            make_room(dir, name, before, holder)?;
+            (make(dir, name, what)?, true)
+        }
+        file => (file?, false),
+    };
+    if bequeaths && !matches!(what, What::Symlink(_)) {
+        disinherit(dir.at(name))?;
+    }
+    Ok(Made { file, replaces })
+}
+
 /// Makes an entry, and opens it if it has content.
 fn make(dir: &Dir, name: &[u8], what: &What) -> Result<Option<OwnedFd>, Errno> {
     match what {
@@ -380,10 +431,10 @@ pub(super) fn disinherit(at: At<'_>) -> Result<(), Errno> {
 }
 
 /// Copies the content of the last member: all of it, or each piece of a file with holes.
-fn content(reader: &mut Reader<'_>, file: &OwnedFd, ends: &dyn Fn() -> bool) -> Result<(), Stop> {
+fn content(reader: &mut Reader<'_>, file: &OwnedFd, piece: &mut [u8], ends: &dyn Fn() -> bool) -> Result<(), Stop> {
     let failed = |error: super::reading::ReadError| Stop::Said(error.into());
     let Some(sparse) = reader.take_sparse() else {
-        return copy(|piece| reader.read(piece).map_err(failed), file, 0, ends);
+        return copy(|piece| reader.read(piece).map_err(failed), file, 0, piece, ends);
     };
     for (offset, length) in sparse.pieces {
         let mut left = length;
@@ -393,7 +444,7 @@ fn content(reader: &mut Reader<'_>, file: &OwnedFd, ends: &dyn Fn() -> bool) -> 
             left -= read as u64;
             Ok(read)
         };
-        copy(read, file, offset, ends)?;
+        copy(read, file, offset, piece, ends)?;
     }
     Ok(rustix::fs::ftruncate(file, sparse.size)?)
 }
@@ -403,11 +454,11 @@ fn copy(
     mut read: impl FnMut(&mut [u8]) -> Result<usize, Stop>,
     file: &OwnedFd,
     mut at: u64,
+    piece: &mut [u8],
     ends: &dyn Fn() -> bool,
 ) -> Result<(), Stop> {
-    let mut piece = vec![0; PIECE];
     loop {
-        let read = read(&mut piece)?;
+        let read = read(piece)?;
         if read == 0 {
             return Ok(());
         }
