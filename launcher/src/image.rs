@@ -28,6 +28,7 @@ pub(crate) mod launch;
 mod load;
 pub(crate) mod manifest;
 mod name;
+mod pieces;
 mod progress;
 pub mod registry;
 mod show;

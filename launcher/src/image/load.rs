@@ -9,7 +9,6 @@ use std::io::{self, BufWriter, PipeReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Condvar, Mutex};
 use std::thread;
 
@@ -19,6 +18,7 @@ use unionfs::layer::compressed;
 use super::digest::{Digest, Digesting};
 use super::files::Files;
 use super::manifest::{Descriptor, LAYER};
+use super::pieces::{Sending, pieces};
 use super::progress::Progress;
 use super::source::{LayerSource, Place};
 use super::store::{Diff, Made, Store, Workspace};
@@ -26,9 +26,8 @@ use super::time;
 use crate::failure::{Doing as _, Failure};
 use crate::written::{self, NoLayer};
 
-/// Size and number of the pieces between two threads of a layer.
+/// So much of a blob is written at a time.
 const PIECE: usize = 256 * 1024;
-const PIECES: usize = 4;
 /// More layers at a time do not help a disk.
 const MOST_AT_A_TIME: usize = 4;
 
@@ -255,17 +254,19 @@ struct Target<'a> {
 /// Copies and unpacks a layer: digest and length as it came, and of what is in it.
 fn unpack(input: impl Read + Send, target: Target<'_>, doing: &str) -> Result<((Digest, u64), Diff), Failure> {
     let Target { copy, most, holder, below, giving_up } = target;
-    let (blob, read) = sync_channel(PIECES);
-    let (plain, received) = sync_channel(PIECES);
+    let (blob, mut read) = pieces();
+    let (plain, received) = pieces();
     let spoilt = &AtomicBool::new(false);
     let (kept, plain, unpacked) = thread::scope(|scope| {
         let keeping = scope.spawn(move || keep(input, copy, most, &blob, spoilt));
         let decompressing = scope.spawn(move || {
-            // It goes last: whoever finds that nobody receives any more sees why.
-            let mut blob = Received::of(read);
-            decompress(&mut blob, &plain).inspect_err(|_| spoilt.store(true, Ordering::Relaxed))
+            // `read` goes last: whoever finds that nobody receives any more sees why.
+            let sent = compressed::plain(&mut read).and_then(|mut content| plain.send(&mut content));
+            let sent = sent.inspect_err(|_| spoilt.store(true, Ordering::Relaxed));
+            drop(read);
+            sent
         });
-        let mut plain = Digesting::new(Received::of(received), io::sink(), u64::MAX);
+        let mut plain = Digesting::new(received, io::sink(), u64::MAX);
         let unpacked = apply::unpack(&mut plain, holder, below, giving_up).map_err(|error| error.to_string());
         let unpacked = unpacked.and_then(|()| plain.finish().map_err(|error| error.to_string()));
         // When nobody receives any more, the others end.
@@ -284,56 +285,13 @@ fn keep(
     input: impl Read,
     copy: File,
     most: u64,
-    sender: &SyncSender<Vec<u8>>,
+    sender: &Sending,
     spoilt: &AtomicBool,
 ) -> io::Result<Option<(Digest, u64)>> {
     let mut blob = Digesting::new(input, BufWriter::with_capacity(PIECE, copy), most);
-    send(&mut blob, sender)?;
+    sender.send(&mut blob)?;
     // What follows the compressed content belongs to the blob, too.
     if spoilt.load(Ordering::Relaxed) { Ok(None) } else { blob.finish().map(Some) }
-}
-
-/// Sends what is in a layer.
-fn decompress(blob: &mut Received, sender: &SyncSender<Vec<u8>>) -> io::Result<()> {
-    send(&mut compressed::plain(blob)?, sender)
-}
-
-/// Reads to the end, or until nobody receives it any more: who does not has failed, and tells that, or has seen the end.
-fn send(input: &mut impl Read, sender: &SyncSender<Vec<u8>>) -> io::Result<()> {
-    loop {
-        let mut piece = Vec::with_capacity(PIECE);
-        input.by_ref().take(PIECE as u64).read_to_end(&mut piece)?;
-        if piece.is_empty() || sender.send(piece).is_err() {
-            return Ok(());
-        }
-    }
-}
-
-/// What another thread has sent.
-struct Received {
-    receiver: Receiver<Vec<u8>>,
-    piece: Vec<u8>,
-    at: usize,
-}
-
-impl Received {
-    fn of(receiver: Receiver<Vec<u8>>) -> Received {
-        Received { receiver, piece: Vec::new(), at: 0 }
-    }
-}
-
-impl Read for Received {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.piece.len() {
-            // The sender has ended: so does this.
-            let Ok(piece) = self.receiver.recv() else { return Ok(0) };
-            (self.piece, self.at) = (piece, 0);
-        }
-        let mut rest = self.piece.get(self.at..).unwrap_or_default();
-        let read = rest.read(buffer)?;
-        self.at += read;
-        Ok(read)
-    }
 }
 
 /// Has a layer written for `take` to read.
