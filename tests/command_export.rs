@@ -416,6 +416,23 @@ fn where_every_file_has_a_name_a_signal_leaves_none() {
     drop(mounted);
 }
 
+#[test]
+fn where_every_file_has_a_name_a_failure_leaves_none() {
+    let Some(branches) = Branches::new(BIN, &["rw"]) else { return };
+    let union = branches.mount();
+    union.write("f", vec![7; 3 << 20]);
+    let small = tmpfs(&union, "size=1m");
+    fs::create_dir(small.join("top")).unwrap();
+    fs::create_dir(union.at("other")).unwrap();
+    // a union has no files without a name
+    let mounted = Mounted::mount(BIN, format!("{}=rw", small.join("top").display()), &union.at("other"), &[]);
+    fs::write(mounted.target().join("layer.tar"), "old").unwrap();
+    let outcome = export(union.path(""), &mounted.target().join("layer.tar"));
+    assert!(outcome.status == Some(1) && outcome.stderr.contains("No space left"), "{}", outcome.stderr);
+    assert_eq!(harness::snapshot::names(mounted.target()).unwrap(), ["layer.tar"]);
+    assert_eq!(fs::read(mounted.target().join("layer.tar")).unwrap(), b"old");
+}
+
 /// The kernel gathers writes where it cannot write to the branch by itself.
 #[test]
 fn what_was_written_to_a_file_that_is_still_open_is_in_the_layer() {

@@ -145,6 +145,13 @@ fn refuse_inside(path: &Path, branches: &[BranchSpec], mounted: Option<u64>) -> 
     Ok(())
 }
 
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        // whoever waits for a signal holds it, too
+        drop(self.unfinished.0.lock().take());
+    }
+}
+
 impl Fresh {
     fn new(path: &Path, mode: Mode) -> Result<Fresh, Failure> {
         let parent = path.parent().unwrap_or(Path::new("/"));
