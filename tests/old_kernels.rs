@@ -195,7 +195,7 @@ fn is_alike(act: &Act, kernel: Kernel) -> bool {
     let acl = |name: &Xattr| matches!(name, Xattr::AccessAcl | Xattr::DefaultAcl);
     match &act.op {
         Op::SetXattr { name, .. } | Op::GetXattr { name, .. } | Op::RemoveXattr { name, .. } => {
-            kernel.fuse() >= 26 || !acl(name)
+            kernel.heeds_acls() || !acl(name)
         }
         Op::Rename { how, .. } => *how == RenameHow::Plain || (kernel.fuse() >= 23 && kernel.renames_with_flags()),
         _ => true,

@@ -14,6 +14,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use harness::fixture::{Branches, Union, as_user};
 use harness::mapping::{Mapping, Sharing};
 use harness::mount::poll;
+use harness::old_kernel::pretended;
 use harness::sandbox::{Medium, skip};
 use rustix::fs::{FallocateFlags, SeekFrom, XattrFlags};
 
@@ -259,8 +260,10 @@ fn every_call_acts_on_the_same_file() {
             file.write_all_at(b"data", 1 << 19).unwrap();
             let holes = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             rustix::fs::fallocate(&file, holes, 4096, (1 << 19) - 4096).unwrap();
-            assert_eq!(rustix::fs::seek(&other, SeekFrom::Hole(0)).unwrap(), 4096, "{way}, {name}");
-            assert_eq!(rustix::fs::seek(&other, SeekFrom::Data(4096)).unwrap(), 1 << 19, "{way}, {name}");
+            if pretended().finds_holes() {
+                assert_eq!(rustix::fs::seek(&other, SeekFrom::Hole(0)).unwrap(), 4096, "{way}, {name}");
+                assert_eq!(rustix::fs::seek(&other, SeekFrom::Data(4096)).unwrap(), 1 << 19, "{way}, {name}");
+            }
             let mut bytes = [1; 4];
             other.read_exact_at(&mut bytes, 8192).unwrap();
             assert_eq!(bytes, [0; 4], "{way}, {name}: the hole reads as zeros");

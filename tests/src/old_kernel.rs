@@ -126,6 +126,18 @@ impl Kernel {
         self.answer != libc::ENOSYS || !self.lacks(4, 6)
     }
 
+    /// Whether unions have ACLs on it.
+    #[must_use]
+    pub fn heeds_acls(self) -> bool {
+        self.fuse >= 26
+    }
+
+    /// Whether unions tell on it where holes are in files.
+    #[must_use]
+    pub fn finds_holes(self) -> bool {
+        self.fuse >= 24
+    }
+
     /// The same, which speaks FUSE of another version.
     #[must_use]
     pub fn with_fuse(self, minor: u32) -> Kernel {
@@ -234,16 +246,28 @@ pub fn pretend_no_more() {
     PRETENDED.set(None);
 }
 
+/// The kernel that this thread pretends to have, or all tests do: one that has everything without that.
+///
+/// # Panics
+/// When `RUNIONFS_TEST_KERNEL` names none that is known.
+#[must_use]
+pub fn pretended() -> Kernel {
+    named().unwrap_or(Kernel::modern())
+}
+
+fn named() -> Option<Kernel> {
+    PRETENDED.get().or_else(|| {
+        let version = std::env::var(VARIABLE).ok()?;
+        Some(Kernel::named(&version).unwrap_or_else(|| panic!("{VARIABLE} is none of {KERNELS:?}")))
+    })
+}
+
 /// Has a command run as on the kernel that this thread pretends to have.
 ///
 /// # Panics
 /// When `RUNIONFS_TEST_KERNEL` names none that is known.
 pub fn restrict(command: &mut Command) -> &mut Command {
-    let named = || {
-        let version = std::env::var(VARIABLE).ok()?;
-        Some(Kernel::named(&version).unwrap_or_else(|| panic!("{VARIABLE} is none of {KERNELS:?}")))
-    };
-    let Some(kernel) = PRETENDED.get().or_else(named) else { return command };
+    let Some(kernel) = named() else { return command };
     let mut filter = kernel.filter();
     let install = move || {
         let length = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
