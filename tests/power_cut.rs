@@ -332,3 +332,34 @@ fn an_fsync_by_a_descriptor_for_reading_reaches_the_disk() {
         unmount(&root);
     }
 }
+
+/// Its whiteout is a file that says which name it hides.
+#[test]
+fn a_long_name_that_was_removed_does_not_come_back() {
+    let Some(sandbox) = sandbox::enter_for(Medium::Tmpfs, Duration::from_secs(120)) else { return };
+    let layout =
+        Layout { branches: vec![Access::Writable, Access::Whiteouts], opaque_roots: vec![false; 2], things: vec![] };
+    let name = "n".repeat(255);
+    for format in [Format::Ext4, Format::Xfs] {
+        let mut load = Load::begin(sandbox.path(), &format!("{format:?}"), format, OnDisk::Top, &layout);
+        fs::write(load.ground.at("1").join(&name), "below").expect("write a file below");
+        let path = load.mounted.target().join(&name);
+        fs::write(&path, "above").expect("write a file");
+        sync(&load.disk.root());
+        fs::remove_file(&path).expect("remove it");
+        sync_names(&load.disk.root());
+        let moment = load.disk.position();
+        load.end();
+        let (image, root) = (load.ground.at("cut.img"), load.ground.at("cut"));
+        let mut nothing_kept = TestRng::from_seed(RngAlgorithm::ChaCha, &[0; 32]);
+        load.disk.cut(moment, &image, &mut nothing_kept);
+        fs::create_dir(&root).expect("make a mount point");
+        load.disk.mount_cut(&image, &root);
+        put_all(&root, &load.ground, load.branches);
+        load.mounted.mount_again();
+        assert_eq!(names(load.mounted.target()).expect("list the union"), [""; 0], "{format:?}");
+        load.mounted.umount();
+        take_all(&load.ground, load.branches);
+        unmount(&root);
+    }
+}

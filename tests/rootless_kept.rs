@@ -353,6 +353,32 @@ fn without_extended_attributes_it_is_kept_in_the_work_area() {
     read_by_root(union);
 }
 
+/// What is kept in the work area reaches the disk by itself, and a change of the entry with the journal: a power cut may
+/// keep the one and lose the other.
+#[test]
+fn an_owner_that_becomes_real_is_never_another_one() {
+    let Some((mut union, _)) = of_a_user(&["rw", "ro+wh"]) else { return };
+    fs::rename(union.path("link"), union.path("mine")).expect("rename");
+    assert_eq!(look(&union.path("mine")), "symlink 777 11:12");
+    union.mounted.umount();
+    let (branches, target) = (format!("{}=rw", union.at("0").display()), union.at("mnt"));
+    let as_root = |then: &dyn Fn(&Path)| {
+        sandbox::run(Command::new(BINARY).args(["mount", &branches]).arg(&target));
+        then(&target.join("mine"));
+        sandbox::run(Command::new(BINARY).arg("umount").arg(&target));
+    };
+    as_root(&|path| lchown(path, Some(33), Some(44)).expect("chown"));
+    assert_eq!(look(&union.at("0/mine")), "symlink 777 33:44");
+    as_root(&|path| assert_eq!(look(path), "symlink 777 33:44"));
+    // the change is lost
+    lchown(union.at("0/mine"), Some(USER), Some(USER)).expect("chown");
+    as_root(&|path| assert_eq!(look(path), "symlink 777 33:44"));
+    // what comes then counts
+    as_root(&|path| lchown(path, Some(55), Some(66)).expect("chown"));
+    as_root(&|path| assert_eq!(look(path), "symlink 777 55:66"));
+    union.mounted.mount_again();
+}
+
 /// Killed before, between or after the calls of a change, the entry has its old or its new attributes.
 #[test]
 fn a_change_that_is_cut_off_is_done_or_not() {

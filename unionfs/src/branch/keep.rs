@@ -5,7 +5,8 @@
 //! is the one kept as far as it can be, with the owner's own rights added where nobody but the mode
 //! gives them (see [`Rights::opens_all`](super::rights::Rights)), and without set-id bits then: they
 //! would be those of another user. Whatever changes an entry with an override changes the override,
-//! in one system call, after which the real mode follows; an override that says what is real goes.
+//! in one system call, after which the real mode follows; an attribute that says what is real goes, and
+//! a row stays, for it would go from the disk by itself.
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
@@ -131,7 +132,7 @@ impl At<'_> {
             && (!kept.keeps_owners() || !carries(real.kind) || self.owner_is_real(real, &wanted));
         // while there is an override, nobody sees what is real
         if may_be_real && self.kept(real)?.is_some() && self.make_real(real, &wanted)? {
-            return self.drop_override(kept, real);
+            return self.drop_override(kept, real, &wanted);
         }
         self.keep(kept, real, &wanted)?;
         let mode = rights().real_mode(real.kind, wanted.mode);
@@ -181,7 +182,7 @@ impl At<'_> {
         if carries && kept.mark()? {
             match self.real_set_xattr(kept.attribute(), wanted.print().as_bytes(), XattrFlags::empty()) {
                 // from now on a row does not count
-                Ok(()) => return kept.drop_row(real.id),
+                Ok(()) => return kept.update_row(real.id, *wanted),
                 Err(Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM | Errno::NOSPC | Errno::TOOBIG) => {}
                 Err(errno) => return Err(errno),
             }
@@ -189,14 +190,18 @@ impl At<'_> {
         kept.set_row(real.id, *wanted)?;
         // an attribute would count more than the row
         match carries.then(|| self.real_xattr(kept.attribute())) {
-            Some(Ok(Some(_))) => self.real_remove_xattr(kept.attribute()),
+            Some(Ok(Some(_))) => {
+                kept.sync()?;
+                self.real_remove_xattr(kept.attribute())
+            }
             _ => Ok(()),
         }
     }
 
-    fn drop_override(self, kept: Kept, real: &Stat) -> Result<(), Errno> {
+    /// What was kept of an entry is real.
+    fn drop_override(self, kept: Kept, real: &Stat, wanted: &Override) -> Result<(), Errno> {
         // the attribute counts more, so it goes last
-        kept.drop_row(real.id)?;
+        kept.update_row(real.id, *wanted)?;
         if !carries(real.kind) {
             return Ok(());
         }

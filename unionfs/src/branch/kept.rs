@@ -164,6 +164,7 @@ struct Place {
     rows: OnceLock<OwnedFd>,
     /// Whether rows were written that may not have reached the disk.
     unsynced: AtomicBool,
+    syncing: Mutex<()>,
     making: Mutex<()>,
 }
 
@@ -211,6 +212,7 @@ impl Kept {
             area: OnceLock::new(),
             rows: rows.map_or_else(OnceLock::new, OnceLock::from),
             unsynced: false.into(),
+            syncing: Mutex::new(()),
             making: Mutex::new(()),
         };
         Ok(Some(Kept(Box::leak(Box::new(place)))))
@@ -309,16 +311,32 @@ impl Kept {
     /// Those of fsync(2).
     pub fn sync(self) -> Result<(), Errno> {
         let Some(rows) = self.0.rows.get() else { return Ok(()) };
+        // whoever is at it may be so with the row of this caller
+        let _syncing = self.0.syncing.lock();
         if !self.0.unsynced.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
         rustix::fs::fsync(rows).inspect_err(|_| self.0.unsynced.store(true, Ordering::Release))
     }
 
-    /// Takes the row of an entry away, if it has one.
+    /// Has the row of an entry say something else, if it has one: what is written elsewhere and counts
+    /// as soon as it is there. Without the row a power cut could show neither that nor what was before,
+    /// for a row reaches the disk by itself, and what is written elsewhere with the journal.
+    pub(super) fn update_row(self, id: RealId, kept: Override) -> Result<(), Errno> {
+        match self.row(id)? {
+            Some(_) => self.set_row(id, kept),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes away the row of an entry that was just made: it is that of another one, which had the same
+    /// inode number. That is gone from the disk, too, before its row goes.
     pub(super) fn drop_row(self, id: RealId) -> Result<(), Errno> {
         match (self.row(id)?, self.0.rows.get(), offset(id)) {
-            (Some(_), Some(rows), Some(at)) => write(rows, &[0; ROW], at),
+            (Some(_), Some(rows), Some(at)) => {
+                rustix::fs::syncfs(rows)?;
+                write(rows, &[0; ROW], at)
+            }
             _ => Ok(()),
         }
     }

@@ -253,6 +253,7 @@ impl Union {
         {
             wait_for_disk(file, copy.entry.work(), copy.content)?;
         }
+        self.wait_for_kept(target)?;
         if stat.nlink > 1 {
             // no names are held yet, and others may wait for those
             copy.keep_number(inode.ino)?;

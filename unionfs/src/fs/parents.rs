@@ -108,7 +108,8 @@ impl Union {
             if over_whiteout {
                 mark_opaque(&work.temporary().open_dir(&temporary)?)?;
             }
-            work.temporary().at(&temporary).take_attributes(from, &stat)
+            let new = work.temporary().at(&temporary).take_attributes(from, &stat)?;
+            self.wait_for_kept(branch).map(|()| new)
         };
         let place = |new: RealId| {
             if branch < top {

@@ -224,7 +224,9 @@ impl Spot<'_> {
         }
         let temporary = work.temporary_name();
         let file = work.temporary().create_file(&temporary, 0o444)?;
+        // a journal keeps the name of a file without its content, and that would hide nothing
         let written = write_all(&file, &whiteout.content)
+            .and_then(|()| work.sync(&file))
             .and_then(|()| work.temporary().rename(&temporary, &self.dir, &whiteout.file, RenameFlags::empty()));
         written.inspect_err(|_| work.discard(&temporary)).map(|()| Made::Mark)
     }

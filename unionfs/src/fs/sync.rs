@@ -65,6 +65,15 @@ impl Union {
         self.sync_names(&inode)
     }
 
+    /// Waits until a copy may get its name, as far as its attributes are kept apart from it: no power
+    /// cut must leave it without them.
+    pub(super) fn wait_for_kept(&self, branch: BranchIndex) -> Result<(), Errno> {
+        if self.options.volatile || !self.work(branch)?.is_on_disk() {
+            return Ok(());
+        }
+        self.sync_kept(&[branch])
+    }
+
     /// Makes the attributes durable that are kept apart from their entries.
     fn sync_kept(&self, branches: &[BranchIndex]) -> Result<(), Errno> {
         let kept = |branch: &BranchIndex| self.form(Some(*branch)).kept;
