@@ -7,7 +7,7 @@
 //! `RUNIONFS_CUT_SEED` repeats a run (but for what the threads do in which order).
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
@@ -16,10 +16,12 @@ use std::thread;
 use std::time::Duration;
 
 use harness::disk::{Disk, Format, unmount};
+use harness::fixture::Branches;
 use harness::history::{History, Moments};
 use harness::model::{self, Clock};
 use harness::mount::Mounted;
 use harness::ops::{Act, Allocate, Caller, Op, Present, work_and_syncs};
+use harness::rootless;
 use harness::sandbox::{self, Medium, run};
 use harness::snapshot::{Snapshot, WORK_AREA, names};
 use harness::tree::{Layout, layouts};
@@ -362,4 +364,41 @@ fn a_long_name_that_was_removed_does_not_come_back() {
         take_all(&load.ground, load.branches);
         unmount(&root);
     }
+}
+
+/// An ordinary user cannot give a link away, so whose it is lies beside it, in the work area.
+#[test]
+fn a_copy_is_never_there_without_the_owner_that_is_kept_of_it() {
+    let Some(sandbox) = sandbox::enter_for(Medium::Tmpfs, Duration::from_secs(120)) else { return };
+    if !rootless::ordinary_daemons(&sandbox) {
+        return;
+    }
+    let place = sandbox.path().to_owned();
+    let mut disk = Disk::new(&place.join("disk"), Format::Ext4);
+    fs::create_dir(disk.root().join("0")).expect("make a directory");
+    rootless::give(&disk.root().join("0"));
+    let branches = Branches::inside(sandbox, BINARY, &["rw", "ro+wh"]);
+    put(&disk.root().join("0"), &branches.at("0"));
+    rootless::give(&branches.at("mnt"));
+    branches.symlink("1/link", "target");
+    lchown(branches.at("1/link"), Some(11), Some(12)).expect("give it to somebody");
+    let mut union = branches.mount();
+    sync(&disk.root());
+    fs::rename(union.path("link"), union.path("mine")).expect("copy it up");
+    sync_names(&disk.root());
+    let moment = disk.position();
+    union.mounted.kill9();
+    umount2(union.mounted.target(), MntFlags::MNT_DETACH).expect("take the dead mount away");
+    unmount(&union.at("0"));
+    disk.stop();
+    let (image, root) = (place.join("cut.img"), place.join("cut"));
+    let mut nothing_kept = TestRng::from_seed(RngAlgorithm::ChaCha, &[0; 32]);
+    disk.cut(moment, &image, &mut nothing_kept);
+    fs::create_dir(&root).expect("make a mount point");
+    disk.mount_cut(&image, &root);
+    put(&root.join("0"), &union.at("0"));
+    union.mounted.mount_again();
+    let link = union.stat("mine");
+    assert_eq!((link.uid(), link.gid()), (11, 12));
+    union.mounted.umount();
 }
