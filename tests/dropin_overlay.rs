@@ -40,6 +40,8 @@ fn it_is_called_in_every_form() {
         format!("{NAME} m -o ro,{options} -s"),
         format!("runionfs -o {options} m"),
         format!("runionfs overlay m -o {options},rw"),
+        format!("runionfs mount -o {options} m"),
+        format!("runionfs mount --log-level=error overlay {dir}/m -o lowerdir=l1:l2 -o upperdir=u,workdir=w"),
         // containerd's snapshotter gives each option alone: for a container, of remapped ids, and for an image
         format!("mount.fuse3 overlay {dir}/m {containerd} -t {NAME}"),
         format!(
@@ -117,6 +119,31 @@ fn unknown_options_are_told_of_once_and_ignored() {
     ground.umount();
     let strict = finish(Command::new(BIN).args(["mount", "-o", "bogus"]).arg(ground.at("l2")).arg(ground.at("m")));
     assert_eq!(strict.status, Some(1));
+}
+
+#[test]
+fn the_command_takes_the_words_of_overlayfs_and_stays_strict() {
+    let Some(ground) = Ground::new() else { return };
+    let call =
+        |line: &str| finish(Command::new(BIN).arg("mount").args(line.split(' ')).current_dir(ground.sandbox.path()));
+    for (line, status, says) in [
+        ("-o lowerdir=l2,bogus m", 1, "unknown option 'bogus'"),
+        ("-o upperdir=u,workdir=w,lowerdir=l2,udba=never m", 1, "udba=never"),
+        ("-o upperdir=u,lowerdir=l2 m", 1, "without workdir="),
+        ("l1=rw m -o lowerdir=l2", 2, "branches stand before the mount point"),
+        ("-o lowerdir=l2 -o br=l1 m", 1, "two ways"),
+    ] {
+        let outcome = call(line);
+        assert_eq!(outcome.status, Some(status), "{line}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(says), "{line}: {}", outcome.stderr);
+        assert!(ground.entries().is_empty(), "{line}");
+    }
+    assert_eq!(call("-o lowerdir=l2 m").status, Some(0));
+    let again = call("-o lowerdir=l2 m");
+    assert_eq!((again.status, again.stderr.lines().count()), (Some(1), 1), "{}", again.stderr);
+    assert_eq!(ground.entries().len(), 1);
+    assert_eq!(call("-o remount,nodev,lowerdir=l2 m").status, Some(0));
+    assert!(ground.entries()[0].options.contains("nodev"), "{:?}", ground.entries());
 }
 
 #[test]

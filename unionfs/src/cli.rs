@@ -50,7 +50,8 @@ Without attributes the first branch is rw and the others are ro.
 ";
 
 const MOUNT_USAGE: &str = "runionfs mount [OPTIONS] BRANCHES MOUNTPOINT
-       runionfs mount [OPTIONS] -o br=BRANCHES MOUNTPOINT";
+       runionfs mount [OPTIONS] -o br=BRANCHES MOUNTPOINT
+       runionfs mount [OPTIONS] -o lowerdir=DIR[:DIR]...,upperdir=DIR,workdir=DIR MOUNTPOINT";
 
 const HELPER: &str = "\n
 For mount(8) and fstab the subcommand may be left out: 'runionfs BRANCHES MOUNTPOINT [-o ...]', and

@@ -12,7 +12,7 @@ use unionfs::mount::{MountOptions, given_device, remount};
 use unionfs::options::{Access, BranchSpec, Options, Words, branches};
 
 use super::notify::Manager;
-use super::{Failure, MountArgs, daemon, log, serve};
+use super::{Failure, MountArgs, daemon, log, overlay, serve};
 
 /// Sources that stand for nothing: the branches are in `-o br=`.
 pub(super) const NO_SOURCE: &[&str] = &["none", "runionfs", "aufs"];
@@ -39,6 +39,9 @@ pub(super) struct Request {
 
 pub(super) fn run(args: &MountArgs) -> Result<(), Failure> {
     log::start(&args.log)?;
+    if overlay::is_given(args) {
+        return overlay::from_command(args);
+    }
     let words = read_words(args)?;
     if words.remount && args.fake {
         return Ok(());

@@ -3,6 +3,7 @@
 //!
 //! What these callers rely on differs from `runionfs mount`: an option that is not known is told of and
 //! ignored, a mount may be laid on itself, and the table of mounts shows the name that it always showed.
+//! `runionfs mount` takes the same words, strictly.
 
 mod arguments;
 
@@ -15,11 +16,12 @@ use rustix::process::geteuid;
 use unionfs::branch::overlay::is_written_by_others;
 use unionfs::mount::{given_device, remount, table};
 use unionfs::options::overlay::is_overlay;
+use unionfs::options::words::WordsError;
 use unionfs::options::{Access, BranchSpec, Options, Overlay, Whiteout};
 
-use super::mount::Request;
+use super::mount::{NO_SOURCE, Request};
 use super::notify::Manager;
-use super::{Failure, complain, log, mount, print};
+use super::{Failure, MountArgs, complain, log, mount, print};
 use arguments::Asked;
 
 /// The name that says which vocabulary is spoken, and what the table of mounts shows then.
@@ -95,8 +97,7 @@ fn version() -> String {
 }
 
 fn start(line: arguments::Line, as_fuse_overlayfs: bool, for_mount: bool) -> Result<(), Failure> {
-    let mut overlay = Overlay::default();
-    line.options.iter().try_for_each(|argument| overlay.add(argument))?;
+    let overlay = read(&line.options)?;
     let fake = for_mount && line.foreground && !line.debug;
     let foreground = line.foreground || overlay.debug;
     log::start(&log::LogArgs::verbose(if line.debug || overlay.debug { 2 } else { 0 }))?;
@@ -112,6 +113,39 @@ fn start(line: arguments::Line, as_fuse_overlayfs: bool, for_mount: bool) -> Res
     overlay.check()?;
     let request = request(overlay, line.target, as_fuse_overlayfs)?;
     if fake { Ok(()) } else { mount::carry_out(&request, foreground) }
+}
+
+fn read(options: &[OsString]) -> Result<Overlay, Failure> {
+    let mut overlay = Overlay::default();
+    options.iter().try_for_each(|argument| overlay.add(argument))?;
+    Ok(overlay)
+}
+
+/// Whether `runionfs mount` is given its branches in the words of overlayfs.
+pub(super) fn is_given(args: &MountArgs) -> bool {
+    args.options.iter().any(|argument| is_overlay(argument))
+}
+
+/// `runionfs mount -o lowerdir=…`: the same union, by a command that refuses what it does not know, and that does not
+/// lay a union on itself.
+pub(super) fn from_command(args: &MountArgs) -> Result<(), Failure> {
+    let overlay = read(&args.options)?;
+    let (source, target) = args.second.as_ref().map_or((None, &args.first), |target| (Some(&args.first), target));
+    if let Some(unknown) = overlay.unknown.first().filter(|_| !args.sloppy) {
+        return Err(WordsError::Unknown(unknown.clone()).into());
+    }
+    if overlay.words.remount {
+        return if args.fake { Ok(()) } else { Ok(remount(target.as_ref(), overlay.flags())?) };
+    }
+    let stands_for_nothing = |source: &OsString| source == "overlay" || NO_SOURCE.iter().any(|none| source == none);
+    if !source.is_none_or(stands_for_nothing) {
+        return Err(Failure::Usage("branches stand before the mount point, and lowerdir= is given, too".into()));
+    }
+    overlay.check()?;
+    let foreground = args.foreground || overlay.debug;
+    let manager = Manager::of_this_process();
+    let request = Request { stacks: false, log: args.log.place(), manager, ..request(overlay, target.clone(), false)? };
+    if args.fake { Ok(()) } else { mount::carry_out(&request, foreground) }
 }
 
 fn request(overlay: Overlay, target: OsString, as_fuse_overlayfs: bool) -> Result<Request, Failure> {
