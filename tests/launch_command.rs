@@ -173,11 +173,44 @@ fn blocked_and_ignored_signals_are_the_callers() {
     }
 }
 
+/// As podman and docker have it. A copy of this machine goes on where the caller is.
 #[test]
-fn the_callers_umask_is_kept() {
+fn files_of_a_command_are_not_made_as_the_caller_would_make_them() {
     let Some(tree) = Tree::new() else { return };
-    let script = format!("umask 027; exec '{RLAUNCH}' --rootfs \"$1\" sh -c umask");
-    assert_eq!(printed(finish(Command::new("sh").args(["-c", &script, "sh"]).arg(tree.path("")))), "0027\n");
+    let with = |mask: &str, arguments: &[&str]| {
+        let script = format!("umask {mask}; exec '{RLAUNCH}' \"$@\"");
+        finish(Command::new("sh").args(["-c", &script, "sh"]).args(arguments).args(["sh", "-c", "umask"]))
+    };
+    let root = tree.path("");
+    let rootfs = ["--rootfs", root.to_str().unwrap()];
+    for (mask, options, expected) in [
+        ("077", &[][..], "0022\n"),
+        ("0", &["--no-init"], "0022\n"),
+        ("077", &["--umask=27"], "0027\n"),
+        ("077", &["--umask", "0000", "--user=7"], "0000\n"),
+    ] {
+        assert_eq!(printed(with(mask, &[&rootfs, options].concat())), expected, "{mask} {options:?}");
+    }
+    for (options, expected) in [(&["--no-submounts"][..], "0027\n"), (&["--no-submounts", "--umask=0007"], "0007\n")] {
+        assert_eq!(printed(with("027", options)), expected, "{options:?}");
+    }
+    for wrong in ["1000", "0o22", "u=rwx", ""] {
+        let outcome = with("022", &[&rootfs[..], &["--umask", wrong]].concat());
+        assert_eq!((outcome.status, &*outcome.stdout), (Some(125), ""), "{outcome:?}");
+        assert!(outcome.stderr.contains("up to four octal digits are expected"), "{outcome:?}");
+    }
+}
+
+/// Only the command has its mask: what is made for it has the modes that are asked for.
+#[test]
+fn a_working_directory_that_is_made_cannot_be_written_by_others() {
+    let Some(tree) = Tree::new() else { return };
+    for mask in ["000", "077"] {
+        let directory = format!("/made-{mask}/below");
+        let options = ["--workdir", &directory, "--umask", mask];
+        let outcome = finish(tree.rlaunch().args(options).args(["sh", "-c", "pwd; stat -c %a . .."]));
+        assert_eq!(printed(outcome), format!("{directory}\n755\n755\n"));
+    }
 }
 
 /// One who has not logged in has no folder for what runs.

@@ -86,6 +86,16 @@ fn it_runs_as_the_containers_command_does() {
 }
 
 #[test]
+fn its_files_are_made_as_those_of_the_containers_command() {
+    let Some(tree) = tree() else { return };
+    for (options, name, expected) in [(&[][..], "exec-usual", "0022\n"), (&["--umask=0007"], "exec-mask", "0007\n")] {
+        let _running = start(&tree, name, options);
+        assert_eq!(print(&[name], "umask"), expected);
+        assert_eq!(print(&["--umask", "77", name], "umask"), "0077\n");
+    }
+}
+
+#[test]
 fn a_filter_of_the_users_holds_for_further_commands() {
     let Some(tree) = tree() else { return };
     let Some(()) = calls::install(&tree.path("")) else { return };

@@ -121,6 +121,19 @@ fn a_copy_of_the_host_keeps_what_it_has_written_until_it_is_removed() {
 }
 
 #[test]
+fn its_files_are_made_as_they_were_at_its_first_start() {
+    let Some(_tree) = Recorded::new() else { return };
+    let start = |words: &[&str]| {
+        let script = format!("umask 027; exec '{RLAUNCH}' \"$@\"");
+        printed(finish(Command::new("sh").args(["-c", &script, "sh"]).args(words)))
+    };
+    assert_eq!(start(&["--no-submounts", "--name", "mask", "sh", "-c", "umask"]), "0027\n");
+    let again = finish(Command::new("sh").args(["-c", &format!("umask 077; exec '{RLAUNCH}' start -a mask")]));
+    assert_eq!(printed(again), "0027\n");
+    assert_eq!(record("mask")["settings"]["confinement"]["umask"], "0027");
+}
+
+#[test]
 fn one_whose_launcher_was_killed_keeps_what_it_has_written() {
     let Some(tree) = Recorded::new() else { return };
     let script =

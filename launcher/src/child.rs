@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsStr};
-use std::fs::{create_dir_all, write};
+use std::fs::{DirBuilder, write};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -65,7 +66,6 @@ struct Progress<'a> {
     /// Whether there is a file system that tells what the container may use.
     has_view: bool,
     terminal: Option<(OwnedFd, StandardStreams)>,
-    umask: Option<Mode>,
 }
 
 impl<'a> Child<'a> {
@@ -75,7 +75,9 @@ impl<'a> Child<'a> {
         if set_pdeathsig(Signal::SIGKILL).is_err() || !matches!(self.channel.receive(), Ok(Some(Message::Go))) {
             return OWN_FAILURE;
         }
-        let mut progress = Progress { umask: Some(umask(Mode::empty())), ..Progress::default() };
+        // What is made for the container has the mode that it is given.
+        umask(Mode::empty());
+        let mut progress = Progress::default();
         for (number, step) in (0..).zip(self.steps) {
             let (message, is_fatal) = match self.act(&step.action, number, &mut progress) {
                 Ok(()) => continue,
@@ -136,7 +138,7 @@ impl<'a> Child<'a> {
             Action::FindUser(user, groups) => progress.identity = Some(Identity::find(user.as_ref(), groups)?),
             Action::ChangeDirectory(path) => change_directory(path)?,
             Action::MakeAndChangeDirectory(path) => {
-                match create_dir_all(path) {
+                match DirBuilder::new().recursive(true).mode(0o755).create(path) {
                     // Something that is no directory, which the next line says better.
                     Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                     result => result.map_err(|error| errno_of(&error))?,
@@ -311,7 +313,6 @@ fn become_command(
         }
         terminal::take_over(&slave, streams)?;
     }
-    progress.umask.take().map(umask);
     signals.give_back()?;
     close_descriptors_but(&[channel.as_fd()])?;
     confinement.become_command(identity)?;

@@ -17,6 +17,7 @@ mod recorded;
 mod rlimits;
 pub(crate) mod seal;
 mod seccomp;
+mod umask;
 mod user;
 
 use std::ffi::{CString, OsStr, OsString};
@@ -37,6 +38,7 @@ pub use rlimits::Limit;
 use seccomp::Exception;
 pub use seccomp::Filter;
 pub(crate) use seccomp::Instruction;
+pub use umask::Umask;
 pub use user::{Account, Wanted as WantedUser};
 pub(crate) use user::{Identity, home_variable, is_alone, parse as parse_user};
 
@@ -97,6 +99,11 @@ pub struct ConfineOptions {
     /// Where the command starts; made where it is missing
     #[arg(short, long, value_name = "DIR", value_parser = absolute(), help_heading = "Command")]
     pub workdir: Option<PathBuf>,
+
+    /// Which permissions files of the command do not get, as octal digits; without it 0022, and in a copy of this machine the
+    /// caller's
+    #[arg(long, value_name = "MODE", value_parser = str::parse::<Umask>, help_heading = "Command")]
+    pub umask: Option<Umask>,
 
     /// A program to run, with the command, if there is one, as its arguments
     #[arg(long, value_name = "PROGRAM", help_heading = "Command")]
@@ -244,6 +251,8 @@ pub struct Confinement {
     pub limits: Vec<Limit>,
     /// How readily the kernel ends the container when memory runs out.
     pub oom_score: Option<i32>,
+    /// Which permissions the command's files do not get.
+    pub umask: Umask,
     /// Whether our init is pid 1; else the command is.
     pub init: bool,
     /// Whether devices work nowhere but in `/dev`.
@@ -290,6 +299,7 @@ impl Confinement {
             names_home,
             limits: options.ulimit.clone(),
             oom_score: options.oom_score_adj,
+            umask: options.umask.unwrap_or_default(),
             init: options.init.unwrap_or(!options.no_init),
             devices_in_dev_only: !privileged,
             nodes,
@@ -354,6 +364,7 @@ impl Confinement {
     /// no_new_privs it takes a capability to install one, so then it comes before those are given up.
     pub(crate) fn become_command(&self, identity: &Identity) -> Result<(), Errno> {
         self.limits.iter().try_for_each(|limit| limit.set())?;
+        self.umask.set();
         if !self.no_new_privileges {
             self.install_own_filter()?;
         }

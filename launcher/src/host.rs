@@ -10,7 +10,7 @@ use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{AccessFlags, access};
 use rustix::termios::isatty;
 
-use crate::confine::Surroundings;
+use crate::confine::{Surroundings, Umask};
 use crate::failure::{Doing as _, Failure};
 use crate::mount_table::{self, Shown, Submount};
 use crate::network::Names;
@@ -25,6 +25,8 @@ pub struct Host {
     pub environment: Vec<(OsString, OsString)>,
     /// The caller's working directory; none where it is gone or out of reach.
     pub directory: Option<PathBuf>,
+    /// The caller's mask of permissions.
+    pub umask: Umask,
     /// Which standard streams are terminals.
     pub terminals: StandardStreams,
     /// Mounts below `/` that hold files, parents first. Looked at for a copy of the host only.
@@ -98,6 +100,8 @@ impl Host {
             environment: std::env::vars_os().collect(),
             // A directory that was removed, or is outside of a chroot: the container starts in its `/`.
             directory: std::env::current_dir().ok(),
+            // That of whoever asked for the container, who may have done so long ago.
+            umask: Umask::default(),
             terminals: StandardStreams::that_are_terminals(),
             submounts: Vec::new(),
             // A host without them knows no names, and neither does the container.

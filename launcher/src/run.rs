@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -97,7 +96,7 @@ fn start_here(request: Request, ids: Option<Ids>, mut ready: Option<&mut Ready>)
     image.iter().try_for_each(|image| image.fill(&mut options))?;
     let mut surroundings = Surroundings::observe(&options.confine, |name| origin.variable(name))?;
     surroundings.variables.splice(0..0, image.iter().flat_map(Held::variables));
-    let host = observe(&mut options, ids, origin.environment())?;
+    let host = observe(&mut options, ids, &origin)?;
     let host = Host { image: image.as_ref().map(Held::root), ..host };
     let capabilities = surroundings.capabilities;
     let name = options.name.clone();
@@ -159,7 +158,7 @@ fn check_maps(spec: &Spec) -> Result<(), Failure> {
     Err(failure.remedy("give it a directory by --rootfs, or start it as the user whom its root is to be"))
 }
 
-fn observe(options: &mut Options, ids: Option<Ids>, environment: Vec<(OsString, OsString)>) -> Result<Host, Failure> {
+fn observe(options: &mut Options, ids: Option<Ids>, origin: &Origin) -> Result<Host, Failure> {
     let mut host = match (&mut options.rootfs, &options.branches) {
         (Some(tree), _) => {
             *tree = host::resolve_tree(tree)?;
@@ -169,7 +168,7 @@ fn observe(options: &mut Options, ids: Option<Ids>, environment: Vec<(OsString, 
         (None, None) if options.image.is_some() => Host::observe(),
         (None, None) => Host::observe_for_a_copy()?,
     };
-    host.environment = environment;
+    (host.environment, host.umask) = (origin.environment(), origin.umask());
     if ids == Some(Ids::Single) {
         apt::do_without_user(&mut host);
     }

@@ -121,7 +121,7 @@ impl Spec {
             When::Never => None,
         };
         let mut limits = Limits::new(options.limits)?;
-        let confinement =
+        let mut confinement =
             Confinement::decide(&options.confine, &host.surroundings, host.terminals, terminal.is_some())?;
         let variables = host.surroundings.variables.clone();
         let root = match (options.rootfs, options.branches) {
@@ -149,6 +149,9 @@ impl Spec {
                 (clean_environment(&host), "/".into(), top)
             }
         };
+        if let (Root::HostCopy { .. }, None) = (&root, options.confine.umask) {
+            confinement.umask = host.umask;
+        }
         set_variables(&mut environment, variables);
         let environment = environment.into_iter().map(assignment).collect::<Result<Vec<_>, _>>()?;
         let (namespaces, network) = (options.namespaces, options.network);
@@ -264,6 +267,7 @@ mod tests {
         Host {
             environment: vec![("TERM".into(), "vt100".into()), ("SECRET".into(), "1".into())],
             directory: Some("/home/me".into()),
+            umask: "027".parse().unwrap(),
             terminals: StandardStreams::default(),
             submounts: vec![home()],
             names: crate::network::Names::default(),

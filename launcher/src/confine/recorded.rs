@@ -6,7 +6,9 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Account, Capabilities, Confinement, Exception, Filter, Filtering, Limit, WantedUser, rlimits, user};
+use super::{
+    Account, Capabilities, Confinement, Exception, Filter, Filtering, Limit, Umask, WantedUser, rlimits, user,
+};
 use crate::failure::{Doing as _, Failure};
 use crate::host::StandardStreams;
 
@@ -22,6 +24,9 @@ pub struct Recorded {
     names_home: bool,
     limits: Vec<Limit>,
     oom_score: Option<i32>,
+    /// Records of earlier versions have none.
+    #[serde(default)]
+    umask: Umask,
 }
 
 /// Which filter for system calls a container has.
@@ -39,6 +44,8 @@ pub(crate) struct Further {
     pub(crate) user: Option<WantedUser>,
     /// Whether its environment names HOME.
     pub(crate) names_home: bool,
+    /// Which permissions its files do not get; the same as those of the container's command, where nothing was said.
+    pub(crate) umask: Option<Umask>,
     /// Which of its streams are the caller's terminal.
     pub(crate) streams: StandardStreams,
     pub(crate) gets_terminal: bool,
@@ -62,6 +69,7 @@ impl Recorded {
             names_home: confinement.names_home,
             limits: confinement.limits.clone(),
             oom_score: confinement.oom_score,
+            umask: confinement.umask,
         })
     }
 
@@ -91,6 +99,7 @@ impl Recorded {
             names_home: self.names_home || further.names_home,
             limits,
             oom_score: self.oom_score,
+            umask: further.umask.unwrap_or(self.umask),
             init: true,
             devices_in_dev_only: false,
             masked: Vec::new(),

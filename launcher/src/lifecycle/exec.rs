@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use super::{find, running};
 use crate::cgroup::Cgroups;
 use crate::child::Child;
-use crate::confine::{self, WantedUser, seal};
+use crate::confine::{self, Umask, WantedUser, seal};
 use crate::failure::{Doing as _, Failure, OWN_FAILURE};
 use crate::host::{self, StandardStreams};
 use crate::namespace::Target;
@@ -45,6 +45,9 @@ pub struct ExecOptions {
     /// Where it starts; without it, where the container's command did
     #[arg(short, long, value_name = "DIR", value_parser = confine::absolute())]
     workdir: Option<PathBuf>,
+    /// Which permissions its files do not get, as octal digits; without it, as those of the container's command
+    #[arg(long, value_name = "MODE", value_parser = str::parse::<Umask>)]
+    umask: Option<Umask>,
     /// The container
     name: String,
     /// The command and its arguments
@@ -78,7 +81,8 @@ fn further(options: ExecOptions, record: &Record, target: Target, init: i32) -> 
     };
     let variables = confine::variables(&options.env_file, &options.env, |name: &OsStr| std::env::var_os(name))?;
     let names_home = variables.iter().any(|(name, _)| name == "HOME");
-    let further = confine::Further { user: options.user, names_home, streams, gets_terminal: terminal.is_some() };
+    let (user, umask) = (options.user, options.umask);
+    let further = confine::Further { user, names_home, umask, streams, gets_terminal: terminal.is_some() };
     let needs_directory = options.workdir.is_some();
     Ok(Further {
         joins: Vec::new(),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::confine::Recorded;
+use crate::confine::{Recorded, Umask};
 use crate::delegation;
 use crate::spec::Spec;
 
@@ -41,6 +41,9 @@ pub(crate) struct Origin {
     words: Vec<Word>,
     environment: Vec<(Word, Word)>,
     directory: Option<Word>,
+    /// Records of earlier versions have none.
+    #[serde(default)]
+    umask: Umask,
 }
 
 impl Origin {
@@ -51,6 +54,7 @@ impl Origin {
             words: std::env::args_os().skip(1).map(word).collect(),
             environment: variables().map(|(name, value)| (word(name), word(value))).collect(),
             directory: std::env::current_dir().ok().map(|directory| word(directory.into())),
+            umask: Umask::of_this_process(),
         }
     }
 
@@ -66,6 +70,10 @@ impl Origin {
     pub(crate) fn variable(&self, name: &OsStr) -> Option<OsString> {
         let name = Word::from(name);
         self.environment.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone().into())
+    }
+
+    pub(crate) fn umask(&self) -> Umask {
+        self.umask
     }
 
     /// Where it was; none, where that was gone or out of reach.
