@@ -21,18 +21,30 @@ pub struct Failure {
     pub status: u8,
     /// Whether a container of a name is missing, so that the name may have been meant as something else.
     pub is_about_a_name: bool,
+    /// Where a disk, or what a user may have of it, is full: what says so.
+    pub(crate) no_room: Option<Errno>,
     message: String,
 }
 
 impl Failure {
     /// A failure of our own: what was being done, or what is wrong.
     pub fn new(message: impl Into<String>) -> Self {
-        Failure { status: OWN_FAILURE, is_about_a_name: false, message: message.into() }
+        Failure { status: OWN_FAILURE, is_about_a_name: false, no_room: None, message: message.into() }
     }
 
     /// A system call that failed while `doing` something.
     pub fn because(doing: &str, cause: impl fmt::Display) -> Self {
         Failure::new(format!("cannot {doing}: {cause}"))
+    }
+
+    /// What was being done when this happened.
+    pub(crate) fn within(self, doing: &str) -> Self {
+        Failure { no_room: self.no_room, ..Failure::because(doing, self) }
+    }
+
+    /// Where it happened: a line of a file.
+    pub(crate) fn at(self, place: &str) -> Self {
+        Failure { message: format!("{place}: {}", self.message), ..self }
     }
 
     /// There is no container of this name.
@@ -66,6 +78,34 @@ pub(crate) fn errno_of(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
+/// An error, where it is that a disk, or what a user may have of it, is full.
+pub(crate) fn no_room(errno: Errno) -> Option<Errno> {
+    Some(errno).filter(|errno| matches!(errno, Errno::ENOSPC | Errno::EDQUOT))
+}
+
+/// What the kernel has said, alone.
+pub(crate) fn said(errno: Errno) -> Failure {
+    Failure { no_room: no_room(errno), ..Failure::new(errno.desc()) }
+}
+
+/// What an error tells, alone. It may tell of the kernel's word and where that came.
+pub(crate) fn told(error: &io::Error) -> Failure {
+    let no_room = match error.kind() {
+        io::ErrorKind::StorageFull => Some(Errno::ENOSPC),
+        io::ErrorKind::QuotaExceeded => Some(Errno::EDQUOT),
+        _ => None,
+    };
+    match error.raw_os_error() {
+        Some(number) => said(Errno::from_raw(number)),
+        None => Failure { no_room, ..Failure::new(error.to_string()) },
+    }
+}
+
+/// A system call that failed while `doing` something.
+pub(crate) fn failed(doing: &str, errno: Errno) -> Failure {
+    said(errno).within(doing)
+}
+
 /// Adds to a failing call what was being done.
 pub(crate) trait Doing<T> {
     fn doing(self, what: &str) -> Result<T, Failure>;
@@ -73,15 +113,12 @@ pub(crate) trait Doing<T> {
 
 impl<T> Doing<T> for Result<T, Errno> {
     fn doing(self, what: &str) -> Result<T, Failure> {
-        self.map_err(|errno| Failure::because(what, errno.desc()))
+        self.map_err(|errno| failed(what, errno))
     }
 }
 
 impl<T> Doing<T> for io::Result<T> {
     fn doing(self, what: &str) -> Result<T, Failure> {
-        self.map_err(|error| match error.raw_os_error() {
-            Some(number) => Failure::because(what, Errno::from_raw(number).desc()),
-            None => Failure::because(what, error),
-        })
+        self.map_err(|error| told(&error).within(what))
     }
 }

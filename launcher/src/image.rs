@@ -140,7 +140,12 @@ pub(crate) fn run(what: &Images) -> Result<u8, Failure> {
         return execute_registry();
     }
     rootless::enter(None)?;
-    let text = match what {
+    print(&done(what).map_err(|failure| with_room(failure, what))?)
+}
+
+/// What is printed of it.
+fn done(what: &Images) -> Result<String, Failure> {
+    Ok(match what {
         Images::Import(options) => import::run(options)?,
         Images::Export(options) => export::run(options)?,
         Images::Commit(options) => commit::run(options)?,
@@ -156,8 +161,19 @@ pub(crate) fn run(what: &Images) -> Result<u8, Failure> {
         }
         Images::Gc => told(&collect::collect(&Store::open_alone()?, Cache::Goes)?),
         Images::Pull(_) | Images::Push(_) | Images::Login(_) | Images::Logout(_) => String::new(),
-    };
-    print(&text)
+    })
+}
+
+/// Adds what to do where there is no room on a disk: that of the store, but for an export.
+fn with_room(failure: Failure, what: &Images) -> Failure {
+    match (failure.no_room, what, store::place()) {
+        (None, ..) | (Some(_), _, Err(_)) => failure,
+        (Some(_), Images::Export(_), _) => failure.remedy("make room there, or write it to another disk with -o"),
+        (Some(_), _, Ok(store)) => failure.remedy(&format!(
+            "make room on the disk of {}: rlaunch image rm and rlaunch image gc remove what is not needed",
+            store.display()
+        )),
+    }
 }
 
 fn print(text: &str) -> Result<u8, Failure> {
@@ -177,17 +193,14 @@ fn execute_registry() -> Result<u8, Failure> {
 /// Does what is about registries, in the program that is there for it.
 pub(crate) fn run_registry(what: &Images) -> Result<u8, Failure> {
     rootless::enter(None)?;
-    print(&match what {
-        Images::Pull(options) => registry::pull(options)?,
-        Images::Push(options) => registry::push(options)?,
-        Images::Login(options) => registry::login(options)?,
-        Images::Logout(options) => registry::logout(options)?,
-        _ => {
-            return Err(
-                Failure::new("this program does pull, push, login and logout").remedy("see rlaunch image --help")
-            );
-        }
-    })
+    let done = match what {
+        Images::Pull(options) => registry::pull(options),
+        Images::Push(options) => registry::push(options),
+        Images::Login(options) => registry::login(options),
+        Images::Logout(options) => registry::logout(options),
+        _ => Err(Failure::new("this program does pull, push, login and logout").remedy("see rlaunch image --help")),
+    };
+    print(&done.map_err(|failure| with_room(failure, what))?)
 }
 
 fn told(removed: &Removed) -> String {

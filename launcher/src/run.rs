@@ -329,7 +329,11 @@ fn run_on_unions(
 ) -> Result<u8, Failure> {
     session.entry.record.unions = in_words(places, &stacks);
     let socket = requests::socket_in(session.entry.running());
-    let plan = Plan { stacks, places, scratch: scratch.path(), memory, socket };
+    let named_top = match &spec.root {
+        Root::Branches(branches) => branches.first().map(|top| top.path.as_path()),
+        _ => None,
+    };
+    let plan = Plan { stacks, places, scratch: scratch.path(), memory, named_top, socket };
     let devices = plan.stacks.iter().map(|_| open_device()).collect::<Result<Vec<_>, _>>()?;
     // In this order, so that they go in the other: the directory is removed once nobody writes there any more.
     let mut daemon = Daemon::start(&plan, &devices, session.cgroups)?;

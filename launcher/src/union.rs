@@ -54,6 +54,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) scratch: &'a Path,
     /// A file system in memory for the tops.
     pub(crate) memory: Option<Memory<'a>>,
+    /// The top, where it is one of somebody's branches.
+    pub(crate) named_top: Option<&'a Path>,
     /// Where the daemon is asked for what was written.
     pub(crate) socket: PathBuf,
 }
@@ -120,6 +122,7 @@ const MAKING: &str = "make the container's union";
 pub(crate) struct Daemon {
     pid: Pid,
     channel: Channel,
+    named_top: Option<PathBuf>,
     opened: bool,
     ended: bool,
 }
@@ -132,7 +135,8 @@ impl Daemon {
         let (birthplace, joins) = (cgroups.birthplace_of_daemon(), cgroups.to_join_as_daemon());
         let serve = || daemon::run(plan, devices, &joins, &theirs);
         let started = process::clone_into(CloneFlags::empty(), birthplace, serve).doing(doing)?;
-        let daemon = Daemon { pid: started.pid, channel: ours, opened: false, ended: false };
+        let named_top = plan.named_top.map(Path::to_owned);
+        let daemon = Daemon { pid: started.pid, channel: ours, named_top, opened: false, ended: false };
         if !started.is_in_cgroup {
             cgroups.admit_daemon(daemon.pid)?;
         }
@@ -206,11 +210,13 @@ impl Daemon {
 
     /// Its last word, where a top has run full. It has ended, so this does not wait.
     fn hear_of_full_tops(&self) {
-        if let Ok(Some(Message::Full)) = self.channel.receive() {
-            warn(
-                "there was no space left for what the container has written; put it elsewhere with --keep DIR or TMPDIR, \
-                 or give it more memory with --tmpfs-top=SIZE",
-            );
+        let Ok(Some(Message::Full)) = self.channel.receive() else { return };
+        let what = "there was no space left for what the container has written";
+        match &self.named_top {
+            Some(top) => warn(format_args!("{what}: the disk of {} is full", top.display())),
+            None => warn(format_args!(
+                "{what}; put it elsewhere with --keep DIR or TMPDIR, or give it more memory with --tmpfs-top=SIZE"
+            )),
         }
     }
 

@@ -180,7 +180,11 @@ impl Context {
 
     /// What is wrong in a line.
     fn wrong(&self, line: usize, why: &str) -> Failure {
-        Failure::new(format!("{}:{line}: {why}", self.name))
+        Failure::new(why).at(&self.place(line))
+    }
+
+    fn place(&self, line: usize) -> String {
+        format!("{}:{line}", self.name)
     }
 }
 
@@ -248,7 +252,7 @@ impl Builder<'_> {
 
     fn stage(&mut self, number: usize, planned: &Planned) -> Result<Stage, Failure> {
         self.tell(&planned.text)?;
-        let located = |failure: Failure| self.context.wrong(planned.line, &failure.to_string());
+        let located = |failure: Failure| failure.at(&self.context.place(planned.line));
         let mut stage = match &planned.base {
             Base::Scratch => Stage::new(Config::new(), Vec::new()),
             Base::Stage(earlier) => self.built.get(earlier).map(Stage::next).ok_or_else(|| located(defect()))?,
@@ -256,12 +260,8 @@ impl Builder<'_> {
         };
         for instruction in &planned.instructions {
             self.tell(&instruction.text)?;
-            let located = |failure: Failure| {
-                let status = failure.status;
-                self.context
-                    .wrong(instruction.line, &format!("{}: {failure}", shown(&instruction.text)))
-                    .with_status(status)
-            };
+            let located =
+                |failure: Failure| failure.at(&shown(&instruction.text)).at(&self.context.place(instruction.line));
             let source = self.source(number, instruction).map_err(located)?;
             let done = stage.step(&self.build, instruction, source).map_err(located)?;
             self.tell_of(done)?;

@@ -107,9 +107,8 @@ pub(crate) fn forget(store: &Store, words: &[String], force: bool) -> Result<(),
             let failure = Failure::new(format!("a container uses the image {word}"));
             return Err(failure.remedy("end it first, or say --force"));
         }
-        store.change(|entries| {
+        store.change_for_less(|entries| {
             entries.retain(|entry| entry.digest != image.descriptor.digest || !is_meant(entry, &image, is_by_name));
-            Ok(())
         })?;
     }
     Ok(())

@@ -77,10 +77,10 @@ pub(crate) fn run(options: &CommitOptions) -> Result<String, Failure> {
     // What nobody writes is read first: from then on the container stands still, until the rest has been read.
     let (written_ones, others) =
         layers.split_at(layers.iter().rposition(BranchOf::is_written).map_or(0, |last| last + 1));
-    let (mut loaded, mut made) = load(&store, workspace, others)?;
+    let (mut loaded, mut made) = load(&store, workspace, others, &doing)?;
     paused.as_mut().map_or(Ok(()), |paused| pause(&record, paused))?;
     let _in_use = written.settle().map_err(|reason| Failure::because(&doing, reason))?;
-    let (top, made_of_top) = load(&store, workspace_of_top, written_ones)?;
+    let (top, made_of_top) = load(&store, workspace_of_top, written_ones, &doing)?;
     drop(paused);
     loaded.extend(top);
     made.add(made_of_top);
@@ -139,11 +139,16 @@ fn below(store: &Store, record: &Record) -> Result<Below, Failure> {
 }
 
 /// Reads branches, the top one first, as layers, the lowest first.
-fn load(store: &Store, workspace: &Workspace, branches: &[BranchOf]) -> Result<(Vec<Loaded>, Made), Failure> {
+fn load(
+    store: &Store,
+    workspace: &Workspace,
+    branches: &[BranchOf],
+    doing: &str,
+) -> Result<(Vec<Loaded>, Made), Failure> {
     let source =
         |branch: &BranchOf| LayerSource { from: Place::Written(branch.clone()), descriptor: None, diff_id: None };
     let sources: Vec<_> = branches.iter().rev().map(source).collect();
-    load::load(store, workspace, &Files::Directory("".into()), &sources)
+    load::load(store, workspace, &Files::Directory("".into()), &sources).map_err(|failure| failure.within(doing))
 }
 
 /// A step of the history for each layer, the lowest first, and the layer's digest.

@@ -69,7 +69,7 @@ fn spooled(spool: &Path) -> Result<PathBuf, Failure> {
     // Its name is none of an image.
     let path = spool.join(STANDARD_INPUT);
     let copied = std::fs::File::create(&path).and_then(|mut file| std::io::copy(&mut input, &mut file));
-    match copied.doing(doing)? {
+    match copied.doing("keep what comes on standard input")? {
         0 => Err(Failure::because(doing, "nothing comes")),
         _ => Ok(path),
     }
@@ -104,8 +104,8 @@ pub(super) fn one(
     progress: &Progress,
 ) -> Result<String, Failure> {
     let workspace = store.workspace().doing(doing)?;
-    let (layers, mut made) = load::load_seen(store, &workspace, files, &parts.layers, progress)
-        .map_err(|failure| Failure::because(doing, failure))?;
+    let (layers, mut made) =
+        load::load_seen(store, &workspace, files, &parts.layers, progress).map_err(|failure| failure.within(doing))?;
     let (descriptor, id) = documents(parts, &layers, &workspace, &mut made).doing(doing)?;
     store.publish(&made).doing(&format!("{doing}: write to the image store"))?;
     store.name(&descriptor, names)?;

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::thread;
 
-use unionfs::layer::apply::{self, UNPACKED};
+use nix::errno::Errno;
+use unionfs::layer::apply::{self, ApplyError, UNPACKED};
 use unionfs::layer::compressed;
 
 use super::digest::{Digest, Digesting};
@@ -23,7 +24,7 @@ use super::progress::Progress;
 use super::source::{LayerSource, Place};
 use super::store::{Diff, Made, Store, Workspace};
 use super::time;
-use crate::failure::{Doing as _, Failure};
+use crate::failure::{self, Doing as _, Failure, failed};
 use crate::written::{self, NoLayer};
 
 /// So much of a blob is written at a time.
@@ -147,6 +148,14 @@ impl Loading<'_> {
         if let Some(known) = self.known(layer) {
             return Ok((known, Made::default()));
         }
+        self.take(at, layer).map_err(|failure| match failure.no_room {
+            Some(errno) => failed(&format!("write layer {}", at + 1), errno),
+            None => failure,
+        })
+    }
+
+    /// Reads one that the store does not have.
+    fn take(&self, at: usize, layer: &LayerSource) -> Result<(Loaded, Made), Failure> {
         let doing = format!("read layer {}", at + 1);
         let holder = self.workspace.path().join(format!("layer-{at}"));
         let copy = self.workspace.path().join(format!("blob-{at}"));
@@ -267,8 +276,8 @@ fn unpack(input: impl Read + Send, target: Target<'_>, doing: &str) -> Result<((
             sent
         });
         let mut plain = Digesting::new(received, io::sink(), u64::MAX);
-        let unpacked = apply::unpack(&mut plain, holder, below, giving_up).map_err(|error| error.to_string());
-        let unpacked = unpacked.and_then(|()| plain.finish().map_err(|error| error.to_string()));
+        let unpacked = apply::unpack(&mut plain, holder, below, giving_up);
+        let unpacked = unpacked.map_err(|error| not_unpacked(doing, &error)).and_then(|()| plain.finish().doing(doing));
         // When nobody receives any more, the others end.
         (keeping.join(), decompressing.join(), unpacked)
     });
@@ -276,8 +285,16 @@ fn unpack(input: impl Read + Send, target: Target<'_>, doing: &str) -> Result<((
     // What cannot be read cannot be decompressed, and what cannot be decompressed cannot be unpacked: the first is the reason.
     let blob = kept.map_err(|_| defect())?.doing(doing)?;
     plain.map_err(|_| defect())?.doing(doing)?;
-    let (diff_id, size) = unpacked.map_err(|error| Failure::because(doing, error))?;
+    let (diff_id, size) = unpacked?;
     Ok((blob.ok_or_else(defect)?, Diff { diff_id, size }))
+}
+
+fn not_unpacked(doing: &str, error: &ApplyError) -> Failure {
+    let errno = error.errno().map(|errno| Errno::from_raw(errno.raw_os_error()));
+    match errno.and_then(failure::no_room) {
+        Some(errno) => failed(doing, errno),
+        None => Failure::because(doing, error),
+    }
 }
 
 /// Reads a layer to its end, keeps a copy, and sends it on. Nothing where it is `spoilt`, so that the rest does not count.

@@ -9,6 +9,7 @@
 //! cache/KEY                 what a step of a build has made
 //! tmp/                      what is being made
 //! lock, index.lock
+//! reserve                   room in which something can be removed where the disk is full
 //! ```
 //!
 //! Everything is made in `tmp`, reaches the disk, and is renamed to its place: layers and blobs first, `index.json` last.
@@ -29,7 +30,7 @@ use unionfs::layer::apply::UNPACKED;
 use super::digest::Digest;
 use super::manifest::{Config, Descriptor, Index, LONGEST, Manifest};
 use super::name;
-use crate::failure::{Doing as _, Failure};
+use crate::failure::{self, Doing as _, Failure};
 use crate::folders;
 use crate::lock::{Kind, Lock, lock};
 use crate::message::warn;
@@ -43,6 +44,9 @@ const DIFFS: &str = "diffs";
 const LAYERS: &str = "layers";
 const CACHE: &str = "cache";
 const TEMPORARY: &str = "tmp";
+const RESERVE: &str = "reserve";
+/// What a list of images may need, and a directory.
+const RESERVED: usize = 256 * 1024;
 const OPENING: &str = "open the image store";
 const ATTEMPTS: usize = 100;
 /// As many digits of an id are enough to mean it.
@@ -103,7 +107,9 @@ impl Store {
 
     /// Opens it for who removes something; waits until all others are done.
     pub(crate) fn open_alone() -> Result<Store, Failure> {
-        Store::open_as(FlockArg::LockExclusive)
+        let store = Store::open_as(FlockArg::LockExclusive)?;
+        store.keep_reserve();
+        Ok(store)
     }
 
     fn open_as(kind: FlockArg) -> Result<Store, Failure> {
@@ -115,6 +121,7 @@ impl Store {
         store.remove_leftovers();
         if !store.path(LAYOUT).exists() {
             store.write(LAYOUT, LAYOUT_TEXT).doing(&doing)?;
+            store.keep_reserve();
         }
         Ok(store)
     }
@@ -172,6 +179,34 @@ impl Store {
         let text = serde_json::to_vec(&Index::new(entries)).map_err(|error| Failure::because(doing, error))?;
         self.write(INDEX, &text).doing(doing)?;
         Ok(result)
+    }
+
+    /// The same for who removes something, which must not fail for want of room.
+    pub(crate) fn change_for_less(&self, change: impl Fn(&mut Vec<Descriptor>)) -> Result<(), Failure> {
+        let changed = |entries: &mut Vec<Descriptor>| {
+            change(entries);
+            Ok(())
+        };
+        match self.change(changed) {
+            Err(failure) if failure.no_room.is_some() => {
+                // Where there is none either, the disk has been full since the store was made.
+                fs::remove_file(self.path(RESERVE)).map_err(|_| failure)?;
+                self.change(changed)
+            }
+            result => result,
+        }
+    }
+
+    /// Keeps some room back.
+    fn keep_reserve(&self) {
+        if self.path(RESERVE).exists() {
+            return;
+        }
+        match self.write(RESERVE, &vec![1; RESERVED]) {
+            Err(error) if failure::told(&error).no_room.is_none() => warn(format_args!("cannot keep room: {error}")),
+            // What is full already has none to keep, and is told to whoever writes.
+            _ => {}
+        }
     }
 
     /// Gives an image names; those that others have are theirs no more. One without a name is kept as it is.
@@ -395,7 +430,7 @@ fn keep_without_name(entries: &mut Vec<Descriptor>, descriptor: &Descriptor) {
 }
 
 /// Where the store of this user is.
-fn place() -> Result<PathBuf, Failure> {
+pub(super) fn place() -> Result<PathBuf, Failure> {
     let stays = folders::for_what_stays();
     Ok(stays.ok_or_else(|| Failure::because(OPENING, "there is neither XDG_DATA_HOME nor HOME"))?.join("images"))
 }

@@ -54,6 +54,17 @@ pub enum ApplyError {
     Interrupted,
 }
 
+impl ApplyError {
+    /// What the kernel has said, where that is why.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            ApplyError::Place { error, .. } | ApplyError::Member { error, .. } => Some(*error),
+            _ => None,
+        }
+    }
+}
+
 /// Unpacks a layer into a directory, which is made if it is not there and must be empty but for a
 /// work area. `ends` is asked now and then whether to give up.
 ///

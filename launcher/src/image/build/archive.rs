@@ -13,6 +13,7 @@ use unionfs::fs::New;
 use unionfs::layer::compressed;
 
 use super::tree::{About, Attributes, Node, Tree};
+use crate::failure::told;
 
 /// The archives that others unpack.
 const FOREIGN: [(&[u8], &str); 2] = [(b"\xFD7zXZ\0", "xz"), (b"BZh", "bzip2")];
@@ -64,7 +65,8 @@ pub(super) fn unpack(archive: Archive<'_>, to: &Tree, directory: &[u8], owner: O
         let mut entry = entry?;
         let path = entry.path_bytes().into_owned();
         let name = String::from_utf8_lossy(&path).escape_debug().to_string();
-        unpacking.add(&mut entry, &path).map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))?;
+        let named = |error: io::Error| io::Error::new(error.kind(), told(&error).at(&name).to_string());
+        unpacking.add(&mut entry, &path).map_err(named)?;
     }
     // Times last, for whatever is added to a directory changes them.
     for (path, about) in unpacking.directories.into_iter().rev() {

@@ -12,7 +12,7 @@ use unionfs::fs::New;
 use super::archive;
 use super::origin::{Event, Found, Origin, at, join, shown};
 use super::tree::{About, Node, Tree};
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::message::say;
 
 /// What is copied as what.
@@ -171,5 +171,5 @@ fn make_room(to: &Tree, directory: &Node, name: &[u8]) -> Result<(), Errno> {
 }
 
 fn broken(path: &[u8], error: &io::Error) -> Failure {
-    Failure::new(format!("{}: {error}", shown(path)))
+    failure::told(error).at(&shown(path))
 }

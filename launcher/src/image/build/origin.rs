@@ -9,7 +9,7 @@ use unionfs::branch::stat::Kind;
 
 use super::ignore::{Ignored, Pattern, clean, is_pattern};
 use super::tree::{Node, Spot, Tree};
-use crate::failure::Failure;
+use crate::failure::{Failure, said};
 
 /// Where something is copied from.
 pub(crate) struct Origin<'a> {
@@ -42,8 +42,7 @@ pub(super) type Take<'a> = dyn FnMut(&[u8], Event<'_>) -> Result<(), Failure> + 
 
 /// What is wrong with a path.
 pub(super) fn at(path: &[u8], errno: Errno) -> Failure {
-    let reason = NixErrno::from_raw(errno.raw_os_error()).desc();
-    Failure::new(format!("{}: {reason}", shown(path)))
+    said(NixErrno::from_raw(errno.raw_os_error())).at(&shown(path))
 }
 
 pub(super) fn shown(path: &[u8]) -> String {

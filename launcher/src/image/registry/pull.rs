@@ -100,7 +100,7 @@ pub(crate) fn run(options: &PullOptions) -> Result<String, Failure> {
     let reference = Reference::parse(&options.image)?;
     let doing = format!("pull {}", reference.name());
     let store = Store::open()?;
-    let told = |failure: Failure| Failure::because(&doing, failure);
+    let told = |failure: Failure| failure.within(&doing);
     let repository = Repository::open(&reference, &options.access, "pull", &[]).map_err(told)?;
     let here = Wanted::here();
     let wanted = options.platform.as_ref().unwrap_or(&here);

@@ -50,7 +50,7 @@ pub(crate) fn run(options: &PushOptions) -> Result<String, Failure> {
     let found = store.find(&options.image)?;
     let reference = destination(&found, options)?;
     let doing = format!("push {} to {}", options.image, reference.name());
-    let told = |failure: Failure| Failure::because(&doing, failure);
+    let told = |failure: Failure| failure.within(&doing);
     let progress = Progress::new(options.quiet);
     let image = compressed(&store, found, &progress).map_err(told)?;
     if let Version::Digest(digest) = reference.version
