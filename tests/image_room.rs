@@ -139,6 +139,41 @@ fn an_export_and_a_pull_say_so() {
     assert_eq!(images.held(), [] as [std::path::PathBuf; 0]);
 }
 
+/// On the way in, as a blob that is kept plain, and unpacked.
+#[test]
+fn holes_and_rows_of_zeros_take_no_room() {
+    const LENGTH: u64 = 200 << 20;
+    let Some(images) = Images::new() else { return };
+    small(&images, 24);
+    let context = images.tree.beside("context");
+    fs::create_dir_all(context.join("d")).unwrap();
+    sh(&format!(
+        "cd {}/d; truncate -s {LENGTH} hole; printf end | dd of=hole bs=1 seek=100000000 conv=notrunc status=none",
+        context.display()
+    ));
+    images.print(&["import", "--name", "tree:1", "context/d"]);
+    sh(&format!("cd {}; tar cf zeros.tar -C context d; zstd -q zeros.tar", images.tree.beside("").display()));
+    images.print(&["import", "--name", "zeros:1", "zeros.tar.zst"]);
+    fs::write(context.join("Dockerfile"), format!("FROM base:1\nCOPY d /d\nRUN truncate -s {LENGTH} /e\n")).unwrap();
+    let built = images.image(&["build", "-t", "built:1", "context"]);
+    assert_eq!((built.status, &*built.stderr), (Some(0), ""), "{built:?}");
+    let script = format!("truncate -s {LENGTH} /f");
+    let options = ["run", "--name", "holes", "--image", "built:1", "sh", "-c", &script];
+    assert_eq!(finish(Command::new(RLAUNCH).args(options)).status, Some(0));
+    images.print(&["commit", "holes", "kept:1"]);
+    let sum = |path: &Path| images::sha256(path);
+    let expected = sum(&context.join("d/hole"));
+    let look = "stat -c '%s %n' /d/hole /e /f; sha256sum < /d/hole";
+    let seen = images.run(&["kept:1", "sh", "-c", look]);
+    assert_eq!(seen, format!("{LENGTH} /d/hole\n{LENGTH} /e\n{LENGTH} /f\n{expected}  -\n"));
+    // What leaves the store is whole again.
+    let file = images.tree.beside("out.tar");
+    let outcome = images.image(&["export", "--format", "docker-archive", "-o", file.to_str().unwrap(), "kept:1"]);
+    assert_eq!(outcome.status, Some(0), "{outcome:?}");
+    assert!(fs::metadata(&file).unwrap().len() > 3 * LENGTH);
+    assert_eq!(finish(Command::new(RLAUNCH).args(["rm", "holes"])).status, Some(0));
+}
+
 /// Whoever makes room must not need some.
 #[test]
 fn an_image_can_be_removed_where_the_disk_is_full() {

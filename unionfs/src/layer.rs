@@ -14,12 +14,14 @@
 //! | `member` | one entry of an archive as a value |
 //! | `writing`, `reading` | the tar form of it |
 //! | `sparse` | where the pieces of a file with holes go |
+//! | [`holes`] | writing zeros without taking room for them |
 //! | `pax` | what does not fit into a tar header |
 //! | [`compressed`] | gzip and zstd, as they are found |
 
 pub mod apply;
 pub mod compressed;
 pub mod export;
+pub mod holes;
 mod lent;
 mod member;
 mod pax;

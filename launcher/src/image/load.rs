@@ -15,6 +15,7 @@ use std::thread;
 use nix::errno::Errno;
 use unionfs::layer::apply::{self, ApplyError, UNPACKED};
 use unionfs::layer::compressed;
+use unionfs::layer::holes::WithHoles;
 
 use super::digest::{Digest, Digesting};
 use super::files::Files;
@@ -305,7 +306,7 @@ fn keep(
     sender: &Sending,
     spoilt: &AtomicBool,
 ) -> io::Result<Option<(Digest, u64)>> {
-    let mut blob = Digesting::new(input, BufWriter::with_capacity(PIECE, copy), most);
+    let mut blob = Digesting::new(input, BufWriter::with_capacity(PIECE, WithHoles::new(copy)), most);
     sender.send(&mut blob)?;
     // What follows the compressed content belongs to the blob, too.
     if spoilt.load(Ordering::Relaxed) { Ok(None) } else { blob.finish().map(Some) }

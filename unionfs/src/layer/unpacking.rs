@@ -10,6 +10,7 @@ use rustix::fs::{RenameFlags, XattrFlags};
 use rustix::io::Errno;
 
 use super::apply::ApplyError;
+use super::holes;
 use super::lent::{self, Lent};
 use super::member::{Look, Member, What};
 use super::reading::Reader;
@@ -449,7 +450,7 @@ fn content(reader: &mut Reader<'_>, file: &OwnedFd, piece: &mut [u8], ends: &dyn
     Ok(rustix::fs::ftruncate(file, sparse.size)?)
 }
 
-/// Copies what `read` reads, until that is nothing, to a place in a file.
+/// Copies what `read` reads, until that is nothing, to a place in a new file. Long rows of zeros become holes.
 fn copy(
     mut read: impl FnMut(&mut [u8]) -> Result<usize, Stop>,
     file: &OwnedFd,
@@ -457,27 +458,32 @@ fn copy(
     piece: &mut [u8],
     ends: &dyn Fn() -> bool,
 ) -> Result<(), Stop> {
+    let mut ends_in_hole = false;
     loop {
-        let read = read(piece)?;
-        if read == 0 {
-            return Ok(());
+        let filled = fill(&mut read, piece)?;
+        if filled > 0 {
+            ends_in_hole = holes::write_at(file, &piece[..filled], at)?;
+            at += filled as u64;
         }
-        let mut rest = &piece[..read];
-        while !rest.is_empty() {
-            match rustix::io::pwrite(file, rest, at) {
-                Err(Errno::INTR) => {}
-                Ok(0) => return Err(Errno::NOSPC.into()),
-                written => {
-                    let written = written?;
-                    rest = &rest[written..];
-                    at += written as u64;
-                }
-            }
+        if filled < piece.len() {
+            return if ends_in_hole { Ok(rustix::fs::ftruncate(file, at)?) } else { Ok(()) };
         }
         if ends() {
             return Err(Stop::Said(ApplyError::Interrupted));
         }
     }
+}
+
+/// Reads as much as there is room for, or all that is left.
+fn fill(read: &mut impl FnMut(&mut [u8]) -> Result<usize, Stop>, piece: &mut [u8]) -> Result<usize, Stop> {
+    let mut filled = 0;
+    while filled < piece.len() {
+        match read(&mut piece[filled..])? {
+            0 => break,
+            some => filled += some,
+        }
+    }
+    Ok(filled)
 }
 
 /// Sets attributes in the order in which none undoes another: a change of owner strips set-id

@@ -21,6 +21,8 @@ const ROOT: u64 = 1;
 /// As many links may be on a path; as for the kernel, see path_resolution(7).
 const MOST_LINKS: usize = 40;
 const PIECE: usize = 256 * 1024;
+/// Shorter pieces are written even if they are zeros.
+const SHORTEST_HOLE: usize = 32 * 1024;
 /// Attributes that belong to a file's content: what programs keep, and the rights of a program.
 const KEPT_ATTRIBUTES: [&[u8]; 2] = [b"user.", b"security.capability"];
 
@@ -317,9 +319,12 @@ impl Tree {
         let flags = (OFlags::WRONLY | OFlags::EXCL).bits();
         let (entry, opened) = self.union.create(directory.attr.ino, name, 0o600, 0, flags, caller())?;
         let open = Open { tree: self, handle: opened.handle };
-        let mut at = 0;
+        let (mut at, mut ends_in_hole) = (0, false);
         fill(&mut |piece| {
-            let mut rest = piece;
+            // A file with holes is copied as one.
+            ends_in_hole = piece.len() >= SHORTEST_HOLE && piece.iter().all(|byte| *byte == 0);
+            let mut rest = if ends_in_hole { &[] } else { piece };
+            at += if ends_in_hole { piece.len() as u64 } else { 0 };
             while !rest.is_empty() {
                 let written = self.union.write(open.handle, at, rest, WrittenBy::Caller, None)?;
                 rest = rest.get(written..).unwrap_or_default();
@@ -327,6 +332,11 @@ impl Tree {
             }
             Ok(())
         })?;
+        if ends_in_hole {
+            let (atime, mtime) = (SetTime::Keep, SetTime::Keep);
+            let change = Change { size: Some(at), mode: None, uid: None, gid: None, atime, mtime };
+            self.union.setattr(entry.attr.ino, change, caller())?;
+        }
         Ok(node(entry))
     }
 
