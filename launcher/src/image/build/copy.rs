@@ -10,10 +10,10 @@ use unionfs::branch::stat::Kind;
 use unionfs::fs::New;
 
 use super::archive;
-use super::origin::{Event, Found, Origin, at, join, shown};
+use super::origin::{Event, Found, Origin, UNSEEN, at, join, shown};
 use super::tree::{About, Node, Tree};
 use crate::failure::{self, Failure};
-use crate::message::say;
+use crate::message::{say, warn};
 
 /// What is copied as what.
 #[derive(Debug, Clone, Copy, Default)]
@@ -31,13 +31,26 @@ impl Origin<'_> {
             let failure = Failure::new(format!("several files are copied to {target}, which is no directory"));
             return Err(failure.remedy("end it with a slash"));
         }
+        let mut unseen = Vec::new();
         for one in found {
-            self.copy_one(one, to, target, is_directory, how)?;
+            self.copy_one(one, to, target, is_directory, how, &mut unseen)?;
+        }
+        if let [first, more @ ..] = unseen.as_slice() {
+            let more = if more.is_empty() { String::new() } else { format!(", and {} more", more.len()) };
+            warn(format_args!("{}{more}: left out, for {UNSEEN}", shown(first)));
         }
         Ok(())
     }
 
-    fn copy_one(&self, one: &Found, to: &Tree, target: &str, is_directory: bool, how: How) -> Result<(), Failure> {
+    fn copy_one(
+        &self,
+        one: &Found,
+        to: &Tree,
+        target: &str,
+        is_directory: bool,
+        how: How,
+        unseen: &mut Vec<Vec<u8>>,
+    ) -> Result<(), Failure> {
         let fail = |errno| at(target.as_bytes(), errno);
         let spot = to.walk(target.as_bytes()).map_err(fail)?;
         let around = About { mode: 0o755, owner: how.owner.unwrap_or((0, 0)), mtime: None };
@@ -57,7 +70,7 @@ impl Origin<'_> {
             if is_new && !one.path.is_empty() {
                 self.finish(to, &directory, &one.node, how).map_err(fail)?;
             }
-            return self.copy_content(one, to, directory, how);
+            return self.copy_content(one, to, directory, how, unseen);
         }
         let mut whole = spot.path();
         let is_inside = is_directory || spot.node().is_some_and(Node::is_dir);
@@ -79,11 +92,19 @@ impl Origin<'_> {
     pub(crate) fn copy_all(&self, path: &[u8], to: &Tree) -> Result<(), Failure> {
         let fail = |errno| at(path, errno);
         let Some(found) = self.directory_at(path)? else { return Ok(()) };
-        self.copy_content(&found, to, to.root().map_err(fail)?, How::default())?;
+        self.copy_content(&found, to, to.root().map_err(fail)?, How::default(), &mut Vec::new())?;
         self.finish(to, &to.root().map_err(fail)?, &found.node, How::default()).map_err(fail)
     }
 
-    fn copy_content(&self, one: &Found, to: &Tree, directory: Node, how: How) -> Result<(), Failure> {
+    fn copy_content(
+        &self,
+        one: &Found,
+        to: &Tree,
+        directory: Node,
+        how: How,
+        unseen: &mut Vec<Vec<u8>>,
+    ) -> Result<(), Failure> {
+        self.add_unseen(&one.path, unseen)?;
         let mut stack = vec![directory];
         // Files with several names, and their copies.
         let mut shared: HashMap<u64, Node> = HashMap::new();
@@ -92,6 +113,7 @@ impl Origin<'_> {
             let Some(directory) = stack.last() else { return Err(fail(Errno::IO)) };
             match event {
                 Event::Enter(name, _) => {
+                    self.add_unseen(path, unseen)?;
                     stack.push(self.directory(to, directory, name).map_err(fail)?);
                     Ok(())
                 }

@@ -1,6 +1,7 @@
 //! Where COPY and ADD copy from: what a source names, what is met on a walk through it, and a digest of all of it.
 
 use std::collections::HashMap;
+use std::io;
 
 use nix::errno::Errno as NixErrno;
 use rustix::io::Errno;
@@ -8,8 +9,8 @@ use sha2::{Digest as _, Sha256};
 use unionfs::branch::stat::Kind;
 
 use super::ignore::{Ignored, Pattern, clean, is_pattern};
-use super::tree::{Node, Spot, Tree};
-use crate::failure::{Failure, said};
+use super::tree::{Node, Spot, Tree, is_unseen};
+use crate::failure::{Doing as _, Failure, said};
 
 /// Where something is copied from.
 pub(crate) struct Origin<'a> {
@@ -40,9 +41,16 @@ pub(super) enum Event<'a> {
 /// Hears of it, with the path.
 pub(super) type Take<'a> = dyn FnMut(&[u8], Event<'_>) -> Result<(), Failure> + 'a;
 
+/// Why something is left out.
+pub(super) const UNSEEN: &str = "a name that begins with .wh. cannot be in a layer, where it hides another one";
+
 /// What is wrong with a path.
 pub(super) fn at(path: &[u8], errno: Errno) -> Failure {
-    said(NixErrno::from_raw(errno.raw_os_error())).at(&shown(path))
+    let failure = match errno == Errno::PERM && path.split(|byte| *byte == b'/').any(is_unseen) {
+        true => Failure::new(UNSEEN),
+        false => said(NixErrno::from_raw(errno.raw_os_error())),
+    };
+    failure.at(&shown(path))
 }
 
 pub(super) fn shown(path: &[u8]) -> String {
@@ -121,6 +129,19 @@ impl<'a> Origin<'a> {
     /// Whether something is left out with all that is in it.
     fn leaves_out(&self, path: &[u8], node: &Node) -> bool {
         self.ignored.matches(path) && !(node.is_dir() && self.ignored.has_exceptions())
+    }
+
+    /// Adds what cannot be met in a directory, nor copied, and is not left out by .dockerignore.
+    pub(super) fn add_unseen(&self, path: &[u8], to: &mut Vec<Vec<u8>>) -> Result<(), Failure> {
+        match self.tree.unseen(path) {
+            // Removed meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            names => {
+                let paths = names.doing(&format!("read {}", shown(path)))?.into_iter().map(|name| join(path, &name));
+                to.extend(paths.filter(|path| !self.ignored.matches(path)));
+            }
+        }
+        Ok(())
     }
 
     fn walk(&self, path: &[u8]) -> Result<Spot, Failure> {

@@ -4,7 +4,10 @@
 //! no link. Links are followed here, and lead no further than the root of the tree, whatever they say.
 
 use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,6 +36,8 @@ pub(super) type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 #[derive(Debug)]
 pub(crate) struct Tree {
     union: Arc<Union>,
+    /// Where it is, if it is a directory of the host.
+    place: Option<PathBuf>,
 }
 
 /// Something in a tree. It keeps its number as long as this lives.
@@ -128,7 +133,8 @@ impl Spot {
 impl Tree {
     /// A directory of the host, which is only read.
     pub(super) fn of_directory(path: &Path) -> Result<Tree, Failure> {
-        Tree::open(&[branch(path, Access::ReadOnly, false)], None)
+        let tree = Tree::open(&[branch(path, Access::ReadOnly, false)], None)?;
+        Ok(Tree { place: Some(path.to_owned()), ..tree })
     }
 
     /// Layers, the topmost first, which are only read.
@@ -153,7 +159,7 @@ impl Tree {
         // What is half-made is thrown away, so nothing has to wait for the disk on the way.
         let options = Options { volatile: true, workdir, ..Options::default() };
         let union = Union::open(branches, &options).map_err(|error| Failure::new(error.to_string()))?;
-        Ok(Tree { union })
+        Ok(Tree { union, place: None })
     }
 
     pub(super) fn root(&self) -> Result<Node, Errno> {
@@ -175,6 +181,17 @@ impl Tree {
             }
             false
         })?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// The names in a directory of the host that no layer can have, and that are therefore in no tree. They are only told.
+    pub(super) fn unseen(&self, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        let Some(place) = &self.place else { return Ok(Vec::new()) };
+        let names =
+            fs::read_dir(place.join(OsStr::from_bytes(path)))?.map(|entry| entry.map(|entry| entry.file_name()));
+        let mut names = names.map(|name| name.map(OsString::into_vec)).collect::<io::Result<Vec<_>>>()?;
+        names.retain(|name| is_unseen(name));
         names.sort_unstable();
         Ok(names)
     }
@@ -404,6 +421,11 @@ impl io::Read for Stream<'_> {
         self.at += read as u64;
         Ok(read)
     }
+}
+
+/// Whether a name means that another one is hidden, in layers.
+pub(super) fn is_unseen(name: &[u8]) -> bool {
+    name.starts_with(b".wh.")
 }
 
 fn node(entry: Entry) -> Node {
