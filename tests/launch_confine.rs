@@ -165,13 +165,13 @@ fn users_and_groups_are_the_containers_own() {
     let Some(tree) = tree() else { return };
     let script = "echo $(id -u) $(id -g) $(id -G) $HOME; grep Groups /proc/self/status";
     for (options, ids, groups) in [
-        (&["--user", "web"] as &[&str], "33 34 34 6 /srv/web", "6"),
-        (&["-u", "33"], "33 34 34 6 /srv/web", "6"),
-        (&["--user=web:video"], "33 44 44 /srv/web", ""),
-        (&["--user=1234:99"], "1234 99 99 /", ""),
+        (&["--user", "web"] as &[&str], "33 34 34 6 /srv/web", "6 34"),
+        (&["-u", "33"], "33 34 34 6 /srv/web", "6 34"),
+        (&["--user=web:video"], "33 44 44 /srv/web", "44"),
+        (&["--user=1234:99"], "1234 99 99 /", "99"),
         (&["--user=1234"], "1234 0 0 /", ""),
-        (&["--user=web", "--env=HOME=/elsewhere"], "33 34 34 6 /elsewhere", "6"),
-        (&["--user=web:video", "--group-add=disk", "--group-add=77"], "33 44 44 6 77 /srv/web", "6 77"),
+        (&["--user=web", "--env=HOME=/elsewhere"], "33 34 34 6 /elsewhere", "6 34"),
+        (&["--user=web:video", "--group-add=disk", "--group-add=77"], "33 44 44 6 77 /srv/web", "6 44 77"),
         (&["--group-add=disk"], "0 0 0 6 /root", "6"),
     ] {
         let output = print(&tree, options, script);

@@ -106,10 +106,14 @@ impl Identity {
 
     /// Becomes it.
     pub(crate) fn assume(&self) -> Result<(), Errno> {
-        let groups: Vec<Gid> = self.groups.iter().copied().map(Gid::from_raw).collect();
+        let mut groups: Vec<Gid> = self.groups.iter().copied().map(Gid::from_raw).collect();
+        // Its own stays one of them when a set-group-id program takes another one (CVE-2022-2989).
+        if self.group != 0 && !self.groups.contains(&self.group) {
+            groups.insert(0, Gid::from_raw(self.group));
+        }
         match setgroups(&groups) {
             // In a user namespace with one mapped id the kernel refuses the call, and there is nothing to give up.
-            Err(Errno::EPERM) if groups.is_empty() => {}
+            Err(Errno::EPERM) if self.groups.is_empty() => {}
             result => result?,
         }
         let (user, group) = (Uid::from_raw(self.user), Gid::from_raw(self.group));
