@@ -53,6 +53,7 @@ use self::readers::Readers;
 use self::version::Cap;
 use self::walkers::Walkers;
 use crate::backing::{Backings, take_up_set_id};
+use crate::cpus;
 use crate::fs::{Stale, Union};
 use crate::interrupt::{self, Waiter};
 use crate::pool::Pool;
@@ -185,8 +186,7 @@ fn shed_limits() -> io::Result<()> {
 
 /// Few of them are active at a time, but each may be stuck in a slow file system.
 fn default_threads() -> usize {
-    // std's own answer reads the files of control groups, at every mount
-    rustix::thread::sched_getaffinity(None).map_or(4, |cpus| (2 * cpus.count() as usize).clamp(4, 16))
+    (2 * cpus::available()).clamp(4, 16)
 }
 
 /// What operations need, in whatever thread.

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use crate::backing::Backing;
 use crate::branch::at::At;
 use crate::branch::form::Form;
+use crate::cpus::parts_of_a_table;
 use crate::inode::Inode;
 use crate::union::BranchIndex;
 
@@ -160,7 +161,8 @@ pub struct Handles {
 impl Handles {
     /// None, with room for those of so many files.
     pub fn new(room: usize) -> Handles {
-        Handles { next: AtomicU64::new(0), files: DashMap::new(), open: Arc::default(), room }
+        let files = DashMap::with_shard_amount(parts_of_a_table());
+        Handles { next: AtomicU64::new(0), files, open: Arc::default(), room }
     }
 
     /// Whether a caller may open one more file. Each takes a descriptor, and who opens as many as there

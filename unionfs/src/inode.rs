@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use smallvec::SmallVec;
 
 use crate::branch::stat::{Kind, RealId, Stat};
+use crate::cpus::parts_of_a_table;
 use crate::handle::OpenFile;
 use crate::union::{BranchIndex, Name, NameBuf};
 
@@ -345,7 +346,7 @@ pub struct Taken;
 impl Inodes {
     /// An empty table.
     pub fn new(on_leave: Box<dyn LeaveHook>) -> Arc<Inodes> {
-        let table = DashMap::with_hasher(RandomState::new());
+        let table = DashMap::with_hasher_and_shard_amount(RandomState::new(), parts_of_a_table());
         Arc::new(Inodes {
             table,
             on_leave,

@@ -73,6 +73,7 @@ mod caller;
 pub mod check;
 pub mod completions;
 pub mod control;
+mod cpus;
 pub mod diff;
 pub mod doctor;
 pub mod fs;

@@ -5,9 +5,10 @@
 //! What is written goes to the disk while the rest is copied: the fsync at the end of a large copy
 //! has little left to do, and nobody else waits for a journal that waits for it.
 
+use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 
-use dashmap::DashMap;
+use parking_lot::RwLock;
 use rustix::fs::{Advice, SeekFrom};
 use rustix::io::Errno;
 
@@ -76,17 +77,17 @@ impl Way {
 
 /// The ways between branches, as far as they are known.
 #[derive(Debug, Default)]
-pub(super) struct Ways(DashMap<(BranchIndex, BranchIndex), Way>);
+pub(super) struct Ways(RwLock<HashMap<(BranchIndex, BranchIndex), Way>>);
 
 impl Ways {
     /// The best way from one branch to another that may be open.
     pub(super) fn best(&self, between: (BranchIndex, BranchIndex)) -> Way {
-        self.0.get(&between).map_or_else(Way::default, |way| *way)
+        self.0.read().get(&between).copied().unwrap_or_default()
     }
 
     /// Notes that better ways are closed.
     pub(super) fn learn(&self, between: (BranchIndex, BranchIndex), best: Way) {
-        self.0.insert(between, best);
+        self.0.write().insert(between, best);
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) struct DirCache {
 impl DirCache {
     pub(super) fn new(branches: u16) -> Arc<DirCache> {
         let each = non_zero(room_for_dirs() / SHARDS as u64);
-        let shards = std::array::from_fn(|_| Mutex::new(LruCache::new(each)));
+        let shards = std::array::from_fn(|_| Mutex::new(LruCache::sparse(each)));
         Arc::new(DirCache { shards, each, branches, uses: Default::default() })
     }
 
@@ -108,7 +108,7 @@ impl DirCache {
     /// Closes all of them: somebody needs descriptors more.
     fn clear(&self) {
         for shard in &self.shards {
-            let cleared = std::mem::replace(&mut *shard.lock(), LruCache::new(self.each));
+            let cleared = std::mem::replace(&mut *shard.lock(), LruCache::sparse(self.each));
             drop(cleared);
         }
     }
@@ -129,7 +129,7 @@ pub(super) struct Held(Mutex<LruCache<u64, (Arc<OwnedFd>, BranchIndex)>>);
 
 impl Held {
     pub(super) fn new() -> Arc<Held> {
-        Arc::new(Held(Mutex::new(LruCache::new(non_zero(room_for_held())))))
+        Arc::new(Held(Mutex::new(LruCache::sparse(non_zero(room_for_held())))))
     }
 
     /// Keeps an object, held without access to its content, and the branch it lay on.
@@ -154,7 +154,7 @@ pub(super) struct Unasked(Mutex<LruCache<u64, Arc<OpenFile>>>);
 
 impl Unasked {
     pub(super) fn new() -> Unasked {
-        Unasked(Mutex::new(LruCache::new(non_zero(room_for_held()))))
+        Unasked(Mutex::new(LruCache::sparse(non_zero(room_for_held()))))
     }
 
     pub(super) fn get(&self, ino: u64) -> Option<Arc<OpenFile>> {
