@@ -65,6 +65,8 @@ const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 const REVALIDATE: Duration = Duration::from_secs(1);
 /// A write request has a header and a message before its data.
 const LONGEST_REQUEST: usize = MAX_WRITE as usize + 4096;
+/// The kernel asks for no more at one time than it sends.
+const LONGEST_ANSWER: usize = MAX_WRITE as usize;
 
 /// A served union.
 pub struct Server {
@@ -163,7 +165,7 @@ impl Server {
     pub fn run(self) -> io::Result<()> {
         let Server { adapter, threads, served, .. } = self;
         let readers = Readers::new(Arc::clone(&adapter.device), threads);
-        let result = readers.run(LONGEST_REQUEST, &|request| adapter.serve(request));
+        let result = readers.run(&|request, room| adapter.serve(request, room));
         drop(served);
         result
     }

@@ -1,6 +1,8 @@
 //! System calls that no safe wrapper has. The only home of `unsafe` in this crate.
 #![allow(unsafe_code)]
 
+pub(crate) mod pages;
+
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::sync::OnceLock;

@@ -3,9 +3,9 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use smallvec::SmallVec;
@@ -42,10 +42,11 @@ impl Device {
         rustix::io::read(&self.fd, buffer)
     }
 
-    /// Sleeps until there may be a request.
-    pub(super) fn wait(&self) {
+    /// Sleeps until there may be a request, or for so long; whether it was the former.
+    pub(super) fn wait(&self, limit: Option<Duration>) -> bool {
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
         // whatever it answers, the next read tells more
-        poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], None).ok();
+        poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], limit.as_ref()) != Ok(0)
     }
 
     /// Writes a message; the parts of its body lie where they lie.

@@ -105,7 +105,7 @@ pub(super) fn first_request(device: &Arc<Device>) -> io::Result<(u64, InitIn)> {
     loop {
         let length = match device.read(&mut buffer) {
             Err(Errno::AGAIN | Errno::INTR | Errno::NOENT) => {
-                device.wait();
+                device.wait(None);
                 continue;
             }
             length => length?,

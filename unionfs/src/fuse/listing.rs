@@ -7,15 +7,14 @@ use super::abi::{Dirent, EntryOut};
 /// Entries, up to the size that the kernel has room for.
 #[derive(Debug)]
 pub(super) struct Listing<'a> {
-    buffer: &'a mut Vec<u8>,
-    room: usize,
+    room: &'a mut [u8],
+    length: usize,
 }
 
 impl<'a> Listing<'a> {
-    /// An empty one, in a buffer that is used again and again.
-    pub(super) fn new(buffer: &'a mut Vec<u8>, room: u32) -> Listing<'a> {
-        buffer.clear();
-        Listing { buffer, room: room as usize }
+    /// An empty one, which is written over what was there before.
+    pub(super) fn new(room: &'a mut [u8]) -> Listing<'a> {
+        Listing { room, length: 0 }
     }
 
     /// Adds an entry; true if there is no room for it any more.
@@ -23,23 +22,22 @@ impl<'a> Listing<'a> {
         const ALIGN: usize = size_of::<u64>();
         let before = if entry.is_some() { size_of::<EntryOut>() } else { 0 };
         let length = (before + size_of::<Dirent>() + name.len()).next_multiple_of(ALIGN);
-        if self.buffer.len() + length > self.room {
-            return true;
-        }
+        let Some(mut room) = self.room.get_mut(self.length..self.length + length) else { return true };
         head.namelen = name.len() as u32;
-        let end = self.buffer.len() + length;
-        if let Some(entry) = entry {
-            self.buffer.extend_from_slice(entry.as_bytes());
+        let entry = entry.map_or(&[][..], IntoBytes::as_bytes);
+        for part in [entry, head.as_bytes(), name] {
+            let (filled, rest) = room.split_at_mut(part.len());
+            filled.copy_from_slice(part);
+            room = rest;
         }
-        self.buffer.extend_from_slice(head.as_bytes());
-        self.buffer.extend_from_slice(name);
-        self.buffer.resize(end, 0);
+        room.fill(0);
+        self.length += length;
         false
     }
 
     /// The entries.
     pub(super) fn bytes(&self) -> &[u8] {
-        self.buffer
+        &self.room[..self.length]
     }
 }
 
@@ -49,8 +47,8 @@ mod tests {
 
     #[test]
     fn entries_are_aligned_and_end_where_the_room_does() {
-        let mut buffer = vec![1; 5];
-        let mut listing = Listing::new(&mut buffer, 72);
+        let mut room = [1; 72];
+        let mut listing = Listing::new(&mut room);
         let head = |ino| Dirent { ino, off: ino, kind: 8, namelen: 0 };
         assert!(!listing.add(None, head(1), b"a"));
         assert_eq!(listing.bytes().len(), 32);

@@ -1,6 +1,5 @@
 //! The operations, each one call of the union and one reply.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
@@ -19,11 +18,7 @@ use super::{Adapter, Shared};
 use crate::branch::stat::Kind;
 use crate::fs::NO_HANDLE;
 use crate::fs::{Entry, New, Progress, RenameFlags, Seen, Union, WrittenBy};
-
-thread_local! {
-    /// What a read or a listing is answered from.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
+use crate::sys::pages::Pages;
 
 /// A value that xattr requests ask for: its size first, where there is no room for it.
 fn reply_xattr(result: Result<Vec<u8>, Errno>, room: u32, reply: Reply) -> Answered {
@@ -58,19 +53,19 @@ impl Shared {
 }
 
 impl Adapter {
-    /// Serves one request.
-    pub(super) fn serve(&self, request: &[u8]) {
+    /// Serves one request. What a read or a listing is answered with is put into `room` first.
+    pub(super) fn serve(&self, request: &[u8], room: &mut Pages) {
         let Some((head, arguments)) = split(request) else {
             return tracing::error!(length = request.len(), "a request that is too short");
         };
         let reply = Reply::counted(&self.device, head.unique, head.opcode);
-        if self.begin(&head, arguments, reply).is_none() {
+        if self.begin(&head, arguments, room, reply).is_none() {
             tracing::error!(head.opcode, "a request that is too short; it was answered with EIO");
         }
     }
 
     /// Nothing if the request was too short; the reply is EIO then.
-    fn begin(&self, head: &InHeader, arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+    fn begin(&self, head: &InHeader, arguments: Arguments<'_>, room: &mut Pages, reply: Reply) -> Option<Answered> {
         match head.opcode {
             newer if !self.cap.knows(newer) => Some(reply.error(Errno::NOSYS)),
             op::LOOKUP => self.lookup(head, arguments, reply),
@@ -84,13 +79,13 @@ impl Adapter {
             op::LINK => self.link(head, arguments, reply),
             op::OPEN => self.open(head, arguments, reply),
             op::CREATE => self.create(head, arguments, reply),
-            op::READ => self.read(head, arguments, reply),
+            op::READ => self.read(head, arguments, room, reply),
             op::WRITE => self.write(head, arguments, reply),
             op::RELEASE => self.release(head, arguments, reply),
             op::FSYNC | op::FSYNCDIR => self.sync(head, arguments, reply),
             op::OPENDIR => Some(self.open_dir(reply)),
-            op::READDIR => self.read_dir(head, arguments, reply),
-            op::READDIRPLUS => self.read_dir_plus(head, arguments, reply),
+            op::READDIR => self.read_dir(head, arguments, room, reply),
+            op::READDIRPLUS => self.read_dir_plus(head, arguments, room, reply),
             op::STATFS => self.statfs(reply),
             op::SETXATTR => self.set_xattr(head, arguments, reply),
             op::GETXATTR | op::LISTXATTR => self.get_xattr(head, arguments, reply),
@@ -269,19 +264,14 @@ impl Adapter {
         })))
     }
 
-    fn read(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+    fn read(&self, head: &InHeader, mut arguments: Arguments<'_>, room: &mut Pages, reply: Reply) -> Option<Answered> {
         let asked = arguments.take::<abi::ReadIn>()?;
-        let size = asked.size as usize;
-        Some(BUFFER.with_borrow_mut(|buffer| {
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            let read = self.shared.look(|union| union.read((head.nodeid, asked.fh), asked.offset, &mut buffer[..size]));
-            if let Ok(bytes) = read {
-                self.device.counts().read(bytes);
-            }
-            reply.bytes(read.map(|read| &buffer[..read]))
-        }))
+        let room = room.first(asked.size as usize)?;
+        let read = self.shared.look(|union| union.read((head.nodeid, asked.fh), asked.offset, room));
+        if let Ok(bytes) = read {
+            self.device.counts().read(bytes);
+        }
+        Some(reply.bytes(read.map(|read| &room[..read])))
     }
 
     fn write(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
@@ -331,46 +321,54 @@ impl Adapter {
         reply.message(Ok(abi::OpenOut { open_flags, ..abi::OpenOut::default() }))
     }
 
-    fn read_dir(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+    fn read_dir(
+        &self,
+        head: &InHeader,
+        mut arguments: Arguments<'_>,
+        room: &mut Pages,
+        reply: Reply,
+    ) -> Option<Answered> {
         let asked = arguments.take::<abi::ReadIn>()?;
-        Some(BUFFER.with_borrow_mut(|buffer| {
-            let mut listing = Listing::new(buffer, asked.size);
-            let read = self.shared.look(|union| {
-                union.read_dir(head.nodeid, asked.offset, |entry| {
-                    let kind = convert::entry_type(entry.kind);
-                    listing.add(None, abi::Dirent { ino: entry.ino, off: entry.next, namelen: 0, kind }, entry.name)
-                })
-            });
-            reply.bytes(read.map(|()| listing.bytes()))
-        }))
+        let mut listing = Listing::new(room.first(asked.size as usize)?);
+        let read = self.shared.look(|union| {
+            union.read_dir(head.nodeid, asked.offset, |entry| {
+                let kind = convert::entry_type(entry.kind);
+                listing.add(None, abi::Dirent { ino: entry.ino, off: entry.next, namelen: 0, kind }, entry.name)
+            })
+        });
+        Some(reply.bytes(read.map(|()| listing.bytes())))
     }
 
-    fn read_dir_plus(&self, head: &InHeader, mut arguments: Arguments<'_>, reply: Reply) -> Option<Answered> {
+    fn read_dir_plus(
+        &self,
+        head: &InHeader,
+        mut arguments: Arguments<'_>,
+        room: &mut Pages,
+        reply: Reply,
+    ) -> Option<Answered> {
         let asked = arguments.take::<abi::ReadIn>()?;
         let detail = self.walkers.lists(head.pid, head.nodeid, asked.offset);
-        Some(BUFFER.with_borrow_mut(|buffer| {
-            let mut listing = Listing::new(buffer, asked.size);
-            let read = self.shared.look(|union| {
-                union.read_dir_plus(head.nodeid, asked.offset, detail, |name, seen, next| {
-                    let (told, lookup) = match seen {
-                        Seen::Named(ino, kind) => (convert::only_name(ino, kind), None),
-                        Seen::Entry(Entry { lookup, attr }) => {
-                            (convert::entry(&lookup, &attr, self.shared.valid), Some(lookup))
-                        }
-                        Seen::Unreadable(lookup, kind) => (convert::only_type(&lookup, kind), Some(lookup)),
-                    };
-                    let head = abi::Dirent { ino: told.attr.ino, off: next, namelen: 0, kind: told.attr.mode >> 12 };
-                    let full = listing.add(Some(&told), head, name);
-                    if let Some(lookup) = lookup
-                        && !full
-                    {
-                        lookup.hand_over();
+        let mut listing = Listing::new(room.first(asked.size as usize)?);
+        let read = self.shared.look(|union| {
+            union.read_dir_plus(head.nodeid, asked.offset, detail, |name, seen, next| {
+                let (told, lookup) = match seen {
+                    Seen::Named(ino, kind) => (convert::only_name(ino, kind), None),
+                    Seen::Entry(Entry { lookup, attr }) => {
+                        (convert::entry(&lookup, &attr, self.shared.valid), Some(lookup))
                     }
-                    full
-                })
-            });
-            reply.bytes(read.map(|()| listing.bytes()))
-        }))
+                    Seen::Unreadable(lookup, kind) => (convert::only_type(&lookup, kind), Some(lookup)),
+                };
+                let head = abi::Dirent { ino: told.attr.ino, off: next, namelen: 0, kind: told.attr.mode >> 12 };
+                let full = listing.add(Some(&told), head, name);
+                if let Some(lookup) = lookup
+                    && !full
+                {
+                    lookup.hand_over();
+                }
+                full
+            })
+        });
+        Some(reply.bytes(read.map(|()| listing.bytes())))
     }
 
     fn statfs(&self, reply: Reply) -> Option<Answered> {

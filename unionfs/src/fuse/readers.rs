@@ -8,8 +8,12 @@
 //! As few readers as possible are **active**: one, and more only while requests wait for them.
 //! At most one sleeps in the kernel, where each request would wake it, even one that another
 //! reader takes. A **watch** sees to it that a reader in a long request, on a slow disk, does not
-//! keep the others waiting. Threads are started when they are first called: most mounts never need
+//! keep the others waiting. Threads are started when they are called and none is there: most mounts never need
 //! more than one, and to start some takes as long as mounting does.
+//!
+//! A reader whose requests have been large, or their answers, **rests** when there was nothing to do for a while: it
+//! gives the memory back. One that was not called again in that time ends. So a mount that nobody uses takes little,
+//! be it one of a hundred.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,6 +26,8 @@ use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
 use super::device::Device;
+use super::{LONGEST_ANSWER, LONGEST_REQUEST};
+use crate::sys::pages::Pages;
 
 /// So long a reader polls at most, and this is what it begins with.
 const LONGEST: Duration = Duration::from_micros(100);
@@ -39,6 +45,8 @@ const SURPLUS: u32 = 4;
 /// How often the watch looks, and after how many looks at nothing it sleeps.
 const LOOK: Duration = Duration::from_millis(1);
 const LOOKS_AT_NOTHING: u32 = 20;
+/// After so long without anything to do a reader rests.
+const REST: Duration = Duration::from_secs(2);
 
 /// What all readers share.
 #[derive(Debug)]
@@ -75,14 +83,17 @@ struct Crew {
 struct Team<'scope, 'env> {
     readers: &'env Readers,
     scope: &'scope Scope<'scope, 'env>,
-    longest_request: usize,
-    handle: &'env (dyn Fn(&[u8]) + Sync),
+    handle: &'env Handle<'env>,
 }
+
+/// Serves a request, with room for the answer.
+type Handle<'a> = dyn Fn(&[u8], &mut Pages) + Sync + 'a;
 
 /// One reader.
 #[derive(Debug)]
 struct Reader {
-    buffer: Box<[u8]>,
+    request: Pages,
+    answer: Pages,
     /// How long it polls.
     patience: Duration,
     crowded: bool,
@@ -121,28 +132,28 @@ impl Readers {
     ///
     /// # Errors
     /// What reading the device answers.
-    pub(super) fn run(&self, longest_request: usize, handle: &(dyn Fn(&[u8]) + Sync)) -> io::Result<()> {
+    pub(super) fn run(&self, handle: &Handle<'_>) -> io::Result<()> {
+        let first = Reader::new()?;
         std::thread::scope(|scope| {
-            let team = Team { readers: self, scope, longest_request, handle };
+            let team = Team { readers: self, scope, handle };
             let watch = std::thread::Builder::new().name("watch".to_owned());
             if let Err(error) = watch.spawn_scoped(scope, move || self.look_after(team)) {
                 tracing::warn!(%error, "starting the watch over readers");
             }
-            self.take_part(team);
+            self.take_part(team, first);
         });
         self.failure.lock().take().map_or(Ok(()), |errno| Err(errno.into()))
     }
 
     /// Active as often as it is called.
-    fn take_part(&self, team: Team<'_, '_>) {
-        let buffer = vec![0; team.longest_request].into_boxed_slice();
-        let mut reader = Reader { buffer, patience: Duration::ZERO, crowded: false, backlog: 0, surplus: 0 };
+    fn take_part(&self, team: Team<'_, '_>, mut reader: Reader) {
         while self.wait_for_call() {
             loop {
                 match self.next(team, &mut reader) {
                     Next::Request(length) => {
-                        let request = &reader.buffer[..length];
-                        if catch_unwind(AssertUnwindSafe(|| (team.handle)(request))).is_err() {
+                        let Reader { request, answer, .. } = &mut reader;
+                        let request = &request.all()[..length];
+                        if catch_unwind(AssertUnwindSafe(|| (team.handle)(request, answer))).is_err() {
                             tracing::error!("a request failed inside the file system; it was answered with EIO");
                         }
                     }
@@ -153,15 +164,19 @@ impl Readers {
         }
     }
 
+    /// Whether there was a call, before the mount was gone and before it took too long.
     fn wait_for_call(&self) -> bool {
         let mut crew = self.crew.lock();
         crew.idle += 1;
-        while crew.calls == 0 && !self.has_ended() {
-            self.called.wait(&mut crew);
+        let mut in_vain = false;
+        while crew.calls == 0 && !self.has_ended() && !in_vain {
+            in_vain = self.called.wait_for(&mut crew, REST).timed_out();
         }
         crew.idle -= 1;
-        crew.calls = crew.calls.saturating_sub(1);
-        !self.has_ended()
+        let is_called = crew.calls > 0;
+        crew.calls -= usize::from(is_called);
+        crew.threads -= usize::from(!is_called);
+        is_called && !self.has_ended()
     }
 
     /// Makes one more reader active, if there may be one; whether a thread is to be started for it.
@@ -228,9 +243,12 @@ impl Readers {
 
     /// A request that is there already.
     fn try_read(&self, reader: &mut Reader) -> Option<Next> {
-        let next = match self.device.read(&mut reader.buffer) {
+        let next = match self.device.read(reader.request.all()) {
             Ok(0) => Next::Ended,
-            Ok(length) => Next::Request(length),
+            Ok(length) => {
+                reader.request.note(length);
+                Next::Request(length)
+            }
             // nothing; a signal; who asked was killed meanwhile
             Err(Errno::AGAIN | Errno::INTR | Errno::NOENT) => return None,
             Err(Errno::NODEV | Errno::CONNABORTED) => Next::Ended,
@@ -288,7 +306,11 @@ impl Readers {
     fn sleep(&self, reader: &mut Reader) -> Next {
         let begun = Instant::now();
         loop {
-            self.device.wait();
+            let limit = reader.should_rest().then_some(REST);
+            if !self.device.wait(limit) {
+                reader.rest();
+                continue;
+            }
             let Some(next) = self.try_read(reader) else { continue };
             if begun.elapsed() < NAP {
                 reader.patience = (reader.patience * 2).clamp(SHORTEST, LONGEST);
@@ -343,10 +365,31 @@ impl Team<'_, '_> {
         if !self.readers.call() {
             return;
         }
-        let reader = std::thread::Builder::new().name("reader".to_owned());
-        if let Err(error) = reader.spawn_scoped(self.scope, move || self.readers.take_part(self)) {
+        if let Err(error) = self.start() {
             tracing::warn!(%error, "starting a reader; there are others");
             self.readers.take_back_call();
+        }
+    }
+
+    fn start(self) -> io::Result<()> {
+        let (thread, reader) = (std::thread::Builder::new().name("reader".to_owned()), Reader::new()?);
+        thread.spawn_scoped(self.scope, move || self.readers.take_part(self, reader)).map(drop)
+    }
+}
+
+impl Reader {
+    fn new() -> io::Result<Reader> {
+        let (request, answer) = (Pages::new(LONGEST_REQUEST)?, Pages::new(LONGEST_ANSWER)?);
+        Ok(Reader { request, answer, patience: Duration::ZERO, crowded: false, backlog: 0, surplus: 0 })
+    }
+
+    fn should_rest(&self) -> bool {
+        self.request.are_many() || self.answer.are_many()
+    }
+
+    fn rest(&mut self) {
+        if let Err(errno) = self.request.give_back().and_then(|()| self.answer.give_back()) {
+            tracing::debug!(%errno, "giving memory back");
         }
     }
 }
@@ -377,8 +420,10 @@ mod tests {
             }
         });
         let seen = Mutex::new(seen);
-        let handle = |request: &[u8]| seen.lock().send(u32::from_ne_bytes(*request.first_chunk().unwrap())).unwrap();
-        Readers::new(device, 4).run(64, &handle).unwrap();
+        let handle = |request: &[u8], _: &mut Pages| {
+            seen.lock().send(u32::from_ne_bytes(*request.first_chunk().unwrap())).unwrap()
+        };
+        Readers::new(device, 4).run(&handle).unwrap();
         sender.join().unwrap();
         drop(seen);
         let mut taken: Vec<u32> = all.iter().collect();
@@ -399,11 +444,11 @@ mod tests {
             release.send(()).unwrap();
             taken
         });
-        let handle = |request: &[u8]| match request {
+        let handle = |request: &[u8], _: &mut Pages| match request {
             b"long" => blocked.lock().recv().unwrap(),
             other => seen.lock().send(other.to_vec()).unwrap(),
         };
-        Readers::new(device, 2).run(64, &handle).unwrap();
+        Readers::new(device, 2).run(&handle).unwrap();
         assert_eq!(caller.join().unwrap(), b"short");
     }
 
@@ -421,13 +466,13 @@ mod tests {
             entered.iter().take(6).max().max(at_once)
         });
         let inside = AtomicUsize::new(0);
-        let handle = |_: &[u8]| {
+        let handle = |_: &[u8], _: &mut Pages| {
             let now = inside.fetch_add(1, Ordering::Relaxed) + 1;
             enter.lock().send(now).unwrap();
             blocked.lock().recv().unwrap();
             inside.fetch_sub(1, Ordering::Relaxed);
         };
-        Readers::new(device, 3).run(64, &handle).unwrap();
+        Readers::new(device, 3).run(&handle).unwrap();
         assert_eq!(caller.join().unwrap(), Some(3));
     }
 
@@ -438,11 +483,11 @@ mod tests {
         send(&kernel, b"good", SendFlags::empty()).unwrap();
         drop(kernel);
         let good = AtomicU64::new(0);
-        let handle = |request: &[u8]| {
+        let handle = |request: &[u8], _: &mut Pages| {
             assert_eq!(request, b"good", "on purpose");
             good.fetch_add(1, Ordering::Relaxed);
         };
-        Readers::new(device, 1).run(64, &handle).unwrap();
+        Readers::new(device, 1).run(&handle).unwrap();
         assert_eq!(good.load(Ordering::Relaxed), 1);
     }
 }

@@ -58,7 +58,9 @@ pub fn serve(device: OwnedFd, source: &mut dyn Source) -> io::Result<()> {
     loop {
         match device.read(&mut buffer) {
             Ok(length) => server.serve(&device, buffer.get(..length).unwrap_or_default())?,
-            Err(Errno::AGAIN) => device.wait(),
+            Err(Errno::AGAIN) => {
+                device.wait(None);
+            }
             // whoever asked was killed meanwhile
             Err(Errno::INTR | Errno::NOENT) => {}
             Err(Errno::NODEV) => return Ok(()),
@@ -109,9 +111,10 @@ impl Server<'_> {
             op::OPENDIR => reply.message(Ok(OpenOut::default())),
             op::READDIR | op::READDIRPLUS => {
                 let Some(wanted) = arguments.take::<ReadIn>() else { return reply.error(Errno::INVAL) };
-                let mut buffer = Vec::new();
-                self.list(wanted, header.opcode == op::READDIRPLUS, &mut buffer);
-                reply.parts(&[&buffer])
+                let mut room = vec![0; wanted.size as usize];
+                let mut listing = Listing::new(&mut room);
+                self.list(wanted.offset, header.opcode == op::READDIRPLUS, &mut listing);
+                reply.parts(&[listing.bytes()])
             }
             op::OPEN => reply.message(self.open(header.nodeid)),
             op::READ => match arguments.take::<ReadIn>() {
@@ -184,10 +187,9 @@ impl Server<'_> {
         self.texts.read(wanted)
     }
 
-    fn list(&self, wanted: ReadIn, with_entries: bool, buffer: &mut Vec<u8>) {
+    fn list(&self, offset: u64, with_entries: bool, listing: &mut Listing<'_>) {
         const REGULAR: u32 = 8;
-        let mut listing = Listing::new(buffer, wanted.size);
-        let first = usize::try_from(wanted.offset).unwrap_or(usize::MAX);
+        let first = usize::try_from(offset).unwrap_or(usize::MAX);
         for index in first..self.names.len() {
             let entry = with_entries.then(|| self.entry(index));
             let name = self.names.get(index).copied().unwrap_or_default();
