@@ -19,11 +19,16 @@ const MEBIBYTE: usize = 1 << 20;
 /// A hard limit that real machines have.
 const DESCRIPTORS: u64 = 20_000;
 
-/// The two tests would see each other's load.
+/// The tests would see each other's load.
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// A union of an empty top and a branch of `directories` times `files` files, on a tmpfs.
 fn union(sandbox: &Sandbox, directories: usize, files: usize) -> Mounted {
+    union_with(sandbox, directories, files, &[])
+}
+
+/// The same with options for the command.
+fn union_with(sandbox: &Sandbox, directories: usize, files: usize, options: &[&str]) -> Mounted {
     let path = |name: &str| sandbox.path().join(name);
     for name in ["top", "below", "mnt"] {
         fs::create_dir(path(name)).expect("make a branch");
@@ -36,13 +41,18 @@ fn union(sandbox: &Sandbox, directories: usize, files: usize) -> Mounted {
         }
     }
     let branches = format!("{}=rw:{}=ro+wh", path("top").display(), path("below").display());
-    Mounted::mount(RUNIONFS, branches, &path("mnt"), &[])
+    Mounted::mount(RUNIONFS, branches, &path("mnt"), options)
 }
 
-/// The resident memory of a process, in bytes; see proc_pid_status(5).
+/// The resident memory of a process, in bytes.
 fn resident(pid: Pid) -> usize {
+    memory(pid, "VmRSS:")
+}
+
+/// What a process has of some memory, in bytes; see proc_pid_status(5).
+fn memory(pid: Pid, kind: &str) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("read the daemon's status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    let line = status.lines().find_map(|line| line.strip_prefix(kind)).expect("a line of memory");
     line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number of kB") << 10
 }
 
@@ -137,6 +147,28 @@ fn memory_comes_back_after_200000_files_were_looked_at_and_forgotten() {
         "resident: {start} bytes at the start, {grown} with all files known, {end} at the end; {open} descriptors"
     );
     assert!(back.is_some(), "{start} bytes at the start, {grown} with all files known, still {end} at the end");
+}
+
+#[test]
+fn what_large_requests_take_comes_back_when_nobody_asks() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let Some(sandbox) = sandbox::enter_for(Medium::Tmpfs, LIMIT) else { return };
+    // the daemon has to see what is read and written
+    let mounted = union_with(&sandbox, 1, 1, &["passthrough=off,writeback=off"]);
+    let content = vec![7; 8 * MEBIBYTE];
+    fs::write(sandbox.path().join("below/large"), &content).expect("make a file");
+    assert_eq!(look_at_all(mounted.target()), 2);
+    let start = memory(mounted.pid(), "RssAnon:");
+    for name in ["first", "second"] {
+        assert!(fs::read(mounted.target().join("large")).expect("read") == content);
+        fs::write(mounted.target().join(name), &content).expect("write");
+        let back = poll(Duration::from_secs(60), || {
+            thread::sleep(Duration::from_millis(200));
+            (memory(mounted.pid(), "RssAnon:") <= start + MEBIBYTE / 2).then_some(())
+        });
+        let end = memory(mounted.pid(), "RssAnon:");
+        assert!(back.is_some(), "{start} bytes at the start, still {end} long after {name}");
+    }
 }
 
 #[test]
