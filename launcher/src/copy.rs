@@ -31,6 +31,8 @@ use crate::namespace::Target;
 use crate::process::{self, init::ends};
 use crate::state::{self, Record};
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod pack;
 mod unpack;
 

@@ -23,6 +23,8 @@ mod commit;
 pub(crate) mod digest;
 mod export;
 mod files;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod import;
 pub(crate) mod launch;
 mod load;

@@ -53,6 +53,8 @@ pub mod cgroup;
 pub mod completions;
 pub mod confine;
 pub mod failure;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod host;
 pub mod idmap;
 pub mod image;

@@ -22,6 +22,8 @@ mod command;
 mod config;
 mod copy;
 mod expand;
+#[cfg(feature = "fuzzing")]
+pub(super) mod fuzzing;
 mod ignore;
 mod instruction;
 mod layer;

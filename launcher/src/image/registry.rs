@@ -21,6 +21,8 @@ mod challenge;
 mod client;
 mod compress;
 mod credentials;
+#[cfg(feature = "fuzzing")]
+pub(super) mod fuzzing;
 mod login;
 mod pull;
 mod push;
