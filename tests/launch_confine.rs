@@ -429,7 +429,7 @@ fn a_further_command_is_not_run_outside_of_the_containers_list_of_devices() {
     let Some(tree) = tree() else { return };
     let Some((_, root)) = root_of("devices", "") else { return };
     let name = format!("devices-{}", std::process::id());
-    let (_running, _, _) = start(&tree, &["--name", &name]);
+    let (_running, _, _) = start(&tree, &["--rm", "--name", &name]);
     let command =
         || finish(Command::new(RLAUNCH).args(["exec", &name, "sh", "-c", "grep :devices: /proc/self/cgroup"]));
     assert_eq!(command().status, Some(0));

@@ -200,9 +200,7 @@ fn names_cost_no_more_than_the_kernel_remembers() {
 
 #[test]
 fn a_container_that_only_forks_is_stopped_as_any_other() {
-    let Some(tree) = Tree::new() else { return };
-    launch::sh("mount -t tmpfs -o mode=755 tmpfs /run");
-    let tree = Recorded(tree);
+    let Some(tree) = Recorded::new() else { return };
     let Some(program) = hoard(&tree.path("bin")) else { return };
     let mut command = tree.rlaunch();
     command.args(["--name", "bomb", "--pids-limit=40"]).arg(program.strip_prefix(tree.path("bin")).unwrap());
@@ -245,9 +243,7 @@ fn control_groups_that_a_container_makes_go_with_it() {
 
 #[test]
 fn a_container_that_covers_its_proc_is_looked_after_as_any_other() {
-    let Some(tree) = Tree::new() else { return };
-    launch::sh("mount -t tmpfs -o mode=755 tmpfs /run");
-    let tree = Recorded(tree);
+    let Some(tree) = Recorded::new() else { return };
     let script = "mount -t tmpfs none /proc; mkdir -p /proc/self/ns /proc/self/fd /proc/1
         trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done";
     let mut command = tree.rlaunch();

@@ -287,10 +287,7 @@ fn a_start_that_fails_before_its_union_is_there_leaves_nothing() {
 
 #[test]
 fn a_further_command_has_the_same_network() {
-    let Some(tree) = prepare() else { return };
-    // A place for records that no other test sees.
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
-    let tree = Recorded(tree);
+    let Some(tree) = prepare().map(Recorded::over) else { return };
     let start = ["-d", "--name=netted", "--net=pasta", "sh", "-c", "sleep 1000"];
     assert_eq!(printed(finish(tree.rlaunch().args(start))), "netted\n");
     let mut exec = Command::new(RLAUNCH);

@@ -54,9 +54,7 @@ fn the_users_of_a_container_are_others_of_the_machine() {
 
 #[test]
 fn they_have_a_namespace_of_their_own_with_limits_networks_and_further_commands() {
-    let Some(tree) = Tree::new() else { return };
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
-    let tree = Recorded(tree);
+    let Some(tree) = Recorded::new() else { return };
     give(&tree, 100_000);
     let options = ["-d", "--name=mapped", "--uidmap=0:100000:1000", "--net=none", "--pids-limit=20", "--user=4"];
     assert_eq!(printed(finish(tree.rlaunch().args(options).args(["sleep", "1000"]))), "mapped\n");

@@ -71,15 +71,20 @@ impl Tree {
 pub(crate) struct Recorded(pub(crate) Tree);
 
 impl Recorded {
-    /// Hides the host's records, of what runs and of what stays. `None` where the test is skipped.
+    /// A tree with the host's records hidden. `None` where the test is skipped.
     pub(crate) fn new() -> Option<Recorded> {
-        let tree = Tree::new()?;
+        Tree::new().map(Recorded::over)
+    }
+
+    /// Hides the host's records, of what runs and of what stays: in either, the end of this test would find the containers
+    /// of others.
+    pub(crate) fn over(tree: Tree) -> Recorded {
         mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).expect("hide the host's /run");
         let state = tree.beside("lib");
         fs::create_dir(&state).expect("make a directory for what stays");
         mount(Some(&state), "/var/lib", None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .expect("hide the host's /var/lib");
-        Some(Recorded(tree))
+        Recorded(tree)
     }
 
     /// That nothing is there any more of any container.
