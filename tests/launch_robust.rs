@@ -1,21 +1,24 @@
 //! Many containers at once, and processes of ours that are killed at any moment: nothing of them stays.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use harness::disk::{Disk, Format, unmount};
 use harness::mount::{finish, poll};
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use proptest::test_runner::{RngAlgorithm, TestRng};
 
 #[path = "support/launch.rs"]
 mod launch;
 #[path = "support/tools.rs"]
 mod tools;
 
-use launch::{PATIENCE, RLAUNCH, Recorded, mounts, processes_with};
+use launch::{PATIENCE, RLAUNCH, Recorded, mounts, printed, processes_with};
 
 /// How many containers there are at a time.
 const AT_ONCE: usize = 8;
@@ -163,4 +166,32 @@ fn what_is_kept_survives_whoever_is_killed() {
     assert!(lines.exists());
     finish(Command::new(RLAUNCH).args(["rm", "--force", &mark]));
     nothing_is_left(&tree, &before, &mark);
+}
+
+/// Names reach a disk before contents for which nobody has waited; ext4 makes an exception for such files.
+#[test]
+fn what_is_kept_is_known_after_a_power_cut() {
+    let Some(tree) = Recorded::new() else { return };
+    let mut disk = Disk::new(&tree.beside("disk"), Format::Xfs);
+    let put = |root: &Path| {
+        let stays = root.join("lib");
+        mount(Some(&stays), "/var/lib", None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("bind a directory");
+    };
+    fs::create_dir(disk.root().join("lib")).expect("make a directory");
+    put(&disk.root());
+    assert_eq!(finish(tree.rlaunch().args(["--name=kept", "sh", "-c", "exit 3"])).status, Some(3));
+    fs::File::create(disk.root().join("last")).and_then(|last| last.sync_all()).expect("write the journal");
+    let moment = disk.position();
+    unmount(Path::new("/var/lib"));
+    disk.stop();
+    let (image, root) = (tree.beside("cut.img"), tree.beside("cut"));
+    fs::create_dir(&root).expect("make a mount point");
+    disk.cut(moment, &image, &mut TestRng::from_seed(RngAlgorithm::ChaCha, &[0; 32]));
+    disk.mount_cut(&image, &root);
+    put(&root);
+    let rlaunch = |words: &[&str]| printed(finish(Command::new(RLAUNCH).args(words)));
+    assert!(rlaunch(&["ps"]).contains("ended (3)"), "{}", rlaunch(&["ps"]));
+    rlaunch(&["rm", "kept"]);
+    unmount(Path::new("/var/lib"));
+    unmount(&root);
 }

@@ -307,6 +307,10 @@ impl Entry {
     pub(crate) fn write(&self) -> io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(self.directory())?;
         file.write_all(&serde_json::to_vec(&self.record)?)?;
+        if self.kept.is_some() {
+            // A power cut may leave the name and lose the content, and such a container could not even be removed.
+            file.as_file().sync_data()?;
+        }
         file.persist(self.directory().join(RECORD))?;
         Ok(())
     }
