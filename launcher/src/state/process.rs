@@ -39,7 +39,8 @@ impl Process {
     pub(crate) fn open(&self) -> io::Result<Option<Handle>> {
         let Some(pid) = rustix::process::Pid::from_raw(self.pid) else { return Ok(None) };
         let handle = match pidfd_open(pid, PidfdFlags::empty()) {
-            Err(Errno::SRCH) => return Ok(None),
+            // The other two, by the version: the number is that of a thread by now, or only of a group or session.
+            Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
             // Linux before 5.3, or a filter around us that does not know the call.
             Err(Errno::NOSYS | Errno::PERM) => match File::open(format!("/proc/{pid}")) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -162,5 +163,15 @@ mod tests {
         let own = Process::of(nix::unistd::getpid()).unwrap();
         assert!(own.open().unwrap().is_some());
         assert!(Process { start: own.start + 1, ..own }.open().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_not_a_thread_with_its_number() {
+        let open = || {
+            let thread = Process { pid: nix::unistd::gettid().as_raw(), start: 1 };
+            assert_ne!(thread.pid, nix::unistd::getpid().as_raw());
+            thread.open().unwrap().is_none()
+        };
+        assert!(std::thread::spawn(open).join().unwrap());
     }
 }
