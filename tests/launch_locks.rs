@@ -2,11 +2,14 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use harness::mount::{finish, poll};
+use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -91,5 +94,41 @@ fn a_file_takes_the_place_of_a_lock() {
     assert_eq!(finish(&mut without_locks(&["rm", "--force", "kept"])).status, Some(0));
     let gone = poll(PATIENCE, || (!Path::new("/run/rlaunch").exists()).then_some(()));
     assert!(gone.is_some(), "{:?}", files_in("/run/rlaunch"));
+    tree.assert_empty();
+}
+
+/// Every start removes what launchers left that were killed. One whose name is just being freed by another waits for that.
+#[test]
+fn a_name_that_is_being_freed_is_free() {
+    let Some(tree) = Recorded::new() else { return };
+    let left = Path::new("/run/rlaunch/again");
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(left).expect("leave a directory");
+    let held = Flock::lock(fs::File::open(left).expect("open it"), FlockArg::LockExclusive).expect("lock it");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(100));
+            fs::remove_dir(left).expect("remove it");
+            drop(held);
+        });
+        let started = finish(tree.rlaunch().args(["--rm", "--name=again", "true"]));
+        assert_eq!((started.status, &*started.stderr), (Some(0), ""), "{started:?}");
+    });
+}
+
+/// Whoever cleans up has a container for a moment.
+#[test]
+fn what_another_looks_at_is_removed_all_the_same() {
+    let Some(tree) = Recorded::new() else { return };
+    assert_eq!(finish(tree.rlaunch().args(["--name=kept", "true"])).status, Some(0));
+    let kept = fs::File::open("/var/lib/rlaunch/containers/kept").expect("open it");
+    let held = Flock::lock(kept, FlockArg::LockExclusive).expect("lock it");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(held);
+        });
+        let removed = finish(Command::new(RLAUNCH).args(["rm", "kept"]));
+        assert_eq!((removed.status, &*removed.stderr), (Some(0), ""), "{removed:?}");
+    });
     tree.assert_empty();
 }

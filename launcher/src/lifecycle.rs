@@ -210,7 +210,12 @@ fn signal_to(process: &Handle, signal: impl Into<SignalNumber>) -> Result<(), Fa
 
 /// TERM, or what the image says instead, KILL and, where a process waits for a union that does not answer, the end of the union.
 fn stop(record: &Record, patience: Duration) -> Result<u8, Failure> {
-    let (process, init) = running(record)?;
+    let launcher = record.open_launcher().doing("wait for the launcher")?;
+    let (process, init) = match (running(record), &launcher) {
+        // It ends by itself just now.
+        (Err(_), Some(launcher)) if record.init.is_some() => return ends(launcher, ENDING).map(|_| 0),
+        (found, _) => found?,
+    };
     // A record is ours, so a number that is there is one of a signal.
     let asks = record.stop_signal.and_then(SignalNumber::known);
     signal_to(&init, asks.unwrap_or(Signal::SIGTERM.into()))?;
@@ -219,7 +224,6 @@ fn stop(record: &Record, patience: Duration) -> Result<u8, Failure> {
         kill(record, process, &init)?;
     }
     // So that its name is free, and nothing of it is left.
-    let launcher = record.open_launcher().doing("wait for the launcher")?;
     launcher.map_or(Ok(true), |launcher| ends(&launcher, ENDING))?;
     Ok(0)
 }
@@ -260,6 +264,17 @@ fn wait(record: &Record) -> Result<u8, Failure> {
     state::find(&record.name)?.and_then(|record| record.status).ok_or_else(gone)
 }
 
+/// Forgets one; false where its launcher goes on and on. Somebody who cleans up may have it for a moment.
+fn forgets(name: &str) -> Result<bool, Failure> {
+    for _ in 0..ENDING.as_millis() / LOOKING.as_millis() {
+        if state::forget(name)? {
+            return Ok(true);
+        }
+        std::thread::sleep(LOOKING);
+    }
+    Ok(false)
+}
+
 fn remove(names: &[String], force: bool, stale: bool) -> Result<u8, Failure> {
     if stale {
         state::forget_stale()?;
@@ -283,7 +298,7 @@ fn remove(names: &[String], force: bool, stale: bool) -> Result<u8, Failure> {
         if let Some(launcher) = record.open_launcher().doing("wait for the launcher")? {
             ends(&launcher, ENDING)?;
         }
-        if !state::forget(&record.name)? {
+        if !forgets(&record.name)? {
             return Err(Failure::new(format!("the launcher of {} still works on its end", record.name)));
         }
     }

@@ -15,7 +15,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,8 @@ const FILES: &str = "files";
 /// What the root is of a container that has no root of its own.
 pub(crate) const COPY_OF_THE_HOST: &str = "copy of the host";
 const ATTEMPTS: usize = 100;
+/// How often it is looked whether a name is free that is being freed.
+const LOOKING: Duration = Duration::from_millis(20);
 const LONGEST_NAME: usize = 64;
 
 /// What is known of one container.
@@ -207,7 +209,16 @@ impl Entry {
             match DirBuilder::new().mode(0o700).create(&running) {
                 // Somebody who cleaned up has removed the directory of all.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    match lock(&running, Kind::Shared).doing(doing)? {
+                        Some(_lock) => return Ok(None),
+                        // What another start left there is being removed just now.
+                        None => {
+                            std::thread::sleep(LOOKING);
+                            continue;
+                        }
+                    }
+                }
                 result => result.doing(doing)?,
             }
             if let Some(lock) = lock(&running, Kind::Shared).doing(doing)? {
