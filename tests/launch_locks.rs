@@ -1,4 +1,5 @@
-//! Where the file system has no locks, as Lustre without its mount option: a filter answers ENOLCK to flock(2).
+//! Locks of containers and names; and where the file system has none, as Lustre without its mount option: there a filter
+//! answers ENOLCK to flock(2).
 
 use std::ffi::OsString;
 use std::fs;
