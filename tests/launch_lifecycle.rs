@@ -102,6 +102,26 @@ fn stop_asks_first_and_kills_then() {
     refused(&rlaunch(&["stop", "deaf"]), "the container deaf does not run");
 }
 
+/// Its first process is gone, and its launcher has still to clean up.
+#[test]
+fn stop_waits_for_one_that_ends_by_itself() {
+    let Some(tree) = tree() else { return };
+    background(&tree, "ends", "exec sleep 1000");
+    let (launcher, init) = (pid(&record("ends")["launcher"]), pid(&record("ends")["init"]));
+    kill(launcher, Signal::SIGSTOP).unwrap();
+    kill(init, Signal::SIGKILL).unwrap();
+    let has_ended = || fs::read_to_string(format!("/proc/{init}/stat")).unwrap().contains(") Z ").then_some(());
+    assert!(poll(PATIENCE, has_ended).is_some());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            kill(launcher, Signal::SIGCONT).unwrap();
+        });
+        assert_eq!(printed(rlaunch(&["stop", "ends"])), "");
+    });
+    assert_eq!(rlaunch(&["wait", "ends"]).status, Some(137));
+}
+
 #[test]
 fn signals_reach_the_command() {
     let Some(tree) = tree() else { return };
