@@ -7,6 +7,7 @@ pub(crate) mod descent;
 pub mod dir;
 pub mod form;
 pub mod guard;
+pub mod hold;
 mod keep;
 pub mod kept;
 pub mod leftovers;
@@ -48,6 +49,8 @@ pub struct Branch {
     pub root: Arc<Dir>,
     /// The work area, if names may be written to the branch.
     pub work: Option<Work>,
+    /// The mount that holds the branch alone; nothing where there is none, or where it is read-only anyway.
+    pub own_mount: Option<OwnMount>,
     /// Device and inode of directories in this branch that are other branches: shown empty.
     pub covered: Vec<(u64, u64)>,
     /// Whether a listing tells the inode numbers that stat tells, all of one device.
@@ -201,14 +204,36 @@ pub enum Forbids {
     Changes,
 }
 
+/// A mount of a branch's own, in no mount table.
+#[derive(Debug)]
+pub struct OwnMount(OwnedFd);
+
+impl OwnMount {
+    /// Keeps everything in it from being changed, by whatever way it was opened, or allows it again.
+    ///
+    /// # Errors
+    /// EBUSY while a file in it is open for writing; ENOSYS before Linux 5.12.
+    pub fn set_read_only(&self, read_only: bool) -> Result<(), Errno> {
+        crate::sys::set_read_only(self.0.as_fd(), read_only)
+    }
+}
+
+/// A root, and the mount of its own that it is in.
+pub type Root = (Dir, Option<OwnMount>);
+
 /// The second half of [`open_root`].
 pub fn cut_off(plain: OwnedFd, forbids: Forbids, form: Form) -> Dir {
+    cut_off_held(plain, forbids, form).0
+}
+
+/// The same, and the mount that was made for it.
+pub fn cut_off_held(plain: OwnedFd, forbids: Forbids, form: Form) -> Root {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let clone = match rustix::mount::open_tree(&plain, c"", flags) {
         Ok(clone) => clone,
         Err(errno) => {
             tracing::debug!(%errno, "cloning the mount of a branch");
-            return Dir::new(plain, form);
+            return (Dir::new(plain, form), None);
         }
     };
     if forbids != Forbids::Nothing
@@ -216,7 +241,8 @@ pub fn cut_off(plain: OwnedFd, forbids: Forbids, form: Form) -> Dir {
     {
         tracing::debug!(%errno, ?forbids, "setting up the mount of a branch");
     }
-    Dir::new(clone, form)
+    let held = if forbids == Forbids::Changes { None } else { clone.try_clone().ok() };
+    (Dir::new(clone, form), held.map(OwnMount))
 }
 
 /// Opens a writable branch's root and the directory of its work area from **one** clone of their
@@ -224,11 +250,11 @@ pub fn cut_off(plain: OwnedFd, forbids: Forbids, form: Form) -> Dir {
 ///
 /// # Errors
 /// EXDEV if they do not lie on the same mount.
-pub fn open_root_and_workdir(root: &Path, workdir: &Path, forbids: Forbids, form: Form) -> Result<(Dir, Dir), Errno> {
+pub fn open_root_and_workdir(root: &Path, workdir: &Path, forbids: Forbids, form: Form) -> Result<(Root, Dir), Errno> {
     let (root, workdir) = (canonical(root)?, canonical(workdir)?);
     let ancestor: PathBuf =
         root.components().zip(workdir.components()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
-    let base = cut_off(open_place(&ancestor)?, forbids, form);
+    let (base, own_mount) = cut_off_held(open_place(&ancestor)?, forbids, form);
     let open = |path: &Path| -> Result<Dir, Errno> {
         let below = path.strip_prefix(&ancestor).map_err(|_| Errno::INVAL)?;
         let dir = below
@@ -242,7 +268,8 @@ pub fn open_root_and_workdir(root: &Path, workdir: &Path, forbids: Forbids, form
         }
         Ok(dir)
     };
-    Ok((open(&root)?, open(&workdir)?))
+    let (root, workdir) = (open(&root)?, open(&workdir)?);
+    Ok(((root, own_mount), workdir))
 }
 
 /// The root of a branch, of which these attributes are told, with what is kept in it; `written` says whether refused

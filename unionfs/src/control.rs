@@ -20,6 +20,7 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
+use crate::branch::hold::BranchId;
 use crate::mount::DeviceNumber;
 use place::Place;
 pub use statistics::{BranchSpace, Statistics};
@@ -39,22 +40,37 @@ pub enum Request {
     Stats,
     /// To flush hard links; the answer is a [`Flushed`](crate::fs::Flushed).
     Flush,
+    /// Whether it holds this branch.
+    Holds(BranchId),
+    /// To let this branch go, if nobody can reach its mount any more.
+    GiveWay(BranchId),
 }
 
 impl Request {
-    const ALL: [Request; 3] = [Request::Show, Request::Stats, Request::Flush];
-
-    /// The word on the line.
-    pub fn word(self) -> &'static str {
+    /// The line that asks for it.
+    fn line(self) -> String {
+        let about = |word: &str, branch: BranchId| format!("{word} {} {}\n", branch.device, branch.inode);
         match self {
-            Request::Show => "show",
-            Request::Stats => "stats",
-            Request::Flush => "flush",
+            Request::Show => "show\n".into(),
+            Request::Stats => "stats\n".into(),
+            Request::Flush => "flush\n".into(),
+            Request::Holds(branch) => about("holds", branch),
+            Request::GiveWay(branch) => about("give-way", branch),
         }
     }
 
     fn read(line: &[u8]) -> Option<Request> {
-        Request::ALL.into_iter().find(|request| request.word().as_bytes() == line)
+        let mut words = std::str::from_utf8(line).ok()?.split(' ');
+        let word = words.next()?;
+        let numbers: Vec<u64> = words.map(str::parse).collect::<Result<_, _>>().ok()?;
+        match (word, &numbers[..]) {
+            ("show", []) => Some(Request::Show),
+            ("stats", []) => Some(Request::Stats),
+            ("flush", []) => Some(Request::Flush),
+            ("holds", &[device, inode]) => Some(Request::Holds(BranchId { device, inode })),
+            ("give-way", &[device, inode]) => Some(Request::GiveWay(BranchId { device, inode })),
+            _ => None,
+        }
     }
 }
 
@@ -165,4 +181,24 @@ pub fn to_line(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
     Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_read_as_it_was_written_and_nothing_else_is_one() {
+        let branch = BranchId { device: u64::MAX, inode: 7 };
+        let all = [Request::Show, Request::Stats, Request::Flush, Request::Holds(branch), Request::GiveWay(branch)];
+        for request in all {
+            assert_eq!(
+                request.line().strip_suffix('\n').map(|line| Request::read(line.as_bytes())),
+                Some(Some(request))
+            );
+        }
+        for line in ["", "show 1", "holds", "holds 1", "holds 1 -2", "holds 1 2 3", "give-way 1  2", "\u{e4}", "Show"] {
+            assert_eq!(Request::read(line.as_bytes()), None, "{line}");
+        }
+    }
 }

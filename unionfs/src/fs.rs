@@ -46,7 +46,9 @@ mod steps;
 mod sync;
 mod tally;
 mod xattr;
+mod yielding;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
@@ -73,6 +75,7 @@ pub use readdir::{Detail, DirEntry, Seen};
 pub use rename::{Progress, RenameFlags};
 pub use setup::SetupError;
 pub use tally::{Cache, Space, Tally};
+pub use yielding::Stays;
 
 /// A mounted or mountable union.
 #[derive(Debug)]
@@ -102,6 +105,8 @@ pub struct Union {
     changes: known::Changes,
     labels: known::Labels,
     data: io::Data,
+    /// Whether nothing can be changed any more, for another mount has the branches.
+    gives_way: AtomicBool,
     /// Files that are read without having been opened.
     unasked: dirs::Unasked,
     /// Tells the kernel that attributes of an inode changed on their own.
@@ -227,7 +232,9 @@ impl Union {
 
     /// Ends a mount well.
     pub fn finish(&self) {
-        for (_, work) in self.writable().filter(|_| self.options.volatile) {
+        // what was let go is the next mount's
+        let held = |(_, work): &(BranchIndex, &Work)| self.options.volatile && !work.is_released();
+        for (_, work) in self.writable().filter(held) {
             if let Err(errno) = work.end_volatile() {
                 tracing::warn!(%errno, "marking the end of a volatile mount");
             }

@@ -6,6 +6,7 @@
 //! dropped. Here a mount is told from others by what it is ([`Mounted`]), never by where it is.
 
 mod fusermount;
+pub mod holders;
 pub mod mounted;
 pub mod table;
 

@@ -18,12 +18,21 @@ use rustix::path::Arg as _;
 /// # Errors
 /// ENOSYS on older kernels, EPERM without CAP_SYS_ADMIN over the mount.
 pub(crate) fn forbid_access_times(mount: BorrowedFd<'_>, read_only: bool) -> Result<(), Errno> {
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_NOATIME | if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 },
-        attr_clr: libc::MOUNT_ATTR__ATIME,
-        propagation: 0,
-        userns_fd: 0,
-    };
+    let read_only = if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 };
+    set_mount_attributes(mount, libc::MOUNT_ATTR_NOATIME | read_only, libc::MOUNT_ATTR__ATIME)
+}
+
+/// Makes a detached mount read-only, or writable again (mount_setattr(2), kernel 5.12).
+///
+/// # Errors
+/// EBUSY while something in it is open for writing; those of [`forbid_access_times`].
+pub(crate) fn set_read_only(mount: BorrowedFd<'_>, read_only: bool) -> Result<(), Errno> {
+    let (set, clear) = if read_only { (libc::MOUNT_ATTR_RDONLY, 0) } else { (0, libc::MOUNT_ATTR_RDONLY) };
+    set_mount_attributes(mount, set, clear)
+}
+
+fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, clear: u64) -> Result<(), Errno> {
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
     // SAFETY: the descriptor is open for the length of the call, the path is a constant string
     // with its zero byte, and the kernel reads `attributes` only, whose size is passed along.
     let result = unsafe {
@@ -37,6 +46,15 @@ pub(crate) fn forbid_access_times(mount: BorrowedFd<'_>, read_only: bool) -> Res
         )
     };
     checked(result).map(drop)
+}
+
+/// Opens a descriptor on what another one is open on, in one step: whoever uses it meanwhile uses one or the other.
+///
+/// # Errors
+/// Those of dup3(2).
+pub(crate) fn replace(descriptor: BorrowedFd<'_>, other: OwnedFd) -> Result<(), Errno> {
+    // SAFETY: both are open for the length of the call. The number of the first stays its owner's, and open.
+    checked(unsafe { libc::dup3(other.as_raw_fd(), descriptor.as_raw_fd(), libc::O_CLOEXEC) }.into()).map(drop)
 }
 
 /// Copies a process of one thread (fork(2)); `None` in the copy. [`process::fork`](crate::process::fork)

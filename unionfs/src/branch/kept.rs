@@ -231,6 +231,17 @@ impl Kept {
         Ok(())
     }
 
+    /// Opens the rows anew for reading, or for writing as well.
+    ///
+    /// # Errors
+    /// Those of opening.
+    pub fn open_again(self, access: OFlags) -> Result<(), Errno> {
+        let _making = self.0.making.lock();
+        let (Some(rows), Some(area)) = (self.0.rows.get(), self.0.area.get()) else { return Ok(()) };
+        let again = open_in(area, access)?.ok_or(Errno::NOENT)?;
+        crate::sys::replace(rows.as_fd(), again)
+    }
+
     /// Whether what the kernel refuses is kept.
     pub fn writes(self) -> bool {
         self.0.writes

@@ -5,7 +5,7 @@
 //! that a lookup needs no system call, it is remembered which rows say anything.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
@@ -80,6 +80,15 @@ impl Table {
     /// The file.
     pub(super) fn file(&self) -> &OwnedFd {
         &self.file
+    }
+
+    /// Opens the file anew for reading, or for writing as well. What cannot be written is known in this mount only.
+    ///
+    /// # Errors
+    /// Those of opening.
+    pub(super) fn open_again(&self, area: &Dir, access: OFlags) -> Result<(), Errno> {
+        let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | access;
+        crate::sys::replace(self.file.as_fd(), rustix::fs::openat(area, NUMBERS, flags, Mode::empty())?)
     }
 
     /// What is recorded of an entry.

@@ -6,26 +6,23 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
-use rustix::fs::{FlockOperation, Gid, Mode, OFlags, RenameFlags, Uid};
+use rustix::fs::{Gid, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::dir::Dir;
+use super::hold::{self, Ask, BranchId, Hold, is_in_use};
 use super::stat::{Kind, RealId};
 use super::table::Table;
 use super::unplaced;
 use crate::acl;
 use crate::union::name::WORK_AREA;
 
-pub(crate) const LOCK: &[u8] = b"lock";
 pub(crate) const TEMPORARY: &[u8] = b"tmp";
 pub(crate) const LINKS: &[u8] = b"links";
 pub(crate) const VOLATILE: &[u8] = b"volatile";
-/// How long a mount waits for the one before it to let go.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An open, locked work area.
 #[derive(Debug)]
@@ -50,15 +47,16 @@ pub struct Work {
     volatile: AtomicBool,
     /// Whether files can be prepared without a name.
     nameless: bool,
-    _lock: OwnedFd,
-    _claim: Option<OwnedFd>,
+    hold: Hold,
+    /// Whether the branch was [given](Work::release) to another mount.
+    released: AtomicBool,
 }
 
 /// Why a work area cannot be used.
 #[derive(Debug)]
 pub enum WorkError {
-    /// Another mount holds it.
-    Busy,
+    /// Another mount holds it, and says why it does not give way.
+    Busy(Option<String>),
     /// The last mount was volatile and did not end well.
     Volatile,
     /// A system call failed.
@@ -73,11 +71,11 @@ impl From<Errno> for WorkError {
 
 impl Work {
     /// Makes, locks and cleans the work area of a branch in a directory.
-    pub fn open(branch: &Dir, parent: &Dir) -> Result<Work, WorkError> {
-        let claim = claim(branch)?;
+    pub fn open(branch: &Dir, parent: &Dir, ask: Ask<'_>) -> Result<Work, WorkError> {
+        let claim = hold::claim(branch, ask)?;
         // making it must not move the times of the branch's root, which the union shows
         let area = parent.keeping_times(|| make_and_open(parent, WORK_AREA))?;
-        let lock = lock(&area)?;
+        let hold = Hold::take(claim, &area, branch, ask)?;
         if area.find(VOLATILE)?.is_some() {
             return Err(WorkError::Volatile);
         }
@@ -101,8 +99,8 @@ impl Work {
             unordered: !ORDERED.contains(&magic),
             on_disk: magic != TMPFS,
             volatile: AtomicBool::new(false),
-            _lock: lock,
-            _claim: claim,
+            hold,
+            released: AtomicBool::new(false),
         })
     }
 
@@ -284,6 +282,34 @@ impl Work {
             result => result,
         }
     }
+
+    /// Makes the files of its own that stay open be open for reading only, so that nothing keeps the branch from
+    /// becoming read-only, or for writing again.
+    ///
+    /// # Errors
+    /// Those of opening and fsync(2).
+    pub fn open_own_files(&self, access: OFlags) -> Result<(), Errno> {
+        self.numbers.open_again(&self.area, access)
+    }
+
+    /// Lets the branch go, which cannot be changed from here any more: the next mount holds it.
+    ///
+    /// # Errors
+    /// Those of flock(2).
+    pub fn release(&self) -> Result<(), Errno> {
+        self.released.store(true, Ordering::Release);
+        self.hold.release()
+    }
+
+    /// Whether this branch is held.
+    pub fn holds(&self, branch: BranchId) -> bool {
+        self.hold.branch == branch && !self.is_released()
+    }
+
+    /// Whether the branch was let go.
+    pub fn is_released(&self) -> bool {
+        self.released.load(Ordering::Acquire)
+    }
 }
 
 /// By `f_type`, statfs(2).
@@ -301,19 +327,6 @@ pub fn has_links(parent: &Path) -> Result<bool, Errno> {
     match links {
         Ok(links) => Ok(!links.entries()?.is_empty()),
         Err(Errno::NOENT | Errno::PERM | Errno::NOTDIR | Errno::LOOP) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether a mount uses a work area at present.
-pub(crate) fn is_in_use(area: &Dir) -> Result<bool, Errno> {
-    let lock = match area.open_file(LOCK, OFlags::RDONLY) {
-        Err(Errno::NOENT | Errno::STALE) => return Ok(false),
-        lock => lock?,
-    };
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok(false),
-        Err(Errno::WOULDBLOCK) => Ok(true),
         Err(error) => Err(error),
     }
 }
@@ -346,45 +359,6 @@ fn other_owner(area: &Dir) -> Result<Option<(Uid, Gid)>, Errno> {
     let stat = rustix::fs::fstat(area)?;
     let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     Ok(Some(owner).filter(|(uid, _)| *uid != geteuid()))
-}
-
-/// Takes the lock, waiting for the daemon of a quick remount that is still ending.
-fn lock(area: &Dir) -> Result<OwnedFd, WorkError> {
-    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(area, LOCK, flags, Mode::from_raw_mode(0o600))?;
-    wait_for_lock(&file)?;
-    Ok(file)
-}
-
-/// Locks the root of a branch itself, for its work area may lie in another place for every mount.
-/// Nothing where the file system has no such locks.
-///
-/// # Errors
-/// [`WorkError::Busy`].
-pub fn claim(branch: &Dir) -> Result<Option<OwnedFd>, WorkError> {
-    let claimed = branch.open_for_reading().map_err(WorkError::Errno).and_then(|root| {
-        wait_for_lock(&root)?;
-        Ok(root)
-    });
-    match claimed {
-        Err(WorkError::Errno(errno)) => {
-            tracing::debug!(%errno, "locking the root of a branch");
-            Ok(None)
-        }
-        claimed => claimed.map(Some),
-    }
-}
-
-fn wait_for_lock(file: &OwnedFd) -> Result<(), WorkError> {
-    let start = Instant::now();
-    loop {
-        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
-            Err(Errno::WOULDBLOCK) if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(20)),
-            Err(Errno::WOULDBLOCK) => return Err(WorkError::Busy),
-            Err(errno) => return Err(errno.into()),
-        }
-    }
 }
 
 /// Removes everything in a directory of temporary entries.

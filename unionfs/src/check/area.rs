@@ -5,9 +5,10 @@ use rustix::io::Errno;
 
 use super::{Report, Weight};
 use crate::branch::dir::{Dir, RawEntry};
+use crate::branch::hold::is_in_use;
 use crate::branch::stat::{Kind, Stat};
 use crate::branch::table::{NUMBERS, is_table_head};
-use crate::branch::work::{LINKS, TEMPORARY, VOLATILE, is_in_use};
+use crate::branch::work::{LINKS, TEMPORARY, VOLATILE};
 use crate::links;
 use crate::union::name::WORK_AREA;
 

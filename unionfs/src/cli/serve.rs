@@ -1,5 +1,6 @@
 //! The life of a mount: open the branches, mount, serve, and leave nothing behind.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::exit;
@@ -7,10 +8,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nix::mount::MsFlags;
+use unionfs::branch::hold::BranchId;
+use unionfs::control::client::ask_to_give_way;
 use unionfs::control::{self, BranchSpace, Control, Statistics, Status, Text};
 use unionfs::fs::Union;
 use unionfs::fuse::{Counts, Server};
-use unionfs::mount::{self, MountOptions, Mounted, Target};
+use unionfs::mount::holders::{Holder, holder};
+use unionfs::mount::{self, DeviceNumber, MountOptions, Mounted, Target};
 use unionfs::options::{Options, words};
 
 use super::mount::Request;
@@ -60,7 +64,8 @@ pub(super) fn serve(request: &Request, readiness: daemon::Readiness) -> Result<(
 /// Opens the branches and mounts them, where that is not done yet.
 fn mount(request: &Request, options: &MountOptions) -> Result<(Arc<Union>, OwnedFd, Option<Mounted>), Failure> {
     let noatime = options.flags.contains(MsFlags::MS_NOATIME);
-    let open = || Union::open(&request.branches, &Options { noatime, ..request.options.clone() });
+    let options_of_union = Options { noatime, ..request.options.clone() };
+    let open = || Union::open_asking(&request.branches, &options_of_union, &ask_to_give_way);
     if let Some(device) = &request.device {
         return Ok((open()?, device.try_clone()?, None));
     }
@@ -86,7 +91,7 @@ fn open_control(request: &Request, mounted: &Mounted, server: &Server, union: Ar
         features: server.features(),
         requests: Vec::new(),
     };
-    let begun = Instant::now();
+    let (begun, device) = (Instant::now(), mounted.device());
     let answer = move |asked| match asked {
         control::Request::Show => Status { requests: counts.told(), ..status.clone() }.to_line(),
         control::Request::Stats => statistics(&status, &counts, &union, begun).to_line(),
@@ -94,13 +99,38 @@ fn open_control(request: &Request, mounted: &Mounted, server: &Server, union: Ar
             union.collect_writes();
             control::to_line(&union.flush_links()?)
         }
+        control::Request::Holds(branch) => control::to_line(&union.holds(branch)),
+        control::Request::GiveWay(branch) => {
+            give_way(&union, branch, device)?;
+            tracing::warn!(
+                "unmounted, and in use: the branches are another mount's now, and nothing can be changed here"
+            );
+            control::to_line(&())
+        }
     };
-    match Control::open(mounted.device(), answer) {
+    match Control::open(device, answer) {
         Ok(control) => Some(control),
         Err(error) => {
             tracing::info!("no control socket: {error}");
             None
         }
+    }
+}
+
+/// Lets the branches go where nobody can reach the mount any more.
+fn give_way(union: &Union, branch: BranchId, device: DeviceNumber) -> io::Result<()> {
+    let refused = |why: String| Err(io::Error::other(why));
+    match holder(device)? {
+        _ if !union.holds(branch) => refused("which does not hold it".into()),
+        Holder::Ours(path) => refused(format!("at {}", path.display())),
+        Holder::Other(process, path) => {
+            refused(format!("at {} in the mount namespace of process {process}", path.display()))
+        }
+        Holder::Unknown(process) => {
+            refused(format!("which process {process} may have, whose table of mounts cannot be read"))
+        }
+        Holder::Hidden => refused("which processes may have that /proc hides (hidepid=)".into()),
+        Holder::Nobody => union.give_way().map_err(io::Error::other),
     }
 }
 
@@ -122,7 +152,7 @@ fn statistics(status: &Status, counts: &Counts, union: &Union, begun: Instant) -
 
 impl Serving {
     /// The event loops have ended: by themselves, when the mount was gone, or by a failure.
-    fn finish(&self, ended: std::io::Result<()>) -> Result<(), Failure> {
+    fn finish(&self, ended: io::Result<()>) -> Result<(), Failure> {
         self.manager.stopping();
         self.remove_socket();
         let Err(error) = ended else {

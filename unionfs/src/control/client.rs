@@ -14,11 +14,15 @@ use rustix::process::{Pid, PidfdFlags, geteuid};
 use serde::de::DeserializeOwned;
 
 use super::{Refusal, Request, Statistics, Status, place};
+use crate::branch::hold::BranchId;
 use crate::fs::Flushed;
 use crate::mount::{FS_TYPE, is_fuse, table};
 
 /// A daemon answers at once; one that does not is stuck.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// For a question that costs nothing, to each of many daemons.
+const SHORT_PATIENCE: Duration = Duration::from_millis(250);
 
 /// As short as a timeout can be: none at all would be for ever.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -117,6 +121,22 @@ fn named(entry: &table::Entry, path: &Path) -> Result<table::Entry, ClientError>
     }
 }
 
+/// Asks the daemon that holds a branch to give way, if it is one of this user's. Why it does not; nothing where it
+/// does, or where none holds it.
+pub fn ask_to_give_way(branch: BranchId) -> Option<String> {
+    let mut daemons = place::all().into_iter().filter_map(|socket| {
+        let stream = UnixStream::connect(&socket).ok()?;
+        Some(Client { path: socket, stream })
+    });
+    let holds = |daemon: &mut Client| daemon.ask(Request::Holds(branch), Some(SHORT_PATIENCE)).unwrap_or(false);
+    let mut holder = daemons.find_map(|mut daemon| holds(&mut daemon).then_some(daemon))?;
+    match holder.ask::<()>(Request::GiveWay(branch), Some(PATIENCE)) {
+        Ok(()) => None,
+        Err(ClientError::NoAnswer { error, .. }) => Some(error.to_string()),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
 /// A connection to the daemon of a mount.
 #[derive(Debug)]
 pub struct Client {
@@ -167,7 +187,7 @@ impl Client {
 
     fn ask_line(&mut self, request: Request, patience: Option<Duration>) -> io::Result<Vec<u8>> {
         self.stream.set_write_timeout(patience)?;
-        self.stream.write_all(format!("{}\n", request.word()).as_bytes())?;
+        self.stream.write_all(request.line().as_bytes())?;
         let deadline = patience.map(|patience| Instant::now() + patience);
         let (mut line, mut piece) = (Vec::new(), [0; 16 << 10]);
         // the daemon may be another user's, who means no good

@@ -88,6 +88,13 @@ pub(super) fn candidates(device: DeviceNumber, owner: u32) -> Vec<PathBuf> {
     places.iter().map(|place| place.join(socket_name(device))).collect()
 }
 
+/// All sockets of this user, some of which may be those of daemons that were killed.
+pub(super) fn all() -> Vec<PathBuf> {
+    let sockets = own_directories().into_iter().filter_map(|directory| std::fs::read_dir(directory).ok()).flatten();
+    let paths = sockets.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "sock")).collect()
+}
+
 /// Where sockets of this user lie. Who is root in a user namespace only cannot write to the
 /// first and has the second.
 fn own_directories() -> Vec<PathBuf> {

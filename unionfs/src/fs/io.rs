@@ -210,7 +210,12 @@ impl Union {
                 (FileHandle { open, writes, writer }, opened)
             }
         };
-        Ok(Opened { handle: self.handles.add_file(handle), ..opened })
+        let handle = self.handles.add_file(handle);
+        if writes && self.gives_way.load(Ordering::SeqCst) {
+            self.handles.remove_file(handle);
+            return Err(Errno::ROFS);
+        }
+        Ok(Opened { handle, ..opened })
     }
 
     fn choose_way(

@@ -25,11 +25,12 @@ use super::records::Records;
 use super::tally::CopyUps;
 use crate::branch::dir::Dir;
 use crate::branch::form::Form;
+use crate::branch::hold::{Ask, ask_nobody};
 use crate::branch::leftovers;
 use crate::branch::overlay;
 use crate::branch::root::RootNames;
 use crate::branch::work::{Work, WorkError};
-use crate::branch::{self, Branch, FileSystem, Forbids};
+use crate::branch::{self, Branch, FileSystem, Forbids, Root};
 use crate::handle::Handles;
 use crate::identity::Numbers;
 use crate::inode::{Birth, Inodes, Place, ROOT, Stack};
@@ -55,8 +56,8 @@ pub enum SetupError {
     ReadOnly(PathBuf),
     #[error("branch {} is a union itself, or its file system takes no names that begin with .wh.: it cannot be writable", .0.display())]
     Nested(PathBuf),
-    #[error("branch {} is in use by another mount", .0.display())]
-    Busy(PathBuf),
+    #[error("branch {} is in use by another mount{}", .0.display(), said(.1.as_deref()))]
+    Busy(PathBuf, Option<String>),
     #[error("branch {} was left by a volatile mount that did not end well: its content cannot be trusted; remove {}/.wh..wh.runionfs/volatile to use it all the same", .0.display(), .1.display())]
     Volatile(PathBuf, PathBuf),
     #[error("branch {} cannot be written in the form of overlayfs: its file system lacks what that takes: {}", .0.display(), text(.1))]
@@ -84,6 +85,11 @@ fn text(errno: &Errno) -> String {
         .to_lowercase()
 }
 
+/// What the holder of a branch says of itself.
+fn said(said: Option<&str>) -> String {
+    said.map(|said| format!(", {said}")).unwrap_or_default()
+}
+
 impl Union {
     /// Opens the branches.
     ///
@@ -91,12 +97,20 @@ impl Union {
     /// What is wrong with them, in one line; nothing was changed then, but work areas may have
     /// been made.
     pub fn open(branches: &[BranchSpec], options: &Options) -> Result<Arc<Union>, SetupError> {
+        Union::open_asking(branches, options, &ask_nobody)
+    }
+
+    /// The same, and a mount that holds a branch is asked to [give way](Union::give_way).
+    ///
+    /// # Errors
+    /// As [`Union::open`].
+    pub fn open_asking(branches: &[BranchSpec], options: &Options, ask: Ask<'_>) -> Result<Arc<Union>, SetupError> {
         let count = u16::try_from(branches.len()).map_err(|_| SetupError::TooMany(branches.len()))?;
         if branches.is_empty() {
             return Err(SetupError::NoBranches);
         }
         let places = check_places(branches, options.workdir.as_deref())?;
-        let (opened, labelled) = open_all(branches, options, places)?;
+        let (opened, labelled) = open_all(branches, options, places, ask)?;
         let nested = opened.iter().any(|branch| !branch.covered.is_empty());
         let empty = match empty_dir(&opened) {
             Err(errno) if nested => return Err(SetupError::Empty(errno)),
@@ -157,6 +171,7 @@ impl Union {
             changes: Changes::default(),
             labels,
             data,
+            gives_way: AtomicBool::new(false),
             unasked: Unasked::new(),
             on_stale: OnceLock::new(),
             taker: Taker::default(),
@@ -202,7 +217,12 @@ fn check_places(branches: &[BranchSpec], workdir: Option<&Path>) -> Result<Place
 }
 
 /// Opens the branches; with them comes whether there are security labels.
-fn open_all(branches: &[BranchSpec], options: &Options, mut places: Places) -> Result<(Vec<Branch>, bool), SetupError> {
+fn open_all(
+    branches: &[BranchSpec],
+    options: &Options,
+    mut places: Places,
+    ask: Ask<'_>,
+) -> Result<(Vec<Branch>, bool), SetupError> {
     let mut workdir = options.workdir.as_deref();
     if workdir.is_some() && !branches.iter().any(|spec| spec.access == Access::ReadWrite) {
         return Err(SetupError::WorkdirUnused);
@@ -219,11 +239,11 @@ fn open_all(branches: &[BranchSpec], options: &Options, mut places: Places) -> R
             (true, true) => Forbids::AccessTimes,
             (true, false) => Forbids::Nothing,
         };
-        let (root, area) = match workdir.take_if(|_| writable) {
+        let ((root, own_mount), area) = match workdir.take_if(|_| writable) {
             Some(workdir) => open_with_workdir(&spec.path, workdir, forbids, form)?,
             None => {
                 let plain = places.take(at).map_or_else(|| branch::open_place(&spec.path), Ok).map_err(fail)?;
-                (branch::cut_off(plain, forbids, form), None)
+                (branch::cut_off_held(plain, forbids, form), None)
             }
         };
         let file_system = FileSystem::of(&root).map_err(fail)?;
@@ -235,7 +255,7 @@ fn open_all(branches: &[BranchSpec], options: &Options, mut places: Places) -> R
         let root = branch::with_kept(root, &names, writable || spec.init, options.keeping, None).map_err(fail)?;
         let area = area.map(|area| area.with_form(root.form()));
         let area = area.as_ref().zip(options.workdir.as_deref());
-        let work = if writable { Some(open_work(&spec.path, &root, area)?) } else { None };
+        let work = if writable { Some(open_work(&spec.path, &root, area, ask)?) } else { None };
         // below the last branch a redirect leads nowhere, and one that is read-only stays where it is
         let leads_nowhere = form.overlay && !writable && at + 1 == branches.len();
         let records = !leads_nowhere && branch::has_records(&root).map_err(fail)?;
@@ -246,6 +266,7 @@ fn open_all(branches: &[BranchSpec], options: &Options, mut places: Places) -> R
             spec: spec.clone(),
             root: Arc::new(root),
             work,
+            own_mount,
             covered,
             honest_listing: file_system.has_honest_listing(),
             exact_listing: file_system.has_exact_listing(),
@@ -286,20 +307,20 @@ fn open_with_workdir(
     workdir: &Path,
     forbids: Forbids,
     form: Form,
-) -> Result<(Dir, Option<Dir>), SetupError> {
+) -> Result<(Root, Option<Dir>), SetupError> {
     let fail = |errno| SetupError::Workdir(workdir.to_owned(), path.to_owned(), errno);
     let (root, area) = branch::open_root_and_workdir(path, workdir, forbids, form).map_err(fail)?;
     Ok((root, Some(area)))
 }
 
-fn open_work(path: &Path, root: &Dir, workdir: Option<(&Dir, &Path)>) -> Result<Work, SetupError> {
+fn open_work(path: &Path, root: &Dir, workdir: Option<(&Dir, &Path)>, ask: Ask<'_>) -> Result<Work, SetupError> {
     let (area, place) = workdir.unwrap_or((root, path));
     let fail = |errno| SetupError::Open(path.to_owned(), errno);
     if branch::is_read_only(root).map_err(fail)? {
         return Err(SetupError::ReadOnly(path.to_owned()));
     }
-    let work = Work::open(root, area).map_err(|error| match error {
-        WorkError::Busy => SetupError::Busy(path.to_owned()),
+    let work = Work::open(root, area, ask).map_err(|error| match error {
+        WorkError::Busy(said) => SetupError::Busy(path.to_owned(), said),
         WorkError::Volatile => SetupError::Volatile(path.to_owned(), place.to_owned()),
         WorkError::Errno(Errno::PERM) => SetupError::Nested(path.to_owned()),
         WorkError::Errno(errno) => fail(errno),

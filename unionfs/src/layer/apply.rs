@@ -20,6 +20,7 @@ use super::reading::{ReadError, Reader, shown};
 use super::unpacking::{Unpacking, disinherit};
 use crate::branch::dir::Dir;
 use crate::branch::form::Form;
+use crate::branch::hold;
 use crate::branch::kept::Kept;
 use crate::branch::rights::rights;
 use crate::branch::root::RootNames;
@@ -183,14 +184,14 @@ impl Place {
             return Err(ApplyError::NotEmpty(path.to_owned()));
         }
         let used = |error| match error {
-            WorkError::Busy => ApplyError::Busy(path.to_owned()),
+            WorkError::Busy(_) => ApplyError::Busy(path.to_owned()),
             WorkError::Volatile => ApplyError::NotEmpty(path.to_owned()),
             WorkError::Errno(error) => fail(error),
         };
         match entries.is_empty() {
             // its mount may have the work area in another place
-            true => Ok((None, work::claim(dir).map_err(used)?)),
-            false => Ok((Some(Work::open(dir, dir).map_err(used)?), None)),
+            true => Ok((None, hold::claim(dir, &hold::ask_nobody).map_err(used)?)),
+            false => Ok((Some(Work::open(dir, dir, &hold::ask_nobody).map_err(used)?), None)),
         }
     }
 
