@@ -38,6 +38,23 @@ fn each_layer_of_a_build_holds_what_overlayfs_makes_of_it() {
 }
 
 #[test]
+fn a_container_starts_though_somebody_stays_in_what_was_its_mount() {
+    let Some(sandbox) = sandbox::enter() else { return };
+    if !prepare(&sandbox) {
+        return;
+    }
+    let podman = Podman::new(&sandbox, "ours", Driver::Ours);
+    podman.call(&["import", "-q", "root.tar", "base"]);
+    podman.shell(&["--name", "one"], "base", "cat /opt/written || echo first > /opt/written");
+    let opt = PathBuf::from(podman.call(&["mount", "one"])).join("opt");
+    let stays = fs::File::open(&opt).unwrap();
+    podman.call(&["umount", "one"]);
+    assert_eq!(podman.call(&["start", "-a", "one"]), "first");
+    let change = rustix::fs::mkdirat(&stays, "new", rustix::fs::Mode::RWXU);
+    assert_eq!(change, Err(rustix::io::Errno::ROFS));
+}
+
+#[test]
 fn ordinary_users_build_run_and_commit() {
     const NAME: &str = "ordinary_users_build_run_and_commit";
     if rootless::inside().is_none() {

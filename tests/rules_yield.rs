@@ -78,8 +78,9 @@ fn gives_way(options: &[&str]) {
     drop((dir, reader));
     // its end takes nothing from the new one: not the lock, nor the mark of a volatile mount
     u.mounted.wait_for_the_end();
-    let refused = Mounted::try_mount(BIN, &string, u.mounted.target(), options).unwrap_err();
-    assert!(refused.stderr.contains(&format!("at {}", second.display())), "{}", refused.stderr);
+    if options.is_empty() {
+        assert_kept(&string, u.mounted.target(), &format!("at {}", second.display()));
+    }
     assert_eq!(u.at("0/.wh..wh.runionfs/volatile").exists(), options.contains(&"volatile"));
     fs::write(second.join("d/new"), "new").unwrap();
     assert_eq!(new.check(), "");
@@ -247,7 +248,7 @@ fn work_until_refused(dir: &File, given: &AtomicBool) -> Vec<(String, String)> {
             Err(errno) => panic!("{name}: {errno}"),
         }
         // so that there are moments in which nobody writes
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(5));
     }
     panic!("it is EROFS once another mount has the branches")
 }
