@@ -167,6 +167,8 @@ fn what_cannot_be_mounted_is_one_line_and_status_1_and_nothing_is_mounted() {
         assert_eq!(outcome.stderr.lines().count(), 1, "{options}: {}", outcome.stderr);
         assert!(ground.entries().is_empty(), "{options}");
     }
+    let bare = finish(Command::new(BIN).args(["-o", "lowerdir=l1"]).current_dir(ground.sandbox.path()));
+    assert_eq!((bare.status, &*bare.stderr), (Some(1), "runionfs: no mountpoint specified\n"));
     for line in [&["-o", "lowerdir=l1", "missing"][..], &["-o", "lowerdir=l1"], &["-x", "m"], &["a", "b", "c"], &[]] {
         let outcome = ground.call(line);
         assert_eq!((outcome.status, outcome.stderr.lines().count()), (Some(1), 1), "{line:?}: {}", outcome.stderr);

@@ -234,6 +234,7 @@ mod tests {
             "/usr/bin/fuse-overlayfs -o lowerdir=/a /m",
             "/sbin/mount.fuse-overlayfs overlay /m -o lowerdir=/a",
             "runionfs -o lowerdir=/a /m",
+            "runionfs -o lowerdir=/a",
             "runionfs -f -oro,lowerdir=/a /m",
             "runionfs overlay /m -o rw -o ro,lowerdir=/a",
             "mount.fuse.runionfs overlay /m -o lowerdir=/a,dev,suid",

@@ -358,8 +358,9 @@ impl Words {
     /// # Errors
     /// [`WordsError::Unknown`] for a word that is not in the table, and those of its value.
     pub fn add_one(&mut self, name: &[u8], value: Option<&[u8]>) -> Result<(), WordsError> {
-        // comments for mount(8), which notes who has mounted, and for systemd, with any value
-        if name.starts_with(b"x-") || name.starts_with(b"X-") || (name == b"user" && value.is_some()) {
+        // comments for mount(8), which notes who has mounted and which program is to unmount, and for systemd, with any value
+        let is_note = value.is_some() && matches!(name, b"user" | b"helper" | b"uhelper");
+        if name.starts_with(b"x-") || name.starts_with(b"X-") || is_note {
             return Ok(());
         }
         let Some(word) = WORDS.iter().find(|word| word.name.as_bytes() == name) else {

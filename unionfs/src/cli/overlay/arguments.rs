@@ -66,14 +66,14 @@ pub(super) fn options(line: &[OsString]) -> impl Iterator<Item = &OsStr> {
     })
 }
 
-/// Whether the first word that is no flag is no subcommand.
+/// Whether no subcommand is where one would stand: as the first word that is no flag.
 pub(super) fn begins_without_command(line: &[OsString]) -> bool {
     let first = words(line).find_map(|word| match word {
         Word::Place(place) => Some(place),
         _ => None,
     });
     let command = Cli::command();
-    first.is_some_and(|first| first != "help" && !command.get_subcommands().any(|known| first == known.get_name()))
+    first.is_none_or(|first| first != "help" && !command.get_subcommands().any(|known| first == known.get_name()))
 }
 
 /// Reads the line.

@@ -43,7 +43,7 @@ fn words_become_options() {
         ("whiteout=overlay,whiteout=wh", default.clone()),
         ("fsname=a=b", Options { fsname: Some("a=b".into()), ..default.clone() }),
         (
-            "dio,xino=/x,dirperm1,nonempty,default_permissions,nofail,user,user=me,x-systemd.a=b,X-mount.mkdir",
+            "dio,xino=/x,dirperm1,nonempty,default_permissions,nofail,user,user=me,uhelper=udisks2,x-systemd.a=b,X-mount.mkdir",
             default.clone(),
         ),
     ] {
