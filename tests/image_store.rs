@@ -303,6 +303,46 @@ fn blobs_that_do_not_match_their_digests_are_refused() {
     assert!(!images.tree.beside("x.tar").exists());
 }
 
+/// A disk that fails must not make the store useless.
+#[test]
+fn what_is_damaged_is_named_and_can_be_removed_or_brought_again() {
+    let Some(images) = Images::new() else { return };
+    for name in ["good", "bad"] {
+        images.docker(
+            name,
+            &format!(r#"{{"User":"{}"}}"#, name.len()),
+            &[images.base(), images.layer(&[("name", name)])],
+        );
+        images.print(&["import", name]);
+    }
+    let details: serde_json::Value = serde_json::from_str(&images.print(&["inspect", "bad:1"])).unwrap();
+    let blob = |digest: &serde_json::Value| Path::new(STORE).join("blobs/sha256").join(&digest.as_str().unwrap()[7..]);
+    let (config, layer) = (blob(&details[0]["Id"]), blob(&details[0]["Layers"][1]["Digest"]));
+    let whole = fs::read(&config).unwrap();
+    let damage = |path: &Path, more: &[u8]| fs::write(path, [&fs::read(path).unwrap()[1..], more].concat()).unwrap();
+    for bring in [true, false] {
+        damage(&config, b"x");
+        let outcome = images.image(&["ls"]);
+        assert!(
+            outcome.stderr.contains("the image bad:1: ") && outcome.stderr.contains("remove it by its name"),
+            "{outcome:?}"
+        );
+        match bring {
+            true => drop(images.print(&["import", "bad"])),
+            false => assert_eq!(images.print(&["rm", "bad:1"]), ""),
+        }
+        assert_eq!(images.print(&["ls"]).contains("bad:1"), bring);
+        assert!(!bring || fs::read(&config).unwrap() == whole);
+    }
+    images.print(&["import", "bad"]);
+    damage(&layer, b"");
+    let export = ["export", "-o", "out.tar", "bad:1"];
+    assert_eq!(images.image(&export).status, Some(125));
+    images.print(&["import", "bad"]);
+    images.print(&export);
+    assert_eq!(images.run(&["good:1", "cat", "name"]), "good");
+}
+
 #[test]
 fn whoever_is_killed_the_store_is_whole() {
     let Some(images) = Images::new() else { return };

@@ -91,11 +91,35 @@ fn remove(store: &Store, needed: &Needed) -> io::Result<Removed> {
     Ok(removed)
 }
 
+/// What is to be removed.
+enum Found {
+    Whole(Box<Image>),
+    /// It cannot be read, so nobody knows more of it than its entry. No container can be started on it.
+    Damaged(Descriptor),
+}
+
+fn find(store: &Store, word: &str) -> Result<Found, Failure> {
+    store.find(word).map(|image| Found::Whole(Box::new(image))).or_else(|failure| {
+        let named = super::name::candidates(word);
+        let entries = store.entries()?;
+        let entry =
+            entries.into_iter().find(|entry| entry.name().is_some_and(|name| named.iter().any(|one| one == name)));
+        entry.map(Found::Damaged).ok_or(failure)
+    })
+}
+
 /// Takes names away. An image without a name goes, unless a container uses it and `force` does not say so.
 pub(crate) fn forget(store: &Store, words: &[String], force: bool) -> Result<(), Failure> {
     // All of them first: a word that means nothing takes nothing away.
-    let found = words.iter().map(|word| store.find(word)).collect::<Result<Vec<_>, _>>()?;
-    for (word, image) in words.iter().zip(found) {
+    let found = words.iter().map(|word| find(store, word)).collect::<Result<Vec<_>, _>>()?;
+    for (word, found) in words.iter().zip(found) {
+        let image = match found {
+            Found::Whole(image) => image,
+            Found::Damaged(entry) => {
+                store.change_for_less(|entries| entries.retain(|other| *other != entry))?;
+                continue;
+            }
+        };
         let is_by_name = image.name().is_some_and(|name| super::name::candidates(word).iter().any(|one| one == name));
         let names = names_of(store, &image)?;
         if !is_by_name && names.len() > 1 && !force {

@@ -220,6 +220,9 @@ impl Loading<'_> {
         // Archives of docker hold plain layers, of which both digests are the same.
         let blob = layer.descriptor.as_ref().map_or(diff_id, |descriptor| descriptor.digest);
         let diff = self.store.has(blob).filter(|diff| diff.diff_id == diff_id)?;
+        // One that is damaged is read again, as far as that shows at once.
+        let size = layer.descriptor.as_ref().map_or(diff.size, |descriptor| descriptor.size);
+        fs::metadata(self.store.blob(blob)).ok().filter(|about| about.len() == size)?;
         let plain = || Descriptor::new(LAYER, blob, diff.size);
         Some(Loaded { descriptor: layer.descriptor.clone().unwrap_or_else(plain), diff })
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::digest::Digest;
 use crate::failure::Failure;
 
 const LONGEST: usize = 255;
@@ -32,6 +33,23 @@ pub(crate) fn candidates(text: &str) -> Vec<String> {
     let there = HOMES.iter().map(|home| format!("{home}{name}"));
     let without = HOMES.iter().filter_map(|home| name.strip_prefix(home)).map(str::to_owned);
     [name.clone()].into_iter().chain(there).chain(without).collect()
+}
+
+/// The repositories that a name with a digest may mean, and the digest: `NAME[:TAG]@sha256:DIGEST`, of which the tag says
+/// nothing.
+pub(crate) fn pinned(text: &str) -> Option<(Vec<String>, Digest)> {
+    let (name, digest) = text.split_once('@')?;
+    let digest = digest.parse().ok()?;
+    Some((candidates(name).iter().map(|name| repository(name).to_owned()).collect(), digest))
+}
+
+/// A name without its tag or digest.
+pub(crate) fn repository(name: &str) -> &str {
+    let name = name.split('@').next().unwrap_or(name);
+    match name.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => name,
+    }
 }
 
 /// What the name `found` in a layout or archive at `place` comes to: one that is only a tag is that of the place.
@@ -111,6 +129,21 @@ mod tests {
         assert!(candidates("docker.io/library/busybox").contains(&"busybox:latest".to_owned()));
         for id in ["sha256:0a0a", &"0a".repeat(32)] {
             assert_eq!(candidates(id), [""; 0], "{id} may be called docker.io/library/{id} by anybody");
+        }
+    }
+
+    #[test]
+    fn a_digest_says_which_image_and_a_tag_before_it_nothing() {
+        let digest = Digest::of(b"");
+        let (repositories, found) = pinned(&format!("debian:12@{digest}")).unwrap();
+        assert_eq!(found, digest);
+        for repository in ["debian", "docker.io/library/debian"] {
+            assert!(repositories.contains(&repository.to_owned()), "{repositories:?}");
+        }
+        assert_eq!(pinned("debian:12").or(pinned("debian@sha256:1")), None);
+        for (name, expected) in [("h:5000/a", "h:5000/a"), ("h:5000/a:1", "h:5000/a"), ("a@sha256:0", "a"), ("a", "a")]
+        {
+            assert_eq!(repository(name), expected);
         }
     }
 

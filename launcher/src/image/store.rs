@@ -223,7 +223,11 @@ impl Store {
 
     /// All images, in the order of the index.
     pub(crate) fn images(&self) -> Result<Vec<Image>, Failure> {
-        self.entries()?.into_iter().map(|descriptor| self.read(descriptor)).collect()
+        let read = |descriptor: Descriptor| {
+            let name = descriptor.name().map_or_else(|| descriptor.digest.to_string(), str::to_owned);
+            self.read(descriptor).map_err(|failure| failure.at(&format!("the image {name}")))
+        };
+        self.entries()?.into_iter().map(read).collect()
     }
 
     /// The image with this name or id.
@@ -236,6 +240,9 @@ impl Store {
         let entries = self.entries()?;
         let named = |name: &String| entries.iter().find(|entry| entry.name() == Some(name));
         if let Some(entry) = name::candidates(word).iter().find_map(named) {
+            return self.read(entry.clone());
+        }
+        if let Some(entry) = pinned(&entries, word) {
             return self.read(entry.clone());
         }
         let missing = || Failure::new(format!("there is no image {word}")).remedy(remedy);
@@ -271,7 +278,8 @@ impl Store {
         }
         let text = fs::read(path).doing(&doing)?;
         if Digest::of(&text) != digest {
-            return Err(Failure::because(&doing, "it is damaged").remedy("import the image again"));
+            return Err(Failure::because(&doing, "it is damaged")
+                .remedy("import or pull the image again, or remove it by its name"));
         }
         Ok((serde_json::from_slice(&text).map_err(|error| Failure::because(&doing, error))?, text))
     }
@@ -305,11 +313,12 @@ impl Store {
         for (from, diff_id) in &made.layers {
             put(from, &self.layer(*diff_id).held)?;
         }
+        // What is there already is the same, or has been damaged.
         for (from, digest) in &made.blobs {
-            put(from, &self.blob(*digest))?;
+            fs::rename(from, self.blob(*digest))?;
         }
         for (from, blob) in &made.diffs {
-            put(from, &self.path(DIFFS).join(blob.hex()))?;
+            fs::rename(from, self.path(DIFFS).join(blob.hex()))?;
         }
         [BLOBS, DIFFS, LAYERS].iter().try_for_each(|name| sync_directory(&self.path(name)))
     }
@@ -409,6 +418,20 @@ impl Drop for Workspace {
             warn(format_args!("cannot remove {}: {error}", self.path.display()));
         }
     }
+}
+
+/// The image with this digest in its name, as it was pulled, or of its manifest.
+fn pinned<'a>(entries: &'a [Descriptor], word: &str) -> Option<&'a Descriptor> {
+    let (repositories, digest) = name::pinned(word)?;
+    let suffix = format!("@{digest}");
+    let is_it = |entry: &&Descriptor| {
+        let is_named = |name: &str| {
+            (entry.digest == digest || name.ends_with(&suffix))
+                && repositories.iter().any(|one| one == name::repository(name))
+        };
+        entry.name().is_some_and(is_named)
+    };
+    entries.iter().find(is_it)
 }
 
 /// Takes names away from whoever has them; those who had them.

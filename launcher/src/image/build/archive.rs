@@ -96,6 +96,10 @@ impl Unpacking<'_> {
             // The directory itself was there, or was made, before.
             return Ok(());
         }
+        // GNU tar writes a file that is named twice as a link to itself.
+        if kind.is_hard_link() && self.place(&entry.link_name_bytes().unwrap_or_default())? == names {
+            return Ok(());
+        }
         let last = names.pop().ok_or(Errno::INVAL)?;
         let around = About { mode: 0o755, mtime: None, ..about };
         let (parent, _) = self.to.make_directories(self.to.walk(&names.join(&b'/'))?, around)?;
