@@ -123,7 +123,9 @@ unsafe fn map_again(segment: &Segment, program: &File) -> Result<(), Errno> {
 /// No other thread may write to the segment meanwhile.
 unsafe fn copy(segment: &Segment) -> Result<(), Errno> {
     let (start, length) = (segment.memory.start as *mut c_void, segment.memory.len());
-    let (writable, private) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // All of it is written at once, so the kernel need not be asked page by page.
+    let private = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
+    let writable = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: new memory is overwritten, to its end. Between the copy and its move into place nothing of this program's
     // variables is written: the calls write to no memory but errno, which belongs to the thread.
     unsafe {
