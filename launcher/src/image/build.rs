@@ -59,6 +59,8 @@ use super::name;
 use super::store::{Image, Made, Store};
 use super::time;
 use crate::confine::is_alone;
+pub(super) use ignore::clean;
+
 use crate::failure::{Doing as _, Failure};
 use crate::message::warn;
 use crate::namespace::Network;

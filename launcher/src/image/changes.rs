@@ -2,6 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::build::clean;
+use crate::process::number::SignalNumber;
+
 /// One instruction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -17,6 +20,8 @@ enum How {
     Has(Vec<String>),
     /// These names have these values.
     Pairs(Vec<(String, String)>),
+    /// It is this path, from what it was where that does not begin at the root.
+    Within(String),
     /// These variables have these values, in a list.
     Variables(Vec<(String, String)>),
 }
@@ -35,11 +40,16 @@ pub(crate) fn parse(text: &str) -> Result<Change, String> {
         "CMD" => ("Cmd", How::Is(command(rest)?)),
         "ENTRYPOINT" => ("Entrypoint", How::Is(command(rest)?)),
         "USER" => ("User", How::Is(json!(rest))),
-        "WORKDIR" => ("WorkingDir", How::Is(json!(rest))),
-        "STOPSIGNAL" => ("StopSignal", How::Is(json!(rest))),
+        "WORKDIR" => ("WorkingDir", How::Within(rest.to_owned())),
+        "STOPSIGNAL" => {
+            rest.parse::<SignalNumber>()?;
+            ("StopSignal", How::Is(json!(rest)))
+        }
         "ENV" => ("Env", How::Variables(pairs(rest)?)),
         "LABEL" => ("Labels", How::Pairs(pairs(rest)?)),
-        "EXPOSE" => ("ExposedPorts", How::Has(rest.split_whitespace().map(port).collect())),
+        "EXPOSE" => {
+            ("ExposedPorts", How::Has(rest.split_whitespace().map(ports).collect::<Result<Vec<_>, _>>()?.concat()))
+        }
         "VOLUME" => ("Volumes", How::Has(list(rest)?.unwrap_or_else(|| words(rest)))),
         _ => {
             return Err(format!(
@@ -80,6 +90,7 @@ impl Change {
         }
         match &self.how {
             How::Is(value) => *entry = value.clone(),
+            How::Within(path) => *entry = json!(within(entry.as_str().unwrap_or_default(), path)),
             How::Has(names) => names.iter().for_each(|name| entry[name] = json!({})),
             How::Pairs(pairs) => pairs.iter().for_each(|(name, value)| entry[name] = json!(value)),
             How::Variables(pairs) => {
@@ -96,6 +107,12 @@ impl Change {
             }
         }
     }
+}
+
+/// A path of an image, which begins where another one leads to, and leads no further than the root.
+pub(super) fn within(before: &str, path: &str) -> String {
+    let whole = if path.starts_with('/') { path.to_owned() } else { format!("{before}/{path}") };
+    format!("/{}", String::from_utf8_lossy(&clean(whole.as_bytes())))
 }
 
 /// A JSON list is the command itself; anything else is for the shell.
@@ -118,9 +135,18 @@ fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// A port has a protocol, TCP where none is said.
-fn port(text: &str) -> String {
-    if text.contains('/') { text.to_owned() } else { format!("{text}/tcp") }
+/// `80`, `53/udp` or `8000-8010`, as a configuration has them.
+pub(super) fn ports(word: &str) -> Result<Vec<String>, String> {
+    let wrong = || format!("{} is no port", word.escape_debug());
+    let (numbers, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
+    let protocol = protocol.to_ascii_lowercase();
+    if !["tcp", "udp", "sctp"].contains(&protocol.as_str()) {
+        return Err(wrong());
+    }
+    let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
+    let number = |text: &str| text.parse::<u16>().ok().filter(|number| *number > 0 && !text.starts_with('+'));
+    let (first, last) = number(first).zip(number(last)).filter(|(first, last)| first <= last).ok_or_else(wrong)?;
+    Ok((first..=last).map(|port| format!("{port}/{protocol}")).collect())
 }
 
 /// `NAME=VALUE` several times, with quotes around values that have blanks; or `NAME VALUE` once.
@@ -210,8 +236,43 @@ mod tests {
     }
 
     #[test]
+    fn ports_may_be_a_range() {
+        assert_eq!(ports("80"), Ok(vec!["80/tcp".to_owned()]));
+        assert_eq!(ports("8000-8001/UDP"), Ok(vec!["8000/udp".to_owned(), "8001/udp".to_owned()]));
+        for text in ["", "0", "x", "2-1", "70000", "1/icmp", "+1", "1-2-3"] {
+            assert!(ports(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_working_directory_begins_where_the_last_one_is() {
+        for (before, path, expected) in [
+            ("", "a", "/a"),
+            ("/a/", "b/../c", "/a/c"),
+            ("/a", "/b/", "/b"),
+            ("/a", "../../..", "/"),
+            ("odd", "x", "/odd/x"),
+        ] {
+            let mut execution = json!({ "WorkingDir": before }).as_object().cloned().unwrap();
+            parse(&format!("WORKDIR {path}")).unwrap().make(&mut execution);
+            assert_eq!(execution["WorkingDir"], expected, "{before} {path}");
+        }
+    }
+
+    #[test]
     fn what_is_no_instruction_is_refused() {
-        for text in ["", "CMD", "RUN make", "CMD [1]", "ENV A", "ENV A=\"b", "ENV =b", "CMD [\"a\""] {
+        for text in [
+            "",
+            "CMD",
+            "RUN make",
+            "CMD [1]",
+            "ENV A",
+            "ENV A=\"b",
+            "ENV =b",
+            "CMD [\"a\"",
+            "STOPSIGNAL BAD",
+            "EXPOSE http",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

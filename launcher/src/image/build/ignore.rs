@@ -65,7 +65,7 @@ impl Ignored {
 }
 
 /// A path without what means nothing: slashes around it, and `.` and `..`, which lead no further than the context.
-pub(super) fn clean(path: &[u8]) -> Vec<u8> {
+pub(crate) fn clean(path: &[u8]) -> Vec<u8> {
     let mut names: Vec<&[u8]> = Vec::new();
     for name in path.split(|byte| *byte == b'/') {
         match name {

@@ -17,7 +17,7 @@ use super::plan::{BuildArguments, last};
 use super::tree::{About, Node, Tree};
 use crate::confine::{Account, Identity, parse_user};
 use crate::failure::{Doing as _, Failure};
-use crate::image::changes::Change;
+use crate::image::changes::{Change, ports, within};
 use crate::image::digest::Digest;
 use crate::image::load::Loaded;
 use crate::image::store::Store;
@@ -290,10 +290,7 @@ impl Stage {
 
     /// A path from the root; one that begins elsewhere begins in the working directory. A slash at its end stays.
     fn absolute(&self, text: &str) -> String {
-        let whole =
-            if text.starts_with('/') { text.to_owned() } else { format!("{}/{text}", self.config.word("WorkingDir")) };
-        let clean = super::ignore::clean(whole.as_bytes());
-        format!("/{}", String::from_utf8_lossy(&clean))
+        within(self.config.word("WorkingDir"), text)
     }
 
     fn run(
@@ -416,32 +413,4 @@ fn is_assignable(name: &str, value: &str) -> bool {
     !name.is_empty()
         && !name.contains(|one: char| one.is_whitespace() || one == '=')
         && ![name, value].concat().contains('\0')
-}
-
-/// `80`, `53/udp` or `8000-8010`, as a configuration has them.
-fn ports(word: &str) -> Result<Vec<String>, String> {
-    let wrong = || format!("{} is no port", word.escape_debug());
-    let (numbers, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
-    let protocol = protocol.to_ascii_lowercase();
-    if !["tcp", "udp", "sctp"].contains(&protocol.as_str()) {
-        return Err(wrong());
-    }
-    let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
-    let number = |text: &str| text.parse::<u16>().ok().filter(|number| *number > 0 && !text.starts_with('+'));
-    let (first, last) = number(first).zip(number(last)).filter(|(first, last)| first <= last).ok_or_else(wrong)?;
-    Ok((first..=last).map(|port| format!("{port}/{protocol}")).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_may_be_a_range() {
-        assert_eq!(ports("80"), Ok(vec!["80/tcp".to_owned()]));
-        assert_eq!(ports("8000-8001/UDP"), Ok(vec!["8000/udp".to_owned(), "8001/udp".to_owned()]));
-        for text in ["", "0", "x", "2-1", "70000", "1/icmp", "+1", "1-2-3"] {
-            assert!(ports(text).is_err(), "{text}");
-        }
-    }
 }
