@@ -303,6 +303,28 @@ fn blobs_that_do_not_match_their_digests_are_refused() {
     assert!(!images.tree.beside("x.tar").exists());
 }
 
+/// What scripts do with it: `rlaunch image rm $(rlaunch image ls -q)`.
+#[test]
+fn programs_are_told_which_images_there_are() {
+    let Some(images) = Images::new() else { return };
+    assert_eq!((images.print(&["ls", "-q"]), images.print(&["ls", "--json"])), (String::new(), "[]\n".to_owned()));
+    images.docker("one", "{}", &[images.base()]);
+    images.docker("two", r#"{"User":"2"}"#, &[images.base()]);
+    let id = |name: &str| images.print(&["import", name]).split_whitespace().nth(1).unwrap().to_owned();
+    let (one, two) = (id("one"), id("two"));
+    images.print(&["tag", "one:1", "three:1"]);
+    images.print(&["tag", "one:1", "two:1"]);
+    let list: serde_json::Value = serde_json::from_str(&images.print(&["ls", "--json"])).unwrap();
+    let told: Vec<_> =
+        list.as_array().unwrap().iter().map(|line| (line["Name"].as_str(), line["Id"].as_str())).collect();
+    let expected = [(None, &two), (Some("one:1"), &one), (Some("three:1"), &one), (Some("two:1"), &one)];
+    assert_eq!(told, expected.map(|(name, id)| (name, Some(id.as_str()))));
+    assert_eq!((&list[0]["Created"], list[0]["Size"].as_u64() > Some(10_000)), (&"2024-05-06T07:08:09Z".into(), true));
+    assert_eq!(images.print(&["list", "--quiet"]), format!("{two}\n{one}\n"));
+    assert_eq!(images.print(&["rm", "--force", &two, &one]), "");
+    assert_eq!(images.print(&["ls", "-q"]), "");
+}
+
 /// A disk that fails must not make the store useless.
 #[test]
 fn what_is_damaged_is_named_and_can_be_removed_or_brought_again() {

@@ -94,7 +94,14 @@ pub enum Images {
     Build(BuildOptions),
     /// List images
     #[command(alias = "list")]
-    Ls,
+    Ls {
+        /// Print ids only
+        #[arg(short, long, conflicts_with = "json")]
+        quiet: bool,
+        /// Print a list in JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Print what is known of images, as JSON
     Inspect {
         /// The images, by name or id
@@ -152,7 +159,9 @@ fn done(what: &Images) -> Result<String, Failure> {
         Images::Export(options) => export::run(options)?,
         Images::Commit(options) => commit::run(options)?,
         Images::Build(options) => build::run(options)?,
-        Images::Ls => show::list(&Store::open()?)?,
+        Images::Ls { quiet: true, .. } => show::ids(&Store::open()?)?,
+        Images::Ls { json: true, .. } => show::list_in_json(&Store::open()?)?,
+        Images::Ls { .. } => show::list(&Store::open()?)?,
         Images::Inspect { images } => show::inspect(&Store::open()?, images)?,
         Images::History { image } => show::history(&Store::open()?, image)?,
         Images::Tag { image, name } => collect::tag(&Store::open()?, image, name).map(|()| String::new())?,

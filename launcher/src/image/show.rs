@@ -51,11 +51,43 @@ fn size_of(store: &Store, image: &Image) -> u64 {
     image.manifest.layers.iter().filter_map(|layer| store.diff(layer.digest)).map(|diff| diff.size).sum()
 }
 
-pub(crate) fn list(store: &Store) -> Result<String, Failure> {
-    let mut rows = vec![["NAME", "ID", "CREATED", "SIZE"].map(str::to_owned).to_vec()];
+/// All images by their names.
+fn sorted(store: &Store) -> Result<Vec<Image>, Failure> {
     let mut images = store.images()?;
     images.sort_by(|one, other| one.name().cmp(&other.name()));
-    for image in images {
+    Ok(images)
+}
+
+/// The ids of all, each once.
+pub(crate) fn ids(store: &Store) -> Result<String, Failure> {
+    let mut ids: Vec<Digest> = Vec::new();
+    for image in sorted(store)? {
+        if !ids.contains(&image.id()) {
+            ids.push(image.id());
+        }
+    }
+    Ok(ids.iter().map(|id| format!("{id}\n")).collect())
+}
+
+/// What a table has, for programs.
+pub(crate) fn list_in_json(store: &Store) -> Result<String, Failure> {
+    let line = |image: &Image| {
+        json!({
+            "Name": image.name(),
+            "Id": image.id(),
+            "Digest": image.descriptor.digest,
+            "Created": image.config.created,
+            "Size": size_of(store, image),
+        })
+    };
+    let lines: Vec<Value> = sorted(store)?.iter().map(line).collect();
+    let text = serde_json::to_string_pretty(&lines).map_err(|error| Failure::because("print", error))?;
+    Ok(text + "\n")
+}
+
+pub(crate) fn list(store: &Store) -> Result<String, Failure> {
+    let mut rows = vec![["NAME", "ID", "CREATED", "SIZE"].map(str::to_owned).to_vec()];
+    for image in sorted(store)? {
         let created = image.config.created.as_deref().map(|time| shown(time, 20)).unwrap_or_default();
         let name = image.name().unwrap_or("<none>").to_owned();
         rows.push(vec![name, image.id().short(), created, size(size_of(store, &image))]);
