@@ -6,6 +6,8 @@ mod made;
 use made::sum;
 
 const BLOCK: usize = 512;
+/// Where a header says that it is one.
+const MAGIC: usize = 257;
 
 /// Changes an archive for libFuzzer; the new length. What the default changes would break first, the division into blocks
 /// and the checksums of headers, is kept most of the time.
@@ -21,15 +23,25 @@ pub fn mutate(data: &mut [u8], size: usize, most: usize, seed: u32) -> usize {
         _ => change(data, size, &mut chance),
     };
     if chance.below(16) > 0 {
-        data[..size].chunks_exact_mut(BLOCK).filter(|block| is_header(block)).for_each(|block| {
-            sum(block.try_into().expect("a block is as long as a header"));
-        });
+        set_sums(&mut data[..size]);
     }
     size
 }
 
+/// Makes the checksums of all headers right, wherever they are: also of those in the raw blocks of a frame of zstd.
+fn set_sums(data: &mut [u8]) {
+    let mut at = 0;
+    while let Some(block) = data[at..].first_chunk_mut::<BLOCK>() {
+        let found = is_header(block);
+        if found {
+            sum(block);
+        }
+        at += if found { BLOCK } else { 1 };
+    }
+}
+
 fn is_header(block: &[u8]) -> bool {
-    block[257..].starts_with(b"ustar")
+    block[MAGIC..].starts_with(b"ustar")
 }
 
 /// A copy of a block comes before another one.

@@ -119,7 +119,7 @@ fn assert_is_written_again(branch: &Path) {
     let again = GROUND.path("in/again");
     let layer = layer_of(branch);
     apply::apply(&mut &layer[..], &again, &|| false).expect("a layer that was written by us is read by us");
-    assert_eq!(layer, layer_of(&again), "a layer that was unpacked and written is another one");
+    assert!(layer == layer_of(&again), "a layer that was unpacked and written is another one");
     let entries = |branch| Snapshot::take(branch).without(is_mark);
     entries(branch).assert_same(&entries(&again), Exactness::Equal, "the branch that was made again");
     fs::remove_dir_all(again).expect("remove the branch");
@@ -139,6 +139,26 @@ fn layer_of(branch: &Path) -> Vec<u8> {
     fs::remove_file(path).expect("remove the layer");
     layer
 }
+
+/// A frame of zstd without a checksum (RFC 8878, 3.1.1), of bytes as they are and of zeros after each, 128 KiB at most.
+fn framed(parts: &[(&[u8], usize)]) -> Vec<u8> {
+    const RAW: usize = 0;
+    const REPEATED: usize = 1;
+    let block = |kind: usize, length: usize| (length << 3 | kind << 1).to_le_bytes()[..3].to_vec();
+    let mut frame = vec![0x28, 0xB5, 0x2F, 0xFD, 0, 15 << 3];
+    for (bytes, zeros) in parts {
+        frame.extend([block(RAW, bytes.len()), bytes.to_vec(), block(REPEATED, *zeros), vec![0]].concat());
+    }
+    // The last one is empty.
+    frame.extend([1, 0, 0]);
+    frame
+}
+
+/// `user::rwx,user:7:r--,group::r-x,mask::r-x,other::---` (`linux/posix_acl_xattr.h`).
+const ACL: &[u8] = &[
+    2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 4, 0, 7, 0, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255, 16, 0, 5, 0,
+    255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
+];
 
 fn inputs() -> Vec<Vec<u8>> {
     let outside = GROUND.path("victim").display().to_string();
@@ -189,6 +209,15 @@ fn inputs() -> Vec<Vec<u8>> {
             member("././@LongLink", b'K', format!("{long}f\0").as_bytes(), ""),
             member("cut", b'1', b"", "cut"),
         ]),
+        // What entries of a directory would inherit.
+        archives::archive(&[
+            pax(&[("SCHILY.xattr.system.posix_acl_default", ACL)]),
+            member("d/", b'5', b"", ""),
+            file("d/f", ""),
+            file("d/e/g", ""),
+            pax(&[("SCHILY.xattr.system.posix_acl_access", ACL)]),
+            file("d/h", ""),
+        ]),
         // Links to what is below, and to what is not.
         archives::archive(&[
             member("h", b'1', b"", "d/f"),
@@ -198,10 +227,8 @@ fn inputs() -> Vec<Vec<u8>> {
         ]),
         [&header(b"cut-off", b'0', 2000, b"")[..], &[b'x'; 512]].concat(),
     ];
-    let packed = [
-        seeds::gzip(&plain[1]),
-        seeds::zstd(&plain[3]),
-        [seeds::gzip(&plain[2][..512]), seeds::gzip(&plain[2][512..])].concat(),
-    ];
+    let zeros = framed(&[(&[&header(b"z", b'0', 200_000, b"")[..], b"begin"].concat(), 131_072), (b"middle", 70_133)]);
+    let halves = [seeds::gzip(&plain[2][..512]), seeds::gzip(&plain[2][512..])].concat();
+    let packed = [seeds::gzip(&plain[1]), seeds::zstd(&plain[3]), halves, zeros];
     plain.into_iter().chain(packed).collect()
 }
