@@ -94,11 +94,12 @@ pub(super) fn without(text: &str) -> Result<Option<String>, ConfError> {
     Ok(Some(document.to_string()))
 }
 
-/// The mount program that is named.
+/// The mount program that is named: for overlay, or where older files name it, for all drivers.
 pub(super) fn program_of(text: &str) -> Option<String> {
     let document = parse(text).ok()?;
-    let options = document.get("storage")?.get("options")?.get("overlay")?;
-    Some(options.get(KEY)?.as_str()?.to_owned())
+    let options = document.get("storage")?.get("options")?;
+    let of_overlay = options.get("overlay").and_then(|overlay| overlay.get(KEY));
+    Some(of_overlay.or_else(|| options.get(KEY))?.as_str()?.to_owned())
 }
 
 /// Where images lie, if it is said for this kind of user and needs no more to be understood.

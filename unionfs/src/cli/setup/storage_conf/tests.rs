@@ -118,3 +118,13 @@ fn the_store_is_told_where_it_is_a_plain_path() {
     assert_eq!(store_of(LONG, false).as_deref(), Some("/srv/images"));
     assert_eq!((store_of(LONG, true), store_of("", false)), (None, None));
 }
+
+#[test]
+fn the_program_of_overlay_counts_before_that_of_all_drivers() {
+    let older = "[storage]\ndriver = \"overlay\"\n[storage.options]\nmount_program = \"/older\"\n";
+    assert_eq!(program_of(older).as_deref(), Some("/older"));
+    let with = with(older, "/ours").unwrap();
+    assert_eq!(program_of(&with).as_deref(), Some("/ours"));
+    let without = without(&with).unwrap().unwrap();
+    assert_eq!(program_of(&without).as_deref(), Some("/older"));
+}
