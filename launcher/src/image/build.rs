@@ -328,7 +328,7 @@ fn defect() -> Failure {
 
 /// A stage that begins with an image of the store.
 fn on_image(store: &Store, name: &str) -> Result<Stage, Failure> {
-    let image: Image = store.find(name)?;
+    let image: Image = store.find_or_pull(name)?;
     let missing = || Failure::new(format!("a layer of the image {name} is missing")).remedy("import it again");
     let layer = |(descriptor, diff_id): (&Descriptor, &Digest)| {
         let diff = store.has(descriptor.digest).filter(|diff| diff.diff_id == *diff_id).ok_or_else(missing)?;

@@ -37,7 +37,7 @@ impl Held {
     /// Where there is none, or not all of it.
     pub(crate) fn find(word: &str) -> Result<Held, Failure> {
         let store = Store::open()?;
-        let image = store.find_or(word, &format!("rlaunch image pull {word} gets it"))?;
+        let image = store.find_or_pull(word)?;
         let name = image.name().map_or_else(|| image.id().short(), str::to_owned);
         let layers = layers(&store, &image);
         if layers.is_empty() {

@@ -235,8 +235,13 @@ impl Store {
         self.find_or(word, "see rlaunch image ls")
     }
 
+    /// The same for who goes on with it, and may want one that is elsewhere.
+    pub(crate) fn find_or_pull(&self, word: &str) -> Result<Image, Failure> {
+        self.find_or(word, &format!("rlaunch image pull {word} gets it"))
+    }
+
     /// The same, with what to do where there is none.
-    pub(crate) fn find_or(&self, word: &str, remedy: &str) -> Result<Image, Failure> {
+    fn find_or(&self, word: &str, remedy: &str) -> Result<Image, Failure> {
         let entries = self.entries()?;
         let named = |name: &String| entries.iter().find(|entry| entry.name() == Some(name));
         if let Some(entry) = name::candidates(word).iter().find_map(named) {
