@@ -11,9 +11,9 @@
 //! keep the others waiting. Threads are started when they are called and none is there: most mounts never need
 //! more than one, and to start some takes as long as mounting does.
 //!
-//! A reader whose requests have been large, or their answers, **rests** when there was nothing to do for a while: it
-//! gives the memory back. One that was not called again in that time ends. So a mount that nobody uses takes little,
-//! be it one of a hundred.
+//! A reader whose requests have been large, or their answers, gives the memory back when none was for a while, even if
+//! small ones come. One that was not called again in that time ends. So a mount that is used little takes little, be it one
+//! of a hundred.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -45,8 +45,8 @@ const SURPLUS: u32 = 4;
 /// How often the watch looks, and after how many looks at nothing it sleeps.
 const LOOK: Duration = Duration::from_millis(1);
 const LOOKS_AT_NOTHING: u32 = 20;
-/// After so long without anything to do a reader rests.
-const REST: Duration = Duration::from_secs(2);
+/// What was not needed for so long is given back.
+const KEPT: Duration = Duration::from_secs(2);
 
 /// What all readers share.
 #[derive(Debug)]
@@ -97,6 +97,8 @@ struct Reader {
     /// How long it polls.
     patience: Duration,
     crowded: bool,
+    /// When it is looked at what large requests have left.
+    looks_at: Option<Instant>,
     /// Requests in a row that were waiting.
     backlog: u32,
     /// Times in a row that another reader waited, too.
@@ -170,7 +172,7 @@ impl Readers {
         crew.idle += 1;
         let mut in_vain = false;
         while crew.calls == 0 && !self.has_ended() && !in_vain {
-            in_vain = self.called.wait_for(&mut crew, REST).timed_out();
+            in_vain = self.called.wait_for(&mut crew, KEPT).timed_out();
         }
         crew.idle -= 1;
         let is_called = crew.calls > 0;
@@ -305,10 +307,10 @@ impl Readers {
     /// Sleeps until there is a request.
     fn sleep(&self, reader: &mut Reader) -> Next {
         let begun = Instant::now();
+        let mut now = begun;
         loop {
-            let limit = reader.should_rest().then_some(REST);
-            if !self.device.wait(limit) {
-                reader.rest();
+            if !self.device.wait(reader.give_back(now)) {
+                now = Instant::now();
                 continue;
             }
             let Some(next) = self.try_read(reader) else { continue };
@@ -380,17 +382,30 @@ impl Team<'_, '_> {
 impl Reader {
     fn new() -> io::Result<Reader> {
         let (request, answer) = (Pages::new(LONGEST_REQUEST)?, Pages::new(LONGEST_ANSWER)?);
-        Ok(Reader { request, answer, patience: Duration::ZERO, crowded: false, backlog: 0, surplus: 0 })
+        let (patience, looks_at) = (Duration::ZERO, None);
+        Ok(Reader { request, answer, patience, crowded: false, looks_at, backlog: 0, surplus: 0 })
     }
 
-    fn should_rest(&self) -> bool {
-        self.request.are_many() || self.answer.are_many()
-    }
-
-    fn rest(&mut self) {
+    /// Gives back what large requests took, if that is due; else how long it may sleep until it is.
+    fn give_back(&mut self, now: Instant) -> Option<Duration> {
+        if !self.request.are_many() && !self.answer.are_many() {
+            return None;
+        }
+        match self.looks_at {
+            Some(then) if now < then => return Some(then - now),
+            looked => {
+                let were_large = [&mut self.request, &mut self.answer].map(Pages::were_many_lately).contains(&true);
+                if looked.is_none() || were_large {
+                    self.looks_at = Some(now + KEPT);
+                    return Some(KEPT);
+                }
+            }
+        }
+        self.looks_at = None;
         if let Err(errno) = self.request.give_back().and_then(|()| self.answer.give_back()) {
             tracing::debug!(%errno, "giving memory back");
         }
+        None
     }
 }
 

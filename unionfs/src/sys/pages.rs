@@ -15,8 +15,9 @@ const FEW: usize = 32 << 10;
 pub(crate) struct Pages {
     start: NonNull<u8>,
     length: usize,
-    /// So many, from the first on, may have been written.
+    /// So many, from the first on, may have been written: ever, and since somebody asked.
     used: usize,
+    lately: usize,
 }
 
 // SAFETY: the memory is this value's alone, in whatever thread that is.
@@ -35,7 +36,7 @@ impl Pages {
             return Err(last_errno());
         }
         let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
-        Ok(Pages { start, length, used: 0 })
+        Ok(Pages { start, length, used: 0, lately: 0 })
     }
 
     /// All of them. Who has written there says so with [`note`](Pages::note).
@@ -52,12 +53,18 @@ impl Pages {
 
     /// The first bytes were written.
     pub(crate) fn note(&mut self, length: usize) {
-        self.used = self.used.max(length.min(self.length));
+        self.lately = self.lately.max(length.min(self.length));
+        self.used = self.used.max(self.lately);
     }
 
     /// Whether they take so much memory that it should be given back once it is not needed.
     pub(crate) fn are_many(&self) -> bool {
         self.used > FEW
+    }
+
+    /// Whether as much was written since the last call of this.
+    pub(crate) fn were_many_lately(&mut self) -> bool {
+        std::mem::take(&mut self.lately) > FEW
     }
 
     /// Gives back what they take; they hold zeros afterwards.
@@ -70,7 +77,7 @@ impl Pages {
         if result != 0 {
             return Err(last_errno());
         }
-        self.used = 0;
+        (self.used, self.lately) = (0, 0);
         Ok(())
     }
 }
@@ -93,6 +100,9 @@ mod tests {
         assert!(!pages.are_many());
         pages.first(FEW + 1).unwrap().fill(7);
         assert!(pages.are_many());
+        assert!(pages.were_many_lately());
+        pages.note(9);
+        assert!(pages.are_many() && !pages.were_many_lately());
         pages.give_back().unwrap();
         assert!(!pages.are_many());
         assert!(pages.all().iter().all(|byte| *byte == 0));
