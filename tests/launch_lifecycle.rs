@@ -102,6 +102,14 @@ fn stop_asks_first_and_kills_then() {
     refused(&rlaunch(&["stop", "deaf"]), "the container deaf does not run");
 }
 
+/// Whether a process has nothing to do but to wait for another one.
+fn waits_for_a_process(waiter: u32) -> bool {
+    let links = fs::read_dir(format!("/proc/{waiter}/fd")).into_iter().flatten().flatten();
+    let mut files = links.filter_map(|link| fs::read_link(link.path()).ok());
+    let has_one = files.any(|file| file.to_string_lossy().contains("pidfd"));
+    has_one && fs::read_to_string(format!("/proc/{waiter}/stat")).is_ok_and(|stat| stat.contains(") S "))
+}
+
 /// Its first process is gone, and its launcher has still to clean up.
 #[test]
 fn stop_waits_for_one_that_ends_by_itself() {
@@ -112,13 +120,10 @@ fn stop_waits_for_one_that_ends_by_itself() {
     kill(init, Signal::SIGKILL).unwrap();
     let has_ended = || fs::read_to_string(format!("/proc/{init}/stat")).unwrap().contains(") Z ").then_some(());
     assert!(poll(PATIENCE, has_ended).is_some());
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            kill(launcher, Signal::SIGCONT).unwrap();
-        });
-        assert_eq!(printed(rlaunch(&["stop", "ends"])), "");
-    });
+    let mut stop = Command::new(RLAUNCH).args(["stop", "ends"]).spawn().unwrap();
+    assert!(poll(PATIENCE, || waits_for_a_process(stop.id()).then_some(())).is_some());
+    kill(launcher, Signal::SIGCONT).unwrap();
+    assert_eq!(poll(PATIENCE, || stop.try_wait().unwrap()).unwrap().code(), Some(0));
     assert_eq!(rlaunch(&["wait", "ends"]).status, Some(137));
 }
 

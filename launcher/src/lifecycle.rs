@@ -214,6 +214,8 @@ fn stop(record: &Record, patience: Duration) -> Result<u8, Failure> {
     let (process, init) = match (running(record), &launcher) {
         // It ends by itself just now.
         (Err(_), Some(launcher)) if record.init.is_some() => return ends(launcher, ENDING).map(|_| 0),
+        // Or it has ended since its record was read.
+        (Err(_), None) if record.status.is_none() && has_ended(&record.name)? => return Ok(0),
         (found, _) => found?,
     };
     // A record is ours, so a number that is there is one of a signal.
@@ -226,6 +228,11 @@ fn stop(record: &Record, patience: Duration) -> Result<u8, Failure> {
     // So that its name is free, and nothing of it is left.
     launcher.map_or(Ok(true), |launcher| ends(&launcher, ENDING))?;
     Ok(0)
+}
+
+/// Whether it is said of one how it has ended, or nothing any more.
+fn has_ended(name: &str) -> Result<bool, Failure> {
+    Ok(state::find(name)?.is_none_or(|record| record.status.is_some()))
 }
 
 fn kill(record: &Record, process: Process, init: &Handle) -> Result<(), Failure> {
