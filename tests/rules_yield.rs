@@ -207,13 +207,15 @@ fn what_was_answered_before_it_gave_way_is_there() {
         };
         let workers: Vec<_> = dirs.iter().map(|dir| scope.spawn(move || work(dir))).collect();
         begun.wait();
-        let new = Mounted::try_mount(BIN, &string, &second, &[]);
+        // one that finds no moment in which nobody writes is refused
+        let new = (0..8).find_map(|_| Mounted::try_mount(BIN, &string, &second, &[]).ok());
         // whatever became of it, they end
         given.store(true, Ordering::SeqCst);
         (workers.into_iter().map(|worker| worker.join().unwrap()).collect::<Vec<_>>(), new)
     });
-    let new = new.unwrap();
-    for (worker, expected) in told.iter().enumerate() {
+    let new = new.expect("it gives way");
+    for (worker, (expected, refused)) in told.iter().enumerate() {
+        assert!(refused, "it is EROFS once another mount has the branches");
         let names = fs::read_dir(second.join(format!("w{worker}"))).unwrap();
         let mut names: BTreeSet<String> =
             names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -230,10 +232,12 @@ fn what_was_answered_before_it_gave_way_is_there() {
     drop(dirs);
 }
 
-/// Makes directories and files and moves each to its name, until that is refused; what is there then.
-fn work_until_refused(dir: &File, given: &AtomicBool) -> Vec<(String, String)> {
+/// Makes files and moves each to its name, until that is refused, and once more after it should be; what is there then, and
+/// whether it was.
+fn work_until_refused(dir: &File, given: &AtomicBool) -> (Vec<(String, String)>, bool) {
     let mut done = Vec::new();
-    while !given.load(Ordering::SeqCst) || done.is_empty() {
+    loop {
+        let is_last = given.load(Ordering::SeqCst);
         let (name, content) = (format!("f{}", done.len()), format!("content {}", done.len()));
         let written = || -> Result<(), rustix::io::Errno> {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
@@ -244,13 +248,15 @@ fn work_until_refused(dir: &File, given: &AtomicBool) -> Vec<(String, String)> {
         };
         match written() {
             Ok(()) => done.push((name, content)),
-            Err(rustix::io::Errno::ROFS) => return done,
+            Err(rustix::io::Errno::ROFS) => return (done, true),
             Err(errno) => panic!("{name}: {errno}"),
         }
-        // so that there are moments in which nobody writes
-        std::thread::sleep(Duration::from_millis(5));
+        if is_last {
+            return (done, false);
+        }
+        // so that there are moments in which nobody writes, sooner or later
+        std::thread::sleep(Duration::from_millis(5 + done.len() as u64));
     }
-    panic!("it is EROFS once another mount has the branches")
 }
 
 #[test]
