@@ -4,6 +4,8 @@
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
+use unionfs::layer::compressed::fill;
+
 /// Size and number of the pieces under way.
 const PIECE: usize = 256 * 1024;
 const PIECES: usize = 4;
@@ -43,19 +45,6 @@ impl Sending {
             }
         }
     }
-}
-
-/// Reads until nothing comes or nothing fits.
-fn fill(input: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while length < bytes.len() {
-        match input.read(&mut bytes[length..]) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Ok(0) => break,
-            read => length += read?,
-        }
-    }
-    Ok(length)
 }
 
 /// What another thread sends.

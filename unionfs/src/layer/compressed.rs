@@ -34,7 +34,11 @@ pub fn plain<'a>(input: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     })
 }
 
-fn fill(input: &mut impl Read, head: &mut [u8]) -> io::Result<usize> {
+/// Reads until nothing comes or nothing fits: how much.
+///
+/// # Errors
+/// Those of reading.
+pub fn fill(input: &mut impl Read, head: &mut [u8]) -> io::Result<usize> {
     let mut done = 0;
     while done < head.len() {
         match input.read(&mut head[done..]) {
