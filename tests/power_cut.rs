@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -130,6 +130,16 @@ impl Load {
         take_all(&self.ground, self.branches);
         unmount(&root);
         outcome
+    }
+
+    /// Mounts what the disk held at a moment, with nothing of what it had in its cache, and says where.
+    fn cut_bare(&mut self, moment: usize) -> PathBuf {
+        let (image, root) = (self.ground.at("cut.img"), self.ground.at("cut"));
+        let mut nothing_kept = TestRng::from_seed(RngAlgorithm::ChaCha, &[0; 32]);
+        self.disk.cut(moment, &image, &mut nothing_kept);
+        fs::create_dir(&root).expect("make a mount point");
+        self.disk.mount_cut(&image, &root);
+        root
     }
 
     fn look(&mut self, history: &History, moment: usize) -> Result<(usize, usize), String> {
@@ -325,11 +335,7 @@ fn an_fsync_by_a_descriptor_for_reading_reaches_the_disk() {
         fs::File::open(&path).expect("open it").sync_all().expect("fsync");
         let moment = load.disk.position();
         load.end();
-        let (image, root) = (load.ground.at("cut.img"), load.ground.at("cut"));
-        let mut nothing_kept = TestRng::from_seed(RngAlgorithm::ChaCha, &[0; 32]);
-        load.disk.cut(moment, &image, &mut nothing_kept);
-        fs::create_dir(&root).expect("make a mount point");
-        load.disk.mount_cut(&image, &root);
+        let root = load.cut_bare(moment);
         assert_eq!(fs::read_to_string(root.join("0/file")).expect("read it"), "content", "{format:?}");
         unmount(&root);
     }
@@ -352,11 +358,7 @@ fn a_long_name_that_was_removed_does_not_come_back() {
         sync_names(&load.disk.root());
         let moment = load.disk.position();
         load.end();
-        let (image, root) = (load.ground.at("cut.img"), load.ground.at("cut"));
-        let mut nothing_kept = TestRng::from_seed(RngAlgorithm::ChaCha, &[0; 32]);
-        load.disk.cut(moment, &image, &mut nothing_kept);
-        fs::create_dir(&root).expect("make a mount point");
-        load.disk.mount_cut(&image, &root);
+        let root = load.cut_bare(moment);
         put_all(&root, &load.ground, load.branches);
         load.mounted.mount_again();
         assert_eq!(names(load.mounted.target()).expect("list the union"), [""; 0], "{format:?}");
